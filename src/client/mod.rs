@@ -1,0 +1,1 @@
+//! The Rust client: reconnects, resumes and retries by itself.

@@ -1,0 +1,1 @@
+//! The edge: accepts connections, answers HTTP, hands WebSockets to the hub.

@@ -1,0 +1,1 @@
+//! The engine for tests: in memory, with faults on demand.

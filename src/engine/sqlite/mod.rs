@@ -1,0 +1,1 @@
+//! The engine of one node: SQLite, one writer thread, group commit.

@@ -1,0 +1,153 @@
+//! Every bound in the program, in one place.
+//!
+//! [`Limits`] are the operator's (`[limits]` in `hubbub.toml`); the constants are ours. Each says
+//! what happens when it is reached. Sizes are in bytes unless the name says otherwise.
+
+use std::time::Duration;
+
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+
+/// The bounds that an operator may set.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// Largest message from a logged-in client. Beyond it: close 1009.
+    pub message_bytes_max: ByteSize,
+    /// Largest message before login. Beyond it: close 1009.
+    pub login_message_bytes_max: ByteSize,
+    /// Largest head of an HTTP request. Beyond it: 431.
+    pub request_head_bytes_max: ByteSize,
+    /// Largest body of an HTTP request. Beyond it: 413.
+    pub request_body_bytes_max: ByteSize,
+    /// Open connections of the process, whatever they are used for. Beyond it: 503 and close. The
+    /// allowed number of open files bounds it further.
+    pub connections_max: u32,
+    /// Channels that one connection may be subscribed to. Beyond it: `too_many`.
+    pub subscriptions_per_connection_max: u32,
+    /// Frames that wait for one connection. Beyond it: close 4008.
+    pub outbox_bytes_max: ByteSize,
+    /// From TCP accept to the end of the request head. Beyond it: 408 or close.
+    #[serde(with = "humantime_serde")]
+    pub request_head_timeout: Duration,
+    /// From the handshake to a valid login. Beyond it: close 4501.
+    #[serde(with = "humantime_serde")]
+    pub authenticate_timeout: Duration,
+    /// How long a frame may be unfinished. Beyond it: close 1008.
+    #[serde(with = "humantime_serde")]
+    pub frame_timeout: Duration,
+    /// How long a connection may take none of its frames. Beyond it: close 4008.
+    #[serde(with = "humantime_serde")]
+    pub write_stall_timeout: Duration,
+    /// Silence before a ping, give or take [`PING_JITTER_PERCENT`] by connection.
+    #[serde(with = "humantime_serde")]
+    pub ping_interval: Duration,
+    /// From ping to pong. Beyond it: close 4002.
+    #[serde(with = "humantime_serde")]
+    pub pong_timeout: Duration,
+    /// From SIGTERM to the end of the process. Beyond it: exit with what is durable.
+    #[serde(with = "humantime_serde")]
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes_max: ByteSize::kib(64),
+            login_message_bytes_max: ByteSize::kib(4),
+            request_head_bytes_max: ByteSize::kib(16),
+            request_body_bytes_max: ByteSize::kib(64),
+            connections_max: 16_000,
+            subscriptions_per_connection_max: 1_000,
+            outbox_bytes_max: ByteSize::mib(1),
+            request_head_timeout: Duration::from_secs(5),
+            authenticate_timeout: Duration::from_secs(10),
+            frame_timeout: Duration::from_secs(30),
+            write_stall_timeout: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(25),
+            pong_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Spread of ping intervals over connections, to either side, so that they do not ping together.
+pub const PING_JITTER_PERCENT: u32 = 20;
+
+/// Frames that cannot be decoded before a connection is closed with 4505.
+pub const UNDECODABLE_FRAMES_MAX: u8 = 3;
+
+/// From our close frame to the end of the TCP connection, however the client behaves.
+pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Messages in one batch. What exceeds it waits for the next.
+pub const BATCH_MESSAGES_MAX: usize = 256;
+/// Record bytes in one batch, but for a single message larger than it.
+pub const BATCH_BYTES_MAX: usize = 64 * 1024;
+
+/// Drafts that wait in one channel while a batch is in flight. Beyond it: `busy`.
+pub const DRAFTS_MAX: usize = 4_096;
+/// Bytes of these drafts. Beyond it: `busy`.
+pub const DRAFT_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What `busy` hints at.
+pub const BUSY_RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Bytes of recent batches that a channel keeps in memory for resumes. The oldest fall out.
+pub const TAIL_BYTES_MAX: usize = 256 * 1024;
+/// Publishes whose keys a channel keeps in memory. Older ones are found in the engine.
+pub const KEY_WINDOW_MAX: usize = 10_000;
+
+/// Messages between a position and the tail that a resume replays from the log. Beyond it: `gap`.
+pub const REPLAY_MESSAGES_MAX: u64 = 1_000;
+/// Bytes that a resume replays from the log. What lies between them and the tail: `gap`.
+pub const REPLAY_BYTES_MAX: usize = 256 * 1024;
+/// Bytes that one read of the log answers.
+pub const READ_BYTES_MAX: usize = 64 * 1024;
+
+/// Messages in one history page.
+pub const HISTORY_MESSAGES_MAX: u32 = 200;
+/// Messages in a history page when the client names no number.
+pub const HISTORY_MESSAGES_DEFAULT: u32 = 50;
+/// History reads under way for one connection. Beyond it: `busy`.
+pub const HISTORY_READS_PER_CONNECTION_MAX: u8 = 2;
+
+/// User ids in one `users` command. Beyond it: `bad_request`.
+pub const USERS_PER_LOOKUP_MAX: usize = 200;
+
+/// Bytes of a channel name.
+pub const CHANNEL_NAME_BYTES_MAX: usize = 64;
+/// Bytes of a token's subject.
+pub const SUBJECT_BYTES_MAX: usize = 128;
+/// Bytes of a user's display name.
+pub const USER_NAME_BYTES_MAX: usize = 64;
+
+/// Bytes of an access token. Beyond it: `invalid_token`, unread.
+pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
+
+/// Items in a shard's mailbox. When full, the edge answers 503 and another shard's publish `busy`.
+pub const SHARD_MAILBOX_MAX: usize = 8_192;
+/// Appends that wait for the log writer. Beyond it: refused as busy.
+pub const WRITER_MAILBOX_MAX: usize = 4_096;
+/// Batches in one transaction of the log writer. What exceeds it waits for the next.
+pub const TRANSACTION_BATCHES_MAX: usize = 1_024;
+/// Reads that wait for the log readers. Beyond it: refused as busy.
+pub const READER_MAILBOX_MAX: usize = 1_024;
+/// Threads that read the log.
+pub const LOG_READERS: usize = 2;
+
+/// Passwords that wait for the auth workers, per worker: about one second of work at the default
+/// cost. Beyond it: 503 with `Retry-After`.
+pub const AUTH_MAILBOX_PER_WORKER_MAX: usize = 24;
+
+/// Connections whose outboxes are flushed before other work gets a turn.
+pub const FLUSH_CHUNK_CONNECTIONS: usize = 512;
+/// Frames handed to one vectored write.
+pub const WRITE_SLICES_MAX: usize = 64;
+/// Bytes read from one connection in one turn, before others get theirs.
+pub const TURN_READ_BYTES_MAX: usize = 64 * 1024;
+
+const _: () = assert!(TAIL_BYTES_MAX + REPLAY_BYTES_MAX < 1024 * 1024, "a resume fits an outbox");
+const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX, "a tail holds its newest batch");
+const _: () = assert!(BATCH_MESSAGES_MAX <= u16::MAX as usize, "a batch counts in 16 bits");
+const _: () = assert!(BATCH_MESSAGES_MAX <= DRAFTS_MAX, "a full batch can wait");
+const _: () = assert!(HISTORY_MESSAGES_DEFAULT <= HISTORY_MESSAGES_MAX, "the default is allowed");

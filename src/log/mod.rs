@@ -1,0 +1,5 @@
+//! What a channel is: a log of batches, numbered 1, 2, 3, … without a gap. Pure.
+
+pub mod batch;
+pub mod place;
+pub mod tail;

@@ -1,0 +1,1 @@
+//! The ring of recent batches that answers most resumes. Pure.

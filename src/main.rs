@@ -1,0 +1,3 @@
+//! Flags → configuration → the chosen command → exit code.
+
+fn main() {}

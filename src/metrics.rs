@@ -1,0 +1,1 @@
+//! Every counter and histogram, declared once.
