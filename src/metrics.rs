@@ -1,1 +1,121 @@
 //! Every counter and histogram, declared once.
+//!
+//! Names begin with `hubbub_`. Labels are fixed at compile time: a code has a label, a user or a
+//! channel never does.
+
+use std::fmt::Write as _;
+
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+
+use crate::wire::code::{CloseCode, ErrorCode};
+
+/// The process's metrics.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// Open WebSocket connections.
+    pub connections: Gauge,
+    /// Publishes that were taken in, whatever became of them.
+    pub publishes: Counter,
+    /// Frames that a resume was served.
+    pub replayed_frames: Counter,
+    /// Bytes written to WebSockets.
+    pub written_bytes: Counter,
+    /// Write calls on WebSockets.
+    pub writes: Counter,
+    messages: Counter,
+    deliveries: Counter,
+    batch_messages: Histogram,
+    refused: Family<CodeLabel, Counter>,
+    closed: Family<CodeLabel, Counter>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct CodeLabel {
+    code: u16,
+    name: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Registry::with_prefix("hubbub"),
+            connections: Gauge::default(),
+            publishes: Counter::default(),
+            replayed_frames: Counter::default(),
+            written_bytes: Counter::default(),
+            writes: Counter::default(),
+            messages: Counter::default(),
+            deliveries: Counter::default(),
+            batch_messages: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
+            refused: Family::default(),
+            closed: Family::default(),
+        };
+        metrics.registered()
+    }
+}
+
+impl Metrics {
+    /// A batch of `messages` was handed to `subscribers`.
+    pub fn fanned_out(&self, messages: u64, subscribers: u64) {
+        self.messages.inc_by(messages);
+        self.deliveries.inc_by(messages * subscribers);
+        self.batch_messages.observe(messages as f64);
+    }
+
+    /// A command or request was refused.
+    pub fn refused(&self, code: ErrorCode) {
+        self.refused.get_or_create(&CodeLabel { code: code.number(), name: code.name() }).inc();
+    }
+
+    /// A connection was closed by the server.
+    pub fn closed(&self, code: CloseCode) {
+        self.closed.get_or_create(&CodeLabel { code: code.number(), name: code.name() }).inc();
+    }
+
+    /// All of it in the Prometheus text format.
+    #[must_use]
+    pub fn to_text(&self) -> String {
+        let mut page = String::new();
+        if text::encode(&mut page, &self.registry).is_err() {
+            let _ = writeln!(page, "# not encodable");
+        }
+        page
+    }
+
+    /// Adds metrics that another part of the program keeps.
+    pub fn register_others(&mut self, register: impl FnOnce(&mut Registry)) {
+        register(&mut self.registry);
+    }
+
+    fn registered(mut self) -> Self {
+        let registry = &mut self.registry;
+        let mut add = |name: &str, help: &str, counter: &Counter| {
+            registry.register(name, help, counter.clone());
+        };
+        add("publishes", "Publishes taken in", &self.publishes);
+        add("messages", "Messages committed and handed out", &self.messages);
+        add("deliveries", "Messages handed to subscribers, once for each", &self.deliveries);
+        add("replayed_frames", "Frames that resumes were served", &self.replayed_frames);
+        add("written_bytes", "Bytes written to WebSockets", &self.written_bytes);
+        add("writes", "Write calls on WebSockets", &self.writes);
+        registry.register("connections", "Open WebSocket connections", self.connections.clone());
+        registry.register(
+            "batch_messages",
+            "Messages of one committed batch",
+            self.batch_messages.clone(),
+        );
+        registry.register("refused", "Commands and requests refused", self.refused.clone());
+        registry.register("closed", "Connections closed by the server", self.closed.clone());
+        self
+    }
+}

@@ -1,47 +1,106 @@
-//! A token → the user behind it. Runs on the edge's threads, never on a shard.
+//! A token → the user behind it. Runs on the edge's threads, never on a shard's.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use thiserror::Error;
+use tokio::runtime::Handle;
 
-use crate::{engine::Engine, hub::Identity, wire::code::ErrorCode};
+use crate::{
+    auth::token::{Reason, TokenError, Verifier},
+    engine::Engine,
+    hub::{
+        Identity,
+        directory::{Directory, DirectoryError},
+    },
+    limits::{SUBJECT_BYTES_MAX, USER_NAME_BYTES_MAX},
+    wire::code::{CloseCode, ErrorCode},
+};
 
 /// Verifies tokens and looks their users up.
 #[derive(Debug)]
 pub struct Login<E> {
-    engine: std::sync::Arc<E>,
+    verifier: Verifier,
+    directory: Arc<Directory<E>>,
+    edge: Handle,
 }
 
 /// Why a token does not log anybody in.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum LoginError {
-    /// Wrong, forged, or for another audience.
-    #[error("the token is not valid")]
-    InvalidToken,
-    /// Right, but its time is over.
-    #[error("the token has expired")]
-    TokenExpired,
+    /// Wrong, forged, for another audience, or past its time.
+    #[error("the token is not accepted")]
+    Token(#[from] TokenError),
     /// The user cannot be looked up now.
-    #[error("the user directory is unavailable")]
-    Unavailable,
+    #[error("the user cannot be looked up")]
+    Directory(#[from] DirectoryError),
+    /// The server is stopping.
+    #[error("the edge has stopped")]
+    Stopped,
 }
 
-impl From<LoginError> for ErrorCode {
-    fn from(error: LoginError) -> Self {
+impl From<&LoginError> for ErrorCode {
+    fn from(error: &LoginError) -> Self {
         match error {
-            LoginError::InvalidToken => Self::InvalidToken,
-            LoginError::TokenExpired => Self::TokenExpired,
-            LoginError::Unavailable => Self::StorageUnavailable,
+            LoginError::Token(TokenError::Expired) => Self::TokenExpired,
+            LoginError::Token(TokenError::Invalid(_)) => Self::InvalidToken,
+            LoginError::Directory(error) => error.into(),
+            LoginError::Stopped => Self::Draining,
+        }
+    }
+}
+
+impl LoginError {
+    /// How a connection that offered this token ends; `None` if it may try again.
+    #[must_use]
+    pub const fn close_code(&self) -> Option<CloseCode> {
+        match self {
+            Self::Token(TokenError::Expired) => Some(CloseCode::TokenExpired),
+            Self::Token(TokenError::Invalid(_)) => Some(CloseCode::InvalidToken),
+            Self::Directory(_) | Self::Stopped => None,
         }
     }
 }
 
 impl<E: Engine> Login<E> {
-    /// Finds out whose token this is.
+    /// A login that works on the runtime behind `edge`.
+    #[must_use]
+    pub const fn new(verifier: Verifier, directory: Arc<Directory<E>>, edge: Handle) -> Self {
+        Self { verifier, directory, edge }
+    }
+
+    /// Finds out whose token this is. For callers on the edge.
     ///
     /// # Errors
     /// When it is nobody's, or nobody's any more.
-    #[expect(clippy::unused_async, reason = "a seam; its body follows")]
-    pub async fn login(&self, _token: &str) -> Result<Identity, LoginError> {
-        let _ = &self.engine;
-        Err(LoginError::InvalidToken)
+    pub async fn login(&self, token: &str) -> Result<Identity, LoginError> {
+        let claims = self.verifier.verify(token, seconds_since_1970())?;
+        if claims.sub.is_empty() || claims.sub.len() > SUBJECT_BYTES_MAX {
+            return Err(TokenError::Invalid(Reason::Claims).into());
+        }
+        let name = cut(&claims.name, USER_NAME_BYTES_MAX);
+        let user = self.directory.user(&claims.sub, name).await?;
+        Ok(Identity { user, name: name.to_owned(), expires_at: claims.exp })
     }
+
+    /// The same for callers on a shard: the work is done on the edge.
+    ///
+    /// # Errors
+    /// When it is nobody's, or nobody's any more.
+    pub async fn login_from_shard(self: &Arc<Self>, token: String) -> Result<Identity, LoginError> {
+        let login = Arc::clone(self);
+        let on_the_edge = self.edge.spawn(async move { login.login(&token).await });
+        on_the_edge.await.unwrap_or(Err(LoginError::Stopped))
+    }
+}
+
+fn cut(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
+}
+
+/// The wall clock, for what tokens say.
+pub(crate) fn seconds_since_1970() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO).as_secs()
 }

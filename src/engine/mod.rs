@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 
 use crate::log::{
     batch::{Batch, BatchError, Entry},
-    place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
+    place::{ChannelId, ClientMessageId, Cursor, Durability, Sequence, UserId},
 };
 
 pub mod memory;
@@ -250,15 +250,4 @@ pub struct Caps {
     /// Whether a lost race can leave an entry in the log that extends no chain, which readers skip.
     /// Where it cannot, such an entry is damage.
     pub junk_possible: bool,
-}
-
-/// What an acknowledged message has survived.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Durability {
-    /// Synced to this node's disk.
-    Fsynced,
-    /// Synced by a majority of the cluster.
-    Quorum,
-    /// In memory only.
-    Ephemeral,
 }

@@ -153,16 +153,25 @@ impl Batch {
     /// bytes. `None` when nothing does.
     #[must_use]
     pub fn records_after(&self, sequence: Sequence) -> Option<(Sequence, Bytes)> {
-        if sequence >= self.last_sequence() {
+        self.records_between(sequence.next(), self.last_sequence())
+    }
+
+    /// This batch's records from `first` to `last`, both included: the first sequence and the
+    /// bytes. `None` when there are none.
+    #[must_use]
+    pub fn records_between(&self, first: Sequence, last: Sequence) -> Option<(Sequence, Bytes)> {
+        let first = first.max(self.first_sequence);
+        let last = last.min(self.last_sequence());
+        if first > last {
             return None;
         }
-        let skip = (sequence.0 + 1).saturating_sub(self.first_sequence.0);
         let mut records = self.records();
-        for _ in 0..skip {
-            records.next()?.ok()?;
-        }
-        let skipped_bytes = self.records.len() - records.rest.len();
-        Some((self.first_sequence.plus(skip), self.records.slice(skipped_bytes..)))
+        let skipped = records.by_ref().take((first.0 - self.first_sequence.0) as usize).count();
+        let start = self.records.len() - records.rest.len();
+        let taken = records.by_ref().take((last.0 - first.0 + 1) as usize).count();
+        let end = self.records.len() - records.rest.len();
+        debug_assert_eq!((skipped + taken) as u64, last.0 - self.first_sequence.0 + 1);
+        Some((first, self.records.slice(start..end)))
     }
 }
 

@@ -105,3 +105,14 @@ impl Head {
         Position { epoch: self.epoch, sequence: self.sequence }
     }
 }
+
+/// What an acknowledged message has survived.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Durability {
+    /// Synced to this node's disk.
+    Fsynced,
+    /// Synced by a majority of the cluster.
+    Quorum,
+    /// In memory only.
+    Ephemeral,
+}

@@ -1,0 +1,123 @@
+//! Stage 1: socket bytes → messages of the client. Hot.
+//!
+//! All connections of a thread read into one buffer, and a message that came whole is used where it
+//! lies. What is left of a read when a command must wait for an answer is kept here, so that a
+//! client may send its next command before the last is answered, and they still happen in order.
+
+use std::{cell::RefCell, io, ops::ControlFlow};
+
+use tokio::net::TcpStream;
+
+use crate::{
+    limits::TURN_READ_BYTES_MAX,
+    websocket::reader::{Reader, Received, Violation},
+};
+
+thread_local! {
+    static SCRATCH: RefCell<Box<[u8]>> =
+        RefCell::new(vec![0; TURN_READ_BYTES_MAX].into_boxed_slice());
+}
+
+/// The reading side of one connection.
+#[derive(Debug)]
+pub struct Incoming {
+    reader: Reader,
+    /// Bytes that were read and not looked at yet. At most one read.
+    unread: Vec<u8>,
+}
+
+/// What a visitor of messages wants next.
+#[derive(Debug)]
+pub enum Next<W> {
+    /// More.
+    Go,
+    /// To wait for this; the rest comes afterwards.
+    Wait(W),
+    /// No more: the connection ends.
+    Stop,
+}
+
+/// How a read went.
+#[derive(Debug)]
+pub enum Read<W> {
+    /// What was there has been taken in.
+    Taken,
+    /// A command must wait; call [`Incoming::resume`] when it is answered.
+    Wait(W),
+    /// The connection ends, by the visitor's wish.
+    Stop,
+    /// The client broke the framing.
+    Violation(Violation),
+    /// The client is gone.
+    Gone,
+}
+
+impl Incoming {
+    /// A connection from which `early` has been read already.
+    #[must_use]
+    pub fn new(message_bytes_max: usize, early: Vec<u8>) -> Self {
+        Self { reader: Reader::new(message_bytes_max), unread: early }
+    }
+
+    /// Sets the bound of the messages that follow.
+    pub const fn set_message_bytes_max(&mut self, message_bytes_max: usize) {
+        self.reader.set_message_bytes_max(message_bytes_max);
+    }
+
+    /// Whether a message has begun and not ended.
+    #[must_use]
+    pub fn is_mid_message(&self) -> bool {
+        self.reader.is_mid_message()
+    }
+
+    /// Reads once, and shows `visit` every message that is complete.
+    pub fn read<W>(
+        &mut self,
+        socket: &TcpStream,
+        visit: impl FnMut(Received<'_>) -> Next<W>,
+    ) -> Read<W> {
+        SCRATCH.with_borrow_mut(|scratch| match socket.try_read(scratch) {
+            Ok(0) => Read::Gone,
+            Ok(count) => self.take(&mut scratch[..count], visit),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Taken,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Read::Taken,
+            Err(_) => Read::Gone,
+        })
+    }
+
+    /// Shows `visit` what was read before and not looked at.
+    pub fn resume<W>(&mut self, visit: impl FnMut(Received<'_>) -> Next<W>) -> Read<W> {
+        let mut unread = std::mem::take(&mut self.unread);
+        self.take(&mut unread, visit)
+    }
+
+    fn take<W>(
+        &mut self,
+        mut input: &mut [u8],
+        mut visit: impl FnMut(Received<'_>) -> Next<W>,
+    ) -> Read<W> {
+        loop {
+            match self.reader.next(&mut input) {
+                Ok(None) => return Read::Taken,
+                Ok(Some(received)) => match visit(received) {
+                    Next::Go => {}
+                    Next::Stop => return Read::Stop,
+                    Next::Wait(wait) => {
+                        self.unread = input.to_vec();
+                        return Read::Wait(wait);
+                    }
+                },
+                Err(violation) => return Read::Violation(violation),
+            }
+        }
+    }
+}
+
+/// Reads and forgets what a connection that is being closed still sends. `Break`: it has hung up.
+pub fn discard(socket: &TcpStream) -> ControlFlow<()> {
+    SCRATCH.with_borrow_mut(|scratch| match socket.try_read(scratch) {
+        Ok(0) => ControlFlow::Break(()),
+        Err(error) if error.kind() != io::ErrorKind::WouldBlock => ControlFlow::Break(()),
+        Ok(_) | Err(_) => ControlFlow::Continue(()),
+    })
+}

@@ -1,0 +1,648 @@
+//! One channel as a state machine: its head, its tail, its subscribers, its batch in flight. Hot.
+//! Pure.
+//!
+//! Inputs are methods, results are [`Effect`]s in the order in which they must be performed: commit,
+//! then fan-out, then reply. Everything that enters the log reaches the subscribers through
+//! [`Channel::apply`], whether it was committed here, by another node, or was found by reading; an
+//! append's own answer is only a hint of where to look.
+//!
+//! Invariant: a subscriber is either live and has been handed everything up to the head, or it is
+//! replaying and has been handed everything up to its own place. So none misses or repeats anything.
+
+use std::{collections::HashMap, mem, rc::Rc, sync::Arc};
+
+use super::{
+    ConnectionKey, Ticket,
+    fanout::{Delivery, Subscriber, Subscribers},
+    sequencer::{Accepted, Draft, Outcome, Sequencer},
+};
+use crate::{
+    engine::{Append, AppendError, Caps, ReadError, ReadFrom, Refusal},
+    limits::{DRAFTS_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX},
+    log::{
+        batch::Entry,
+        place::{BatchId, ChannelId, Cursor, Epoch, Head, Position, Sequence},
+        tail::Tail,
+    },
+    wire::{
+        Encoding,
+        code::ErrorCode,
+        decode::{Page, PageFrom},
+        encode::{Control, Published, Refusal as WireRefusal, Reply, Run},
+    },
+};
+
+/// What the shard must do for a channel.
+#[derive(Debug)]
+pub enum Effect {
+    /// Hand this to the engine, and its answer to [`Channel::appended`].
+    Append(Append),
+    /// Read the log, and hand the answer to [`Channel::read_done`].
+    Read(ReadFrom, Purpose),
+    /// Call [`Channel::recover`] after a while.
+    RecoverLater,
+    /// Put the frame of this batch into every live subscriber's outbox.
+    FanOut(Rc<Delivery>),
+    /// Put what this batch holds after a place into one connection's outbox.
+    Replay(Subscriber, Rc<Delivery>, Sequence),
+    /// Answer a command.
+    Reply(Ticket, Reply),
+    /// Tell a connection something.
+    Tell(ConnectionKey, Control),
+    /// The connection is no longer a subscriber.
+    Ended(ConnectionKey),
+}
+
+/// Why a channel reads its log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Purpose {
+    /// To learn its head and fill its tail.
+    Load,
+    /// To find what was committed after its head.
+    CatchUp,
+    /// To serve a resume.
+    Replay(ConnectionKey),
+    /// To serve a page.
+    History(Ticket, Page),
+}
+
+/// One channel.
+#[derive(Debug)]
+pub struct Channel {
+    id: ChannelId,
+    name: Arc<str>,
+    caps: Caps,
+    state: State,
+    head: Head,
+    tail: Tail<Delivery>,
+    subscribers: Subscribers,
+    replays: HashMap<ConnectionKey, Replay>,
+    sequencer: Sequencer,
+    /// What waits for the head to be known or to be current, at most [`DRAFTS_MAX`]. Beyond it:
+    /// `busy`.
+    waiting: Vec<Waiting>,
+    /// Something was committed while the head was being read: look again.
+    is_stale: bool,
+    /// A catch-up read is under way, or will be: appends wait for it.
+    is_catching_up: bool,
+    /// Entries that extended no chain and were skipped.
+    junk: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// The head is not known, and nobody asked for it.
+    Unloaded,
+    /// A read for the head is under way.
+    Loading,
+    /// The head is known.
+    Ready,
+    /// The stored log is damaged: nothing is served from it and nothing is added.
+    Sealed,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    Subscribe(Ticket, Encoding, Option<Position>),
+    History(Ticket, Page),
+}
+
+/// A subscriber that is still being handed what it missed.
+#[derive(Debug)]
+struct Replay {
+    subscriber: Subscriber,
+    /// The last sequence that it has been handed.
+    handed: Sequence,
+    bytes: usize,
+}
+
+impl Channel {
+    /// A channel whose log has not been looked at. Its numbering began with `epoch`.
+    #[must_use]
+    pub fn new(id: ChannelId, name: Arc<str>, epoch: Epoch, caps: Caps) -> Self {
+        Self {
+            id,
+            name,
+            caps,
+            state: State::Unloaded,
+            head: Head::empty(epoch),
+            tail: Tail::new(Sequence::ZERO),
+            subscribers: Subscribers::default(),
+            replays: HashMap::new(),
+            sequencer: Sequencer::default(),
+            waiting: Vec::new(),
+            is_stale: false,
+            is_catching_up: false,
+            junk: 0,
+        }
+    }
+
+    /// The connections that receive this channel live.
+    #[must_use]
+    pub fn subscribers(&self) -> &[Subscriber] {
+        self.subscribers.as_slice()
+    }
+
+    /// The newest end of the log as far as it is known here.
+    #[must_use]
+    pub const fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Entries that extended no chain and were skipped.
+    #[must_use]
+    pub const fn junk(&self) -> u64 {
+        self.junk
+    }
+
+    /// Whether nobody needs this channel in memory: it can be loaded again.
+    #[must_use]
+    pub fn is_evictable(&self) -> bool {
+        self.state != State::Loading
+            && self.is_idle()
+            && self.subscribers.as_slice().is_empty()
+            && self.replays.is_empty()
+    }
+
+    /// Whether no publish is under way.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.sequencer.is_idle()
+    }
+
+    /// Whether [`Channel::next_append`] would form a batch.
+    #[must_use]
+    pub fn is_ready_to_append(&self) -> bool {
+        self.state == State::Ready && !self.is_catching_up && self.sequencer.is_ready()
+    }
+
+    /// Takes a publish in. It is answered when it is durable.
+    pub fn publish(&mut self, draft: Draft, effects: &mut Vec<Effect>) {
+        if self.state == State::Sealed {
+            return effects.push(refused(draft.ticket, ErrorCode::ChannelSealed));
+        }
+        self.load(effects);
+        let ticket = draft.ticket;
+        match self.sequencer.accept(draft) {
+            Accepted::Waits => {}
+            Accepted::Repeated(sequence) => {
+                effects.push(self.end(ticket, Outcome::Repeated(sequence)))
+            }
+            Accepted::Conflict => effects.push(self.end(ticket, Outcome::Conflict)),
+            Accepted::Busy => effects.push(refused(ticket, ErrorCode::Busy)),
+        }
+    }
+
+    /// Forms the next batch out of what waits. Called once a turn, so that all that came in a turn
+    /// shares a batch.
+    pub fn next_append(&mut self, id: BatchId, now_ms: u64, effects: &mut Vec<Effect>) {
+        if !self.is_ready_to_append() {
+            return;
+        }
+        if let Some(append) = self.sequencer.next_batch(self.id, &self.head, id, now_ms) {
+            effects.push(Effect::Append(append));
+        }
+    }
+
+    /// The engine's answer to the append in flight.
+    pub fn appended(&mut self, answer: Result<Cursor, AppendError>, effects: &mut Vec<Effect>) {
+        let Some(append) = self.sequencer.in_flight() else { return };
+        match answer {
+            // Where a lost race can land in the log, only the log tells who won it.
+            Ok(_) if self.caps.junk_possible => self.catch_up(effects),
+            Ok(at) => {
+                let entry = Entry {
+                    channel: self.id,
+                    at,
+                    after: append.after,
+                    batch: (*append.batch).clone(),
+                };
+                self.apply(entry, effects);
+            }
+            Err(AppendError::Moved | AppendError::Unknown) => self.catch_up(effects),
+            Err(AppendError::Duplicates(stored)) => {
+                let mut ended = Vec::new();
+                self.sequencer.repeated(&stored, |ticket, outcome| ended.push((ticket, outcome)));
+                effects
+                    .extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
+            }
+            Err(AppendError::Refused(refusal)) => {
+                let code = match refusal {
+                    Refusal::Busy => ErrorCode::Busy,
+                    Refusal::StorageUnavailable => ErrorCode::StorageUnavailable,
+                    Refusal::TooLarge => ErrorCode::MessageTooLarge,
+                };
+                self.sequencer.refuse_in_flight(|ticket| effects.push(refused(ticket, code)));
+            }
+        }
+    }
+
+    /// An entry of the log, from wherever it came: stale → drop, next → deliver, gap → read.
+    pub fn apply(&mut self, entry: Entry, effects: &mut Vec<Effect>) {
+        if self.state == State::Loading {
+            // The read for the head may have passed this entry by.
+            self.is_stale = true;
+        }
+        if self.state != State::Ready || entry.at <= self.head.cursor {
+            return;
+        }
+        if entry.after != self.head.cursor {
+            return self.catch_up(effects);
+        }
+        if !entry.batch.extends(&self.head) {
+            if !self.caps.junk_possible {
+                return self.seal(effects);
+            }
+            self.junk += 1;
+            self.head.cursor = entry.at;
+            return;
+        }
+        self.head = entry.batch.head(entry.at);
+        let delivery = Rc::new(Delivery::new(self.id, Arc::new(entry.batch)));
+        self.tail.push(Rc::clone(&delivery));
+        effects.push(Effect::FanOut(Rc::clone(&delivery)));
+        let mut ended = Vec::new();
+        self.sequencer.committed(&delivery.batch, |ticket, outcome| ended.push((ticket, outcome)));
+        effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
+    }
+
+    /// Looks for what was committed after the head.
+    pub fn catch_up(&mut self, effects: &mut Vec<Effect>) {
+        if self.state == State::Ready && !mem::replace(&mut self.is_catching_up, true) {
+            effects.push(Effect::Read(ReadFrom::After(self.head.cursor), Purpose::CatchUp));
+        }
+    }
+
+    /// Tries again what a failing read put off.
+    pub fn recover(&mut self, effects: &mut Vec<Effect>) {
+        if mem::take(&mut self.is_catching_up) {
+            self.catch_up(effects);
+        }
+    }
+
+    /// Starts delivery to a connection.
+    pub fn subscribe(
+        &mut self,
+        ticket: Ticket,
+        encoding: Encoding,
+        since: Option<Position>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let connection = ticket.connection;
+        match self.state {
+            State::Sealed => {
+                effects.push(refused(ticket, ErrorCode::ChannelSealed));
+                effects.push(Effect::Ended(connection));
+            }
+            State::Ready => self.subscribe_now(ticket, encoding, since, false, effects),
+            State::Unloaded | State::Loading if self.waiting.len() < DRAFTS_MAX => {
+                self.waiting.push(Waiting::Subscribe(ticket, encoding, since));
+                self.load(effects);
+            }
+            State::Unloaded | State::Loading => {
+                effects.push(refused(ticket, ErrorCode::Busy));
+                effects.push(Effect::Ended(connection));
+            }
+        }
+    }
+
+    /// Ends delivery to a connection. Not an error if there was none.
+    pub fn unsubscribe(&mut self, connection: ConnectionKey, effects: &mut Vec<Effect>) {
+        self.subscribers.remove(connection);
+        self.replays.remove(&connection);
+        self.waiting.retain(|waiting| match waiting {
+            Waiting::Subscribe(ticket, ..) if ticket.connection == connection => {
+                effects.push(refused(*ticket, ErrorCode::NotSubscribed));
+                false
+            }
+            _ => true,
+        });
+    }
+
+    /// Reads a page.
+    pub fn history(&mut self, ticket: Ticket, page: Page, effects: &mut Vec<Effect>) {
+        match self.state {
+            State::Sealed => effects.push(refused(ticket, ErrorCode::ChannelSealed)),
+            State::Ready => self.history_now(ticket, page, effects),
+            State::Unloaded | State::Loading if self.waiting.len() < DRAFTS_MAX => {
+                self.waiting.push(Waiting::History(ticket, page));
+                self.load(effects);
+            }
+            State::Unloaded | State::Loading => effects.push(refused(ticket, ErrorCode::Busy)),
+        }
+    }
+
+    /// The answer to a read.
+    pub fn read_done(
+        &mut self,
+        purpose: Purpose,
+        answer: Result<Vec<Entry>, ReadError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        match (purpose, answer) {
+            (Purpose::Load, Ok(entries)) => self.loaded(entries, effects),
+            (Purpose::Load, Err(error)) => self.not_loaded(&error, effects),
+            (Purpose::CatchUp, Ok(entries)) => self.caught_up(entries, effects),
+            (Purpose::CatchUp, Err(ReadError::Damaged { .. })) => self.seal(effects),
+            (Purpose::CatchUp, Err(_)) => effects.push(Effect::RecoverLater),
+            (Purpose::Replay(connection), Ok(entries)) => {
+                self.replayed(connection, entries, effects);
+            }
+            (Purpose::Replay(connection), Err(error)) => {
+                self.replay_failed(connection, &error, effects);
+            }
+            (Purpose::History(ticket, page), Ok(entries)) => {
+                effects.push(self.page(ticket, page, &entries));
+            }
+            (Purpose::History(ticket, _), Err(error)) => {
+                effects.push(refused(ticket, read_code(&error)));
+            }
+        }
+    }
+
+    fn load(&mut self, effects: &mut Vec<Effect>) {
+        if self.state == State::Unloaded {
+            self.state = State::Loading;
+            effects.push(Effect::Read(ReadFrom::Tail, Purpose::Load));
+        }
+    }
+
+    fn loaded(&mut self, entries: Vec<Entry>, effects: &mut Vec<Effect>) {
+        if let Some(first) = entries.first() {
+            self.head = Head {
+                epoch: first.batch.epoch,
+                sequence: Sequence(first.batch.first_sequence.0 - 1),
+                batch: first.batch.previous,
+                timestamp_ms: first.batch.timestamp_ms,
+                cursor: first.after,
+            };
+        }
+        self.tail = Tail::new(self.head.sequence);
+        self.state = State::Ready;
+        for entry in entries {
+            self.apply(entry, effects);
+        }
+        if mem::take(&mut self.is_stale) {
+            self.catch_up(effects);
+        } else {
+            self.admit_waiting(effects);
+        }
+    }
+
+    /// The head is known and current: serves those who waited for that.
+    fn admit_waiting(&mut self, effects: &mut Vec<Effect>) {
+        for waiting in mem::take(&mut self.waiting) {
+            match waiting {
+                Waiting::Subscribe(ticket, encoding, since) => {
+                    self.subscribe_now(ticket, encoding, since, true, effects);
+                }
+                Waiting::History(ticket, page) => self.history_now(ticket, page, effects),
+            }
+        }
+    }
+
+    fn not_loaded(&mut self, error: &ReadError, effects: &mut Vec<Effect>) {
+        let is_damaged = matches!(error, ReadError::Damaged { .. });
+        self.state = if is_damaged { State::Sealed } else { State::Unloaded };
+        self.refuse_all(read_code(error), effects);
+    }
+
+    fn caught_up(&mut self, entries: Vec<Entry>, effects: &mut Vec<Effect>) {
+        self.is_catching_up = false;
+        let is_at_the_end = entries.is_empty();
+        for entry in entries {
+            self.apply(entry, effects);
+        }
+        if !is_at_the_end {
+            return self.catch_up(effects);
+        }
+        self.admit_waiting(effects);
+        // The batch in flight is not in the log. While its place is still the end, it may yet
+        // arrive there, so only the same batch may follow: if the first try wins, the second is
+        // told `Moved` and this function finds the first. Once the end has moved on, the place is
+        // taken for good and its drafts can go into another batch.
+        let Some(append) = self.sequencer.in_flight() else { return };
+        if append.after == self.head.cursor {
+            effects.push(Effect::Append(append.clone()));
+        } else {
+            self.sequencer.retake();
+        }
+    }
+
+    fn subscribe_now(
+        &mut self,
+        ticket: Ticket,
+        encoding: Encoding,
+        since: Option<Position>,
+        is_current: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let connection = ticket.connection;
+        let head = self.head.position();
+        let is_ahead = since.is_some_and(|since| since.sequence > head.sequence);
+        if is_ahead && !is_current && self.waiting.len() < DRAFTS_MAX {
+            // The client may come from a node that has seen more of the log than this one.
+            self.waiting.push(Waiting::Subscribe(ticket, encoding, since));
+            return self.catch_up(effects);
+        }
+        if let Some(since) = since
+            && (since.epoch != head.epoch || is_ahead)
+        {
+            let code = if since.epoch == head.epoch {
+                ErrorCode::PositionAhead
+            } else {
+                ErrorCode::EpochChanged
+            };
+            let refusal = WireRefusal { head: Some(head), ..code.into() };
+            effects.push(Effect::Reply(ticket, Reply::Refused(refusal)));
+            return effects.push(Effect::Ended(connection));
+        }
+        effects.push(Effect::Reply(
+            ticket,
+            Reply::Subscribed { channel: self.id, name: Arc::clone(&self.name), head },
+        ));
+        let subscriber = Subscriber { connection, encoding };
+        let handed = since.map_or(head.sequence, |since| since.sequence);
+        let replay = Replay { subscriber, handed, bytes: 0 };
+        let missed = self.tail.start().0.saturating_sub(handed.0);
+        if missed == 0 || missed > REPLAY_MESSAGES_MAX {
+            self.join(replay, effects);
+        } else {
+            self.replays.insert(connection, replay);
+            effects
+                .push(Effect::Read(ReadFrom::Holding(handed.next()), Purpose::Replay(connection)));
+        }
+    }
+
+    /// A page of what a subscriber missed has been read.
+    fn replayed(
+        &mut self,
+        connection: ConnectionKey,
+        entries: Vec<Entry>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(mut replay) = self.replays.remove(&connection) else { return };
+        let before = replay.handed;
+        for entry in entries {
+            let batch = Arc::new(entry.batch);
+            // The log may be ahead of what has been applied here; that comes live.
+            if batch.last_sequence() <= replay.handed || batch.first_sequence > self.head.sequence {
+                continue;
+            }
+            // Retention may have taken what lies before: then that is a gap, and said so.
+            self.leave_gap(&mut replay, Sequence(batch.first_sequence.0 - 1), effects);
+            replay.bytes += batch.records.len();
+            let delivery = Rc::new(Delivery::new(self.id, Arc::clone(&batch)));
+            effects.push(Effect::Replay(replay.subscriber, delivery, replay.handed));
+            replay.handed = batch.last_sequence();
+        }
+        let is_over = replay.handed == before || replay.bytes >= REPLAY_BYTES_MAX;
+        if is_over || replay.handed >= self.tail.start() {
+            self.join(replay, effects);
+        } else {
+            let from = ReadFrom::Holding(replay.handed.next());
+            self.replays.insert(connection, replay);
+            effects.push(Effect::Read(from, Purpose::Replay(connection)));
+        }
+    }
+
+    fn replay_failed(
+        &mut self,
+        connection: ConnectionKey,
+        error: &ReadError,
+        effects: &mut Vec<Effect>,
+    ) {
+        if matches!(error, ReadError::Damaged { .. }) {
+            return self.seal(effects);
+        }
+        // What cannot be read now is left to history, which answers with the error itself.
+        if let Some(replay) = self.replays.remove(&connection) {
+            self.join(replay, effects);
+        }
+    }
+
+    /// Hands a subscriber the rest from the tail, and makes it live.
+    fn join(&mut self, mut replay: Replay, effects: &mut Vec<Effect>) {
+        self.leave_gap(&mut replay, self.tail.start(), effects);
+        for delivery in self.tail.after(replay.handed) {
+            effects.push(Effect::Replay(replay.subscriber, Rc::clone(delivery), replay.handed));
+            replay.handed = delivery.batch.last_sequence();
+        }
+        self.subscribers.insert(replay.subscriber);
+    }
+
+    /// Tells a subscriber that what lies between its place and `to` is not replayed.
+    fn leave_gap(&self, replay: &mut Replay, to: Sequence, effects: &mut Vec<Effect>) {
+        if replay.handed < to {
+            let gap = Control::Gap { channel: self.id, from: replay.handed.next(), to };
+            effects.push(Effect::Tell(replay.subscriber.connection, gap));
+            replay.handed = to;
+        }
+    }
+
+    fn history_now(&self, ticket: Ticket, page: Page, effects: &mut Vec<Effect>) {
+        let head = self.head.sequence;
+        let from = match page.from {
+            PageFrom::Newest => ReadFrom::Tail,
+            PageFrom::Before(before) if before > head => ReadFrom::Tail,
+            PageFrom::Before(before) => ReadFrom::EndingWith(Sequence(before.0.saturating_sub(1))),
+            PageFrom::After(after) => ReadFrom::Holding(after.next()),
+        };
+        let is_empty = match page.from {
+            PageFrom::Newest => false,
+            PageFrom::Before(before) => before.0 <= 1,
+            PageFrom::After(after) => after >= head,
+        };
+        if is_empty {
+            effects.push(self.page(ticket, page, &[]));
+        } else {
+            effects.push(Effect::Read(from, Purpose::History(ticket, page)));
+        }
+    }
+
+    fn page(&self, ticket: Ticket, page: Page, entries: &[Entry]) -> Effect {
+        let runs = cut_page(page, self.head.sequence, entries);
+        let head = self.head.position();
+        Effect::Reply(ticket, Reply::History { channel: self.id, head, runs })
+    }
+
+    /// The stored log is not what was written: stop serving it, loudly.
+    fn seal(&mut self, effects: &mut Vec<Effect>) {
+        self.state = State::Sealed;
+        let code = ErrorCode::ChannelSealed;
+        let replays = mem::take(&mut self.replays);
+        let replaying = replays.into_values().map(|replay| replay.subscriber);
+        for subscriber in self.subscribers.drain().chain(replaying) {
+            let ended = Control::SubscriptionEnded { channel: self.id, refusal: code.into() };
+            effects.push(Effect::Tell(subscriber.connection, ended));
+            effects.push(Effect::Ended(subscriber.connection));
+        }
+        self.refuse_all(code, effects);
+        self.sequencer.refuse_in_flight(|ticket| effects.push(refused(ticket, code)));
+    }
+
+    /// Whatever waits ends with this code, but for the batch in flight.
+    fn refuse_all(&mut self, code: ErrorCode, effects: &mut Vec<Effect>) {
+        for waiting in mem::take(&mut self.waiting) {
+            match waiting {
+                Waiting::Subscribe(ticket, ..) => {
+                    effects.push(refused(ticket, code));
+                    effects.push(Effect::Ended(ticket.connection));
+                }
+                Waiting::History(ticket, _) => effects.push(refused(ticket, code)),
+            }
+        }
+        self.sequencer.refuse_waiting(|ticket| effects.push(refused(ticket, code)));
+    }
+
+    fn end(&self, ticket: Ticket, outcome: Outcome) -> Effect {
+        let (sequence, timestamp_ms) = match outcome {
+            Outcome::Conflict => return refused(ticket, ErrorCode::IdempotencyConflict),
+            Outcome::Committed(sequence) => (sequence, self.head.timestamp_ms),
+            Outcome::Repeated(sequence) => (sequence, 0),
+        };
+        Effect::Reply(
+            ticket,
+            Reply::Published(Published {
+                channel: self.id,
+                epoch: self.head.epoch,
+                sequence,
+                timestamp_ms,
+                durability: self.caps.durability,
+            }),
+        )
+    }
+}
+
+/// Cuts what was read to what was asked for, and to what has been applied here.
+fn cut_page(page: Page, head: Sequence, entries: &[Entry]) -> Vec<Run> {
+    let (Some(oldest), Some(newest)) = (entries.first(), entries.last()) else { return Vec::new() };
+    let limit = u64::from(page.limit);
+    let (first, last) = (oldest.batch.first_sequence, newest.batch.last_sequence().min(head));
+    let (first, last) = match page.from {
+        PageFrom::After(after) => {
+            let first = first.max(after.next());
+            (first, last.min(Sequence(first.0 + limit - 1)))
+        }
+        PageFrom::Newest | PageFrom::Before(_) => {
+            let last = match page.from {
+                PageFrom::Before(before) => last.min(Sequence(before.0.saturating_sub(1))),
+                _ => last,
+            };
+            (first.max(Sequence((last.0 + 1).saturating_sub(limit))), last)
+        }
+    };
+    entries.iter().filter_map(|entry| Run::between(&entry.batch, first, last)).collect()
+}
+
+fn refused(ticket: Ticket, code: ErrorCode) -> Effect {
+    Effect::Reply(ticket, Reply::Refused(code.into()))
+}
+
+const fn read_code(error: &ReadError) -> ErrorCode {
+    match error {
+        ReadError::Busy => ErrorCode::Busy,
+        ReadError::StorageUnavailable => ErrorCode::StorageUnavailable,
+        ReadError::Damaged { .. } => ErrorCode::ChannelSealed,
+    }
+}

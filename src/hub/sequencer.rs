@@ -1,0 +1,326 @@
+//! Stage 4: a draft → its place in the channel. Hot. Pure: the caller brings the time.
+//!
+//! Owns what waits for a sequence, the one batch in flight, and the memory of recent keys. Rights
+//! are checked before; whether a batch was committed is found out by `channel.rs`, which says so.
+//!
+//! Invariant: a draft leaves by exactly one of committed, repeated, refused; and each of the
+//! sequences that an epoch hands out is handed out once, because a batch is formed on the head of
+//! the chain and only its commit moves the head.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    mem,
+    sync::Arc,
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::Ticket;
+use crate::{
+    engine::{Append, MessageKey},
+    limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, DRAFT_BYTES_MAX, DRAFTS_MAX, KEY_WINDOW_MAX},
+    log::{
+        batch::{Batch, put_record},
+        place::{BatchId, ChannelId, ClientMessageId, Head, Sequence, UserId},
+    },
+};
+
+/// A valid publish that has no sequence yet.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Who publishes.
+    pub user: UserId,
+    /// The client's number for it; without one, a retry is a second message.
+    pub client_message_id: Option<ClientMessageId>,
+    /// A digest of what it says.
+    pub digest: u64,
+    /// The record as the log will hold it.
+    pub record: Bytes,
+    /// Who waits for the answer.
+    pub ticket: Ticket,
+}
+
+impl Draft {
+    fn key(&self) -> Option<Key> {
+        self.client_message_id.map(|id| (self.user, id))
+    }
+}
+
+type Key = (UserId, ClientMessageId);
+
+/// What became of a draft at the door.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Accepted {
+    /// It waits for its sequence, or shares the wait of an earlier try.
+    Waits,
+    /// An earlier try has this sequence.
+    Repeated(Sequence),
+    /// The same number stands for another message.
+    Conflict,
+    /// Too much waits.
+    Busy,
+}
+
+/// How a draft ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It is in the log.
+    Committed(Sequence),
+    /// It was in the log already.
+    Repeated(Sequence),
+    /// The same number stands for another message.
+    Conflict,
+}
+
+/// The drafts of one channel on the way to their sequences.
+#[derive(Debug, Default)]
+pub struct Sequencer {
+    drafts: VecDeque<Draft>,
+    /// Sum of the waiting drafts' record bytes. Beyond [`DRAFT_BYTES_MAX`] new ones are `busy`.
+    draft_bytes: usize,
+    in_flight: Option<InFlight>,
+    keys: KeyWindow,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    append: Append,
+    drafts: Vec<Draft>,
+}
+
+impl Sequencer {
+    /// Takes a draft in.
+    pub fn accept(&mut self, draft: Draft) -> Accepted {
+        let is_full = self.drafts.len() >= DRAFTS_MAX || self.draft_bytes >= DRAFT_BYTES_MAX;
+        if let Some(key) = draft.key() {
+            match self.keys.states.entry(key) {
+                Entry::Occupied(mut known) => return known.get_mut().meet(&draft),
+                Entry::Vacant(_) if is_full => return Accepted::Busy,
+                Entry::Vacant(new) => {
+                    new.insert(KeyState::Waiting { digest: draft.digest, also: Vec::new() });
+                }
+            }
+        } else if is_full {
+            return Accepted::Busy;
+        }
+        self.draft_bytes += draft.record.len();
+        self.drafts.push_back(draft);
+        Accepted::Waits
+    }
+
+    /// Whether a batch can be formed now.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.in_flight.is_none() && !self.drafts.is_empty()
+    }
+
+    /// Whether nothing waits and nothing is in flight.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && self.drafts.is_empty()
+    }
+
+    /// Forms the next batch on `head` out of what waits, and holds it as the one in flight.
+    pub fn next_batch(
+        &mut self,
+        channel: ChannelId,
+        head: &Head,
+        id: BatchId,
+        now_ms: u64,
+    ) -> Option<Append> {
+        if !self.is_ready() {
+            return None;
+        }
+        let first_sequence = head.sequence.next();
+        let mut records = BytesMut::new();
+        let mut drafts = Vec::new();
+        let mut keys = Vec::new();
+        while let Some(draft) = self.drafts.front() {
+            let is_full = drafts.len() == BATCH_MESSAGES_MAX
+                || records.len() + draft.record.len() > BATCH_BYTES_MAX;
+            if is_full && !drafts.is_empty() {
+                break;
+            }
+            let Some(draft) = self.drafts.pop_front() else { break };
+            self.draft_bytes -= draft.record.len();
+            put_record(&mut records, &draft.record);
+            if let Some(client_message_id) = draft.client_message_id {
+                keys.push(MessageKey {
+                    user: draft.user,
+                    client_message_id,
+                    sequence: first_sequence.plus(drafts.len() as u64),
+                    digest: draft.digest,
+                });
+            }
+            drafts.push(draft);
+        }
+        let batch = Batch {
+            epoch: head.epoch,
+            id,
+            previous: head.batch,
+            first_sequence,
+            count: u16::try_from(drafts.len()).expect("BATCH_MESSAGES_MAX fits 16 bits"),
+            timestamp_ms: now_ms.max(head.timestamp_ms),
+            records: records.freeze(),
+        };
+        let append = Append { channel, after: head.cursor, batch: Arc::new(batch), keys };
+        self.in_flight = Some(InFlight { append: append.clone(), drafts });
+        Some(append)
+    }
+
+    /// The append in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> Option<&Append> {
+        self.in_flight.as_ref().map(|in_flight| &in_flight.append)
+    }
+
+    /// The batch with this id is in the log: ends its drafts if it is the one in flight.
+    pub fn committed(&mut self, batch: &Batch, mut end: impl FnMut(Ticket, Outcome)) {
+        let Some(in_flight) = self.in_flight.take_if(|it| it.append.batch.id == batch.id) else {
+            return;
+        };
+        for (index, draft) in in_flight.drafts.into_iter().enumerate() {
+            let sequence = batch.first_sequence.plus(index as u64);
+            end(draft.ticket, Outcome::Committed(sequence));
+            if let Some(key) = draft.key() {
+                self.keys.settle(key, sequence, draft.digest, &mut end);
+            }
+        }
+    }
+
+    /// The engine holds these keys already: ends their drafts, and puts the others of the batch in
+    /// flight back to the front.
+    pub fn repeated(&mut self, stored: &[MessageKey], mut end: impl FnMut(Ticket, Outcome)) {
+        let Some(in_flight) = self.in_flight.take() else { return };
+        for draft in in_flight.drafts.into_iter().rev() {
+            let stored = draft.key().and_then(|key| {
+                let stored = stored.iter().find(|it| (it.user, it.client_message_id) == key)?;
+                Some((key, stored))
+            });
+            match stored {
+                None => self.put_back(draft),
+                Some((key, stored)) => {
+                    let outcome = if stored.digest == draft.digest {
+                        Outcome::Repeated(stored.sequence)
+                    } else {
+                        Outcome::Conflict
+                    };
+                    end(draft.ticket, outcome);
+                    self.keys.settle_as(key, stored, draft.digest, &mut end);
+                }
+            }
+        }
+    }
+
+    /// The batch in flight can no longer be committed: its drafts wait again, in front.
+    pub fn retake(&mut self) {
+        if let Some(in_flight) = self.in_flight.take() {
+            in_flight.drafts.into_iter().rev().for_each(|draft| self.put_back(draft));
+        }
+    }
+
+    /// The engine refused the batch in flight: its drafts end without a sequence.
+    pub fn refuse_in_flight(&mut self, mut end: impl FnMut(Ticket)) {
+        let Some(in_flight) = self.in_flight.take() else { return };
+        for draft in in_flight.drafts {
+            self.forget(&draft, &mut end);
+        }
+    }
+
+    /// Everything that waits ends without a sequence, but for what is in flight.
+    pub fn refuse_waiting(&mut self, mut end: impl FnMut(Ticket)) {
+        self.draft_bytes = 0;
+        for draft in mem::take(&mut self.drafts) {
+            self.forget(&draft, &mut end);
+        }
+    }
+
+    fn forget(&mut self, draft: &Draft, end: &mut impl FnMut(Ticket)) {
+        end(draft.ticket);
+        if let Some(key) = draft.key()
+            && let Some(KeyState::Waiting { also, .. }) = self.keys.states.remove(&key)
+        {
+            also.into_iter().for_each(end);
+        }
+    }
+
+    fn put_back(&mut self, draft: Draft) {
+        self.draft_bytes += draft.record.len();
+        self.drafts.push_front(draft);
+    }
+}
+
+/// The keys of what waits and of what was recently committed. Older keys are the engine's to know.
+#[derive(Debug, Default)]
+struct KeyWindow {
+    states: HashMap<Key, KeyState>,
+    /// The settled keys, oldest first, at most [`KEY_WINDOW_MAX`].
+    settled: VecDeque<Key>,
+}
+
+#[derive(Debug)]
+enum KeyState {
+    /// A draft with this key waits or is in flight; the tickets are those of its later tries.
+    Waiting { digest: u64, also: Vec<Ticket> },
+    /// The message is in the log.
+    Settled { digest: u64, sequence: Sequence },
+}
+
+impl KeyState {
+    fn meet(&mut self, again: &Draft) -> Accepted {
+        match self {
+            Self::Waiting { digest, .. } | Self::Settled { digest, .. }
+                if *digest != again.digest =>
+            {
+                Accepted::Conflict
+            }
+            Self::Settled { sequence, .. } => Accepted::Repeated(*sequence),
+            Self::Waiting { also, .. } if also.len() >= RETRIES_WAITING_MAX => Accepted::Busy,
+            Self::Waiting { also, .. } => {
+                also.push(again.ticket);
+                Accepted::Waits
+            }
+        }
+    }
+}
+
+/// Later tries that wait for the same message. Beyond it: `busy`.
+const RETRIES_WAITING_MAX: usize = 16;
+
+impl KeyWindow {
+    fn settle(
+        &mut self,
+        key: Key,
+        sequence: Sequence,
+        digest: u64,
+        end: &mut impl FnMut(Ticket, Outcome),
+    ) {
+        let before = self.states.insert(key, KeyState::Settled { digest, sequence });
+        if let Some(KeyState::Waiting { also, .. }) = before {
+            also.into_iter().for_each(|ticket| end(ticket, Outcome::Repeated(sequence)));
+        }
+        self.settled.push_back(key);
+        if self.settled.len() > KEY_WINDOW_MAX
+            && let Some(oldest) = self.settled.pop_front()
+        {
+            self.states.remove(&oldest);
+        }
+    }
+
+    /// Settles a key as the engine has it. The later tries that waited said the same as `digest`.
+    fn settle_as(
+        &mut self,
+        key: Key,
+        stored: &MessageKey,
+        digest: u64,
+        end: &mut impl FnMut(Ticket, Outcome),
+    ) {
+        let conflicts = stored.digest != digest;
+        self.settle(key, stored.sequence, stored.digest, &mut |ticket, outcome| {
+            end(ticket, if conflicts { Outcome::Conflict } else { outcome });
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests;
