@@ -241,9 +241,7 @@ impl MemoryLog {
         let found = self.get(table, key).map(|record| record.revision);
         let revision = match (expect, found) {
             (Expect::Absent, None) => Revision(1),
-            (Expect::Revision(expected), Some(found)) if expected == found => {
-                Revision(found.0 + 1)
-            }
+            (Expect::Revision(expected), Some(found)) if expected == found => Revision(found.0 + 1),
             _ => return Err(RecordError::Conflict),
         };
         self.records.insert((table, key.to_owned()), Versioned { value, revision });

@@ -23,8 +23,8 @@ impl Counter {
 
 /// The upper bounds of [`Durations::buckets`], in microseconds; the last bucket has none.
 pub const BUCKET_BOUNDS_US: [u64; 14] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    5_000_000,
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 5_000_000,
 ];
 
 /// A histogram of durations.

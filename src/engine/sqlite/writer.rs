@@ -52,6 +52,8 @@ pub(super) struct Trim {
     pub(super) sequence: Sequence,
 }
 
+type Commit = Box<dyn FnMut(&Connection) -> rusqlite::Result<()> + Send>;
+
 /// The writer's thread.
 pub(super) struct Writer {
     path: PathBuf,
@@ -66,8 +68,8 @@ pub(super) struct Writer {
     trims: VecDeque<(Trim, RecordReply<()>)>,
     /// How much must wait in the write-ahead log for the next checkpoint.
     checkpoint_from_bytes: u64,
-    /// How a transaction is committed; tests put a failing disk here.
-    pub(super) commit: fn(&Connection) -> rusqlite::Result<()>,
+    /// How a transaction is committed; tests put a slow or failing disk here.
+    pub(super) commit: Commit,
     stats: Arc<Stats>,
 }
 
@@ -123,7 +125,7 @@ impl Writer {
             last_entries: HashMap::new(),
             trims: VecDeque::new(),
             checkpoint_from_bytes: limits::WAL_CHECKPOINT_BYTES,
-            commit: commit_now,
+            commit: Box::new(commit_now),
             stats,
         }
     }
@@ -426,7 +428,8 @@ impl Transaction<'_> {
     }
 
     fn last_entry(&mut self, channel: ChannelId) -> rusqlite::Result<LastEntry> {
-        let known = self.outcome.last_entries.get(&channel).or_else(|| self.committed.get(&channel));
+        let known =
+            self.outcome.last_entries.get(&channel).or_else(|| self.committed.get(&channel));
         if let Some(last) = known {
             return Ok(*last);
         }

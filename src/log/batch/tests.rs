@@ -187,12 +187,18 @@ fn the_bytes_of_a_batch_are_these() {
     assert_eq!(
         hex,
         concat!(
-            "6862", "0100", "f081cdf6", // magic, version, checksum
-            "00214365", "0200", "0000", // epoch, count
+            "6862",
+            "0100",
+            "f081cdf6", // magic, version, checksum
+            "00214365",
+            "0200",
+            "0000",                             // epoch, count
             "000102030405060708090a0b0c0d0e0f", // batch
             "101112131415161718191a1b1c1d1e1f", // the batch before it
-            "2900000000000000", "0068e5cf8b010000", // first sequence, timestamp
-            "22026869", "22057468657265", // "hi", "there"
+            "2900000000000000",
+            "0068e5cf8b010000", // first sequence, timestamp
+            "22026869",
+            "22057468657265", // "hi", "there"
         )
     );
 }
