@@ -141,6 +141,29 @@ pub const SHARD_MAILBOX_MAX: usize = 8_192;
 pub const WRITER_MAILBOX_MAX: usize = 4_096;
 /// Batches in one transaction of the log writer. What exceeds it waits for the next.
 pub const TRANSACTION_BATCHES_MAX: usize = 1_024;
+/// Bytes in one transaction of the log writer. What exceeds it waits for the next.
+pub const TRANSACTION_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Bytes of one entry of a log. Beyond it: refused as too large.
+pub const ENTRY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Entries that a trim drops in one transaction. What exceeds it waits for the next.
+pub const TRIM_STEP_ENTRIES: u32 = 256;
+/// Trims that the log writer has begun. Beyond it: refused as busy.
+pub const TRIMS_MAX: usize = 64;
+/// Channels whose last entry the log writer keeps in memory. Beyond it they are read again.
+pub const LAST_ENTRIES_MAX: usize = 65_536;
+/// Bytes in the write-ahead log that are not in the database yet. Beyond it the log writer
+/// checkpoints, between two transactions and without waiting for readers.
+pub const WAL_CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes of the write-ahead log. Beyond it a checkpoint waits up to [`STORAGE_LOCK_TIMEOUT`] for
+/// readers, so that the file starts anew.
+pub const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// How long a statement waits for a lock on the database that another process holds, such as the
+/// `sqlite3` shell. Beyond it: refused as unavailable.
+pub const STORAGE_LOCK_TIMEOUT: Duration = Duration::from_millis(250);
+/// Bytes of the database that the log writer keeps in memory. The least used pages fall out.
+pub const PAGE_CACHE_BYTES: usize = 32 * 1024 * 1024;
+/// Entries of other nodes that wait for the hub. Beyond it: dropped, and the feed is reset.
+pub const FEED_MAX: usize = 1_024;
 /// Reads that wait for the log readers. Beyond it: refused as busy.
 pub const READER_MAILBOX_MAX: usize = 1_024;
 /// Threads that read the log.
@@ -223,3 +246,5 @@ pub const NUMBER_BLOCK: u32 = 64;
 pub const IDLE_CHANNELS_LOADED_MAX: usize = 10_000;
 /// Pause before a read that failed in the middle of a recovery is tried again.
 pub const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
+const _: () = assert!(BATCH_BYTES_MAX < TRANSACTION_BYTES_MAX, "a transaction holds a full batch");
+const _: () = assert!(WAL_CHECKPOINT_BYTES < WAL_BYTES_MAX, "a checkpoint comes before the bound");

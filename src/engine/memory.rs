@@ -1,1 +1,627 @@
-//! The engine for tests: in memory, with faults on demand.
+//! The engine for tests: a log in memory, and everything that can go wrong with one.
+//!
+//! [`MemoryLog`] is the log itself, synchronous and pure, for a simulation that owns the time: it
+//! decides when an append reaches the log, with which [`Fault`], and when the answer and the feed
+//! come back. [`MemoryEngine`] is the same log behind [`Engine`], with a script of faults and
+//! gates that hold a request until the test lets it go.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use super::{
+    Append, AppendError, Caps, Durability, Engine, Expect, Feed, MessageKey, ReadError, ReadFrom,
+    RecordError, Refusal, Revision, Table, Versioned,
+};
+use crate::{
+    limits,
+    log::{
+        batch::{Batch, BatchError, Entry},
+        place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
+    },
+};
+
+/// A log in memory.
+#[derive(Clone, Debug)]
+pub struct MemoryLog {
+    caps: Caps,
+    channels: BTreeMap<ChannelId, Vec<Entry>>,
+    keys: HashMap<(ChannelId, UserId, ClientMessageId), MessageKey>,
+    records: BTreeMap<(Table, String), Versioned>,
+    damaged: BTreeSet<Cursor>,
+    /// Every entry that was ever placed. Its length is the last cursor.
+    placed: Vec<Entry>,
+}
+
+/// What happens to an append on its way.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// It is committed, and the answer is lost.
+    UnknownCommitted,
+    /// It is lost, and nobody says so.
+    UnknownLost,
+    /// The engine refuses it.
+    Refused(Refusal),
+    /// Another node commits this batch just before.
+    Beaten {
+        /// The other node's batch.
+        by: Arc<Batch>,
+    },
+    /// Another node commits this batch just before, and the append lands behind it all the same
+    /// and is answered as if it were part of the chain. Only where junk is possible.
+    Forked {
+        /// The other node's batch.
+        by: Arc<Batch>,
+    },
+}
+
+impl Default for MemoryLog {
+    fn default() -> Self {
+        Self::new(Caps { durability: Durability::Ephemeral, junk_possible: false })
+    }
+}
+
+impl MemoryLog {
+    /// An empty log that says this of itself.
+    #[must_use]
+    pub fn new(caps: Caps) -> Self {
+        Self {
+            caps,
+            channels: BTreeMap::new(),
+            keys: HashMap::new(),
+            records: BTreeMap::new(),
+            damaged: BTreeSet::new(),
+            placed: Vec::new(),
+        }
+    }
+
+    /// What the log says of itself.
+    #[must_use]
+    pub const fn caps(&self) -> Caps {
+        self.caps
+    }
+
+    /// Appends as [`Engine::append`] does, at once.
+    ///
+    /// # Errors
+    /// `Moved` and `Duplicates`, as there.
+    pub fn append(&mut self, append: &Append) -> Result<Cursor, AppendError> {
+        let last = self.entries(append.channel).last();
+        if last.map_or(Cursor(0), |entry| entry.at) != append.after {
+            return Err(AppendError::Moved);
+        }
+        if !self.caps.junk_possible
+            && last.is_some_and(|entry| {
+                append.batch.first_sequence != entry.batch.last_sequence().next()
+            })
+        {
+            return Err(AppendError::Moved);
+        }
+        let key_of = |key: &MessageKey| (append.channel, key.user, key.client_message_id);
+        let duplicates: Vec<MessageKey> =
+            append.keys.iter().filter_map(|key| self.keys.get(&key_of(key)).copied()).collect();
+        if !duplicates.is_empty() {
+            return Err(AppendError::Duplicates(duplicates));
+        }
+        for key in &append.keys {
+            let twice = self.keys.insert(key_of(key), *key).is_some();
+            assert!(!twice, "an append names each key once");
+        }
+        Ok(self.place(append.channel, Batch::clone(&append.batch)))
+    }
+
+    /// Appends with a fault on the way.
+    ///
+    /// # Errors
+    /// What the fault makes of it.
+    ///
+    /// # Panics
+    /// When it should fork a log in which no junk is possible.
+    pub fn append_with(&mut self, append: &Append, fault: Fault) -> Result<Cursor, AppendError> {
+        match fault {
+            Fault::UnknownCommitted => {
+                // What would not have been committed is not, and nobody says so either.
+                let _ = self.append(append);
+                Err(AppendError::Unknown)
+            }
+            Fault::UnknownLost => Err(AppendError::Unknown),
+            Fault::Refused(refusal) => Err(AppendError::Refused(refusal)),
+            Fault::Beaten { by } => {
+                self.place(append.channel, Batch::clone(&by));
+                self.append(append)
+            }
+            Fault::Forked { by } => {
+                assert!(self.caps.junk_possible, "this log has no junk");
+                self.place(append.channel, Batch::clone(&by));
+                Ok(self.place(append.channel, Batch::clone(&append.batch)))
+            }
+        }
+    }
+
+    /// Puts a batch at the end of a channel's log, whatever it is.
+    pub fn place(&mut self, channel: ChannelId, batch: Batch) -> Cursor {
+        let at = Cursor(self.placed.len() as u64 + 1);
+        let entries = self.channels.entry(channel).or_default();
+        let after = entries.last().map_or(Cursor(0), |entry| entry.at);
+        let entry = Entry { channel, at, after, batch };
+        entries.push(entry.clone());
+        self.placed.push(entry);
+        at
+    }
+
+    /// The entries of a channel.
+    #[must_use]
+    pub fn entries(&self, channel: ChannelId) -> &[Entry] {
+        self.channels.get(&channel).map_or(&[], Vec::as_slice)
+    }
+
+    /// Every entry that was ever placed, of all channels, in the order of commits: what a feed
+    /// carries. A cursor is the number of the entry in here, from 1.
+    #[must_use]
+    pub fn placed(&self) -> &[Entry] {
+        &self.placed
+    }
+
+    /// Makes an entry unreadable.
+    pub fn damage(&mut self, cursor: Cursor) {
+        self.damaged.insert(cursor);
+    }
+
+    /// Reads as [`Engine::read`] does.
+    ///
+    /// # Errors
+    /// When an entry that the answer needs is damaged.
+    pub fn read(
+        &self,
+        channel: ChannelId,
+        from: ReadFrom,
+        bytes_max: usize,
+    ) -> Result<Vec<Entry>, ReadError> {
+        let entries = self.entries(channel);
+        let mut found: Vec<Entry> = match from {
+            ReadFrom::After(cursor) => {
+                let begin = entries.partition_point(|entry| entry.at <= cursor);
+                fitting(entries[begin..].iter(), bytes_max)
+            }
+            // Not a binary search: junk repeats sequences.
+            ReadFrom::Holding(sequence) => fitting(
+                entries.iter().skip_while(|entry| entry.batch.last_sequence() < sequence),
+                bytes_max,
+            ),
+            ReadFrom::EndingWith(sequence) => {
+                let after_end = entries
+                    .iter()
+                    .rposition(|entry| entry.batch.first_sequence <= sequence)
+                    .map_or(0, |end| end + 1);
+                fitting(entries[..after_end].iter().rev(), bytes_max)
+            }
+            ReadFrom::Tail => fitting(entries.iter().rev(), bytes_max),
+        };
+        found.sort_by_key(|entry| entry.at);
+        match found.iter().find(|entry| self.damaged.contains(&entry.at)) {
+            Some(Entry { at: cursor, .. }) => {
+                Err(ReadError::Damaged { cursor: *cursor, source: BatchError::WrongChecksum })
+            }
+            None => Ok(found),
+        }
+    }
+
+    /// Drops old entries as [`Engine::trim`] does.
+    pub fn trim(&mut self, channel: ChannelId, sequence: Sequence) {
+        let Some(entries) = self.channels.get_mut(&channel) else { return };
+        let whole = entries.iter().take_while(|entry| entry.batch.last_sequence() < sequence);
+        let count = whole.count().min(entries.len() - 1);
+        entries.drain(..count);
+        let kept = entries[0].batch.first_sequence;
+        self.keys.retain(|(of, ..), key| *of != channel || key.sequence >= kept);
+    }
+
+    /// Reads a record as [`Engine::get`] does.
+    #[must_use]
+    pub fn get(&self, table: Table, key: &str) -> Option<Versioned> {
+        self.records.get(&(table, key.to_owned())).cloned()
+    }
+
+    /// Writes a record as [`Engine::put`] does.
+    ///
+    /// # Errors
+    /// `Conflict`, as there.
+    pub fn put(
+        &mut self,
+        table: Table,
+        key: &str,
+        value: Bytes,
+        expect: Expect,
+    ) -> Result<Revision, RecordError> {
+        let found = self.get(table, key).map(|record| record.revision);
+        let revision = match (expect, found) {
+            (Expect::Absent, None) => Revision(1),
+            (Expect::Revision(expected), Some(found)) if expected == found => Revision(found.0 + 1),
+            _ => return Err(RecordError::Conflict),
+        };
+        self.records.insert((table, key.to_owned()), Versioned { value, revision });
+        Ok(revision)
+    }
+
+    /// Lists records as [`Engine::scan`] does.
+    #[must_use]
+    pub fn scan(
+        &self,
+        table: Table,
+        prefix: &str,
+        after: Option<&str>,
+        count_max: usize,
+    ) -> Vec<(String, Versioned)> {
+        self.records
+            .range((table, prefix.to_owned())..)
+            .take_while(|((of, key), _)| *of == table && key.starts_with(prefix))
+            .filter(|((_, key), _)| after.is_none_or(|after| key.as_str() > after))
+            .take(count_max)
+            .map(|((_, key), record)| (key.clone(), record.clone()))
+            .collect()
+    }
+}
+
+/// As many entries as fit, and at least one if there is one.
+fn fitting<'a>(entries: impl Iterator<Item = &'a Entry>, bytes_max: usize) -> Vec<Entry> {
+    let mut bytes = 0;
+    entries
+        .enumerate()
+        .take_while(|(at, entry)| {
+            bytes += entry.batch.encoded_bytes();
+            *at == 0 || bytes <= bytes_max
+        })
+        .map(|(_, entry)| entry.clone())
+        .collect()
+}
+
+/// A node's engine over a log in memory, which other nodes may share.
+#[derive(Clone, Debug)]
+pub struct MemoryEngine {
+    shared: Arc<Mutex<Shared>>,
+    faults: Arc<Faults>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    log: MemoryLog,
+    followers: Vec<Follower>,
+}
+
+/// One feed, and the node that it goes to.
+#[derive(Debug)]
+struct Follower {
+    node: Arc<Faults>,
+    feed: mpsc::Sender<Feed>,
+    /// Something was dropped because the feed was full, and it has not been reset yet.
+    interrupted: bool,
+}
+
+impl Default for MemoryEngine {
+    fn default() -> Self {
+        Self::new(MemoryLog::default())
+    }
+}
+
+impl MemoryEngine {
+    /// The first node over this log.
+    #[must_use]
+    pub fn new(log: MemoryLog) -> Self {
+        let shared = Shared { log, followers: Vec::new() };
+        Self { shared: Arc::new(Mutex::new(shared)), faults: Arc::default() }
+    }
+
+    /// Another node over the same log, with faults of its own. Each node's feed brings what the
+    /// others commit.
+    #[must_use]
+    pub fn another_node(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), faults: Arc::default() }
+    }
+
+    /// What will go wrong on this node.
+    #[must_use]
+    pub fn faults(&self) -> &Faults {
+        &self.faults
+    }
+
+    /// Looks at the log, or changes it. What is placed in it goes to every feed.
+    pub fn with_log<T>(&self, change: impl FnOnce(&mut MemoryLog) -> T) -> T {
+        self.shared().change(change, |_, _| true)
+    }
+
+    /// Sends to every feed of this node, as the network to the other nodes would.
+    pub fn feed(&self, news: &Feed) {
+        for follower in &mut self.shared().followers {
+            if Arc::ptr_eq(&follower.node, &self.faults) {
+                follower.send(news.clone());
+            }
+        }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        unpoisoned(&self.shared)
+    }
+
+    fn commit(&self, append: &Append) -> Result<Cursor, AppendError> {
+        let fault = unpoisoned(&self.faults.script).appends.pop_front();
+        self.shared().change(
+            |log| match fault {
+                Some(fault) => log.append_with(append, fault),
+                None => log.append(append),
+            },
+            |follower, entry| {
+                entry.batch.id != append.batch.id || !Arc::ptr_eq(&follower.node, &self.faults)
+            },
+        )
+    }
+
+    /// Does what a record operation does, unless the script has a failure for it.
+    fn records<T>(
+        &self,
+        operation: impl FnOnce(&mut MemoryLog) -> Result<T, RecordError>,
+    ) -> Result<T, RecordError> {
+        let failure = unpoisoned(&self.faults.script).records.pop_front();
+        match failure {
+            Some(failure) => Err(failure),
+            None => operation(&mut self.shared().log),
+        }
+    }
+}
+
+impl Shared {
+    fn change<T>(
+        &mut self,
+        change: impl FnOnce(&mut MemoryLog) -> T,
+        goes_to: impl Fn(&Follower, &Entry) -> bool,
+    ) -> T {
+        let before = self.log.placed.len();
+        let result = change(&mut self.log);
+        for entry in &self.log.placed[before..] {
+            for follower in &mut self.followers {
+                if goes_to(follower, entry) {
+                    follower.send(Feed::Entry(entry.clone()));
+                }
+            }
+        }
+        result
+    }
+}
+
+impl Follower {
+    fn send(&mut self, news: Feed) {
+        let script = &mut *unpoisoned(&self.node.script);
+        if script.feed_drops > 0 {
+            script.feed_drops -= 1;
+            return;
+        }
+        if self.interrupted {
+            self.interrupted = self.feed.try_send(Feed::Reset).is_err();
+        }
+        if !self.interrupted {
+            self.interrupted = self.feed.try_send(news).is_err();
+        }
+    }
+}
+
+/// A node's faults: a script, whose lines are used up one by one, and gates.
+#[derive(Debug, Default)]
+pub struct Faults {
+    script: Mutex<Script>,
+    commit: Gate,
+    answer: Gate,
+    read: Gate,
+}
+
+#[derive(Debug, Default)]
+struct Script {
+    appends: VecDeque<Fault>,
+    reads: VecDeque<ReadError>,
+    records: VecDeque<RecordError>,
+    feed_drops: usize,
+}
+
+/// Where a gate stands.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Before an append reaches the log.
+    Commit,
+    /// After it did, before its answer.
+    Answer,
+    /// Before a read of the log.
+    Read,
+}
+
+impl Faults {
+    /// The next append of this node that is not in the script yet has this fault.
+    pub fn next_append(&self, fault: Fault) {
+        unpoisoned(&self.script).appends.push_back(fault);
+    }
+
+    /// The next append is refused.
+    pub fn refuse_next_append(&self, refusal: Refusal) {
+        self.next_append(Fault::Refused(refusal));
+    }
+
+    /// The next read of the log fails.
+    pub fn fail_next_read(&self, error: ReadError) {
+        unpoisoned(&self.script).reads.push_back(error);
+    }
+
+    /// The next operation on records fails, and a trim is one.
+    pub fn fail_next_record(&self, error: RecordError) {
+        unpoisoned(&self.script).records.push_back(error);
+    }
+
+    /// The next `count` news of this node's feeds are lost without a trace.
+    pub fn drop_feed(&self, count: usize) {
+        unpoisoned(&self.script).feed_drops += count;
+    }
+
+    /// Closes the gate until the hold is dropped.
+    #[must_use = "dropping the hold opens the gate"]
+    pub fn hold(&self, stage: Stage) -> Hold<'_> {
+        let gate = self.gate(stage);
+        gate.closed.send_replace(true);
+        Hold { gate }
+    }
+
+    const fn gate(&self, stage: Stage) -> &Gate {
+        match stage {
+            Stage::Commit => &self.commit,
+            Stage::Answer => &self.answer,
+            Stage::Read => &self.read,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    closed: watch::Sender<bool>,
+    waiting: watch::Sender<usize>,
+}
+
+impl Gate {
+    async fn pass(&self) {
+        let mut closed = self.closed.subscribe();
+        if !*closed.borrow() {
+            return;
+        }
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        let _leave = Leave(self);
+        // It fails when the sender is gone, and that is in `self`.
+        let _ = closed.wait_for(|closed| !closed).await;
+    }
+}
+
+/// Counts a waiting request out, also when its future is dropped.
+struct Leave<'a>(&'a Gate);
+
+impl Drop for Leave<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
+/// A closed gate. Dropping it lets all through.
+#[derive(Debug)]
+pub struct Hold<'a> {
+    gate: &'a Gate,
+}
+
+impl Hold<'_> {
+    /// Until this many requests wait at the gate.
+    pub async fn waiting(&self, count: usize) {
+        // It fails when the sender is gone, and that is in the gate.
+        let _ = self.gate.waiting.subscribe().wait_for(|waiting| *waiting >= count).await;
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.gate.closed.send_replace(false);
+    }
+}
+
+impl Engine for MemoryEngine {
+    fn append(
+        &self,
+        append: Append,
+    ) -> impl Future<Output = Result<Cursor, AppendError>> + Send + 'static {
+        let node = self.clone();
+        async move {
+            if append.batch.encoded_bytes() > limits::ENTRY_BYTES_MAX {
+                return Err(AppendError::Refused(Refusal::TooLarge));
+            }
+            node.faults.commit.pass().await;
+            let result = node.commit(&append);
+            node.faults.answer.pass().await;
+            result
+        }
+    }
+
+    fn read(
+        &self,
+        channel: ChannelId,
+        from: ReadFrom,
+        bytes_max: usize,
+    ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static {
+        let node = self.clone();
+        async move {
+            node.faults.read.pass().await;
+            let failure = unpoisoned(&node.faults.script).reads.pop_front();
+            match failure {
+                Some(failure) => Err(failure),
+                None => node.shared().log.read(channel, from, bytes_max),
+            }
+        }
+    }
+
+    fn trim(
+        &self,
+        channel: ChannelId,
+        sequence: Sequence,
+    ) -> impl Future<Output = Result<(), RecordError>> + Send + 'static {
+        let node = self.clone();
+        async move {
+            node.records(|log| {
+                log.trim(channel, sequence);
+                Ok(())
+            })
+        }
+    }
+
+    fn follow(&self) -> mpsc::Receiver<Feed> {
+        let (feed, news) = mpsc::channel(limits::FEED_MAX);
+        let node = Arc::clone(&self.faults);
+        self.shared().followers.push(Follower { node, feed, interrupted: false });
+        news
+    }
+
+    fn get(
+        &self,
+        table: Table,
+        key: &str,
+    ) -> impl Future<Output = Result<Option<Versioned>, RecordError>> + Send + 'static {
+        let (node, key) = (self.clone(), key.to_owned());
+        async move { node.records(|log| Ok(log.get(table, &key))) }
+    }
+
+    fn put(
+        &self,
+        table: Table,
+        key: &str,
+        value: Bytes,
+        expect: Expect,
+    ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
+        let (node, key) = (self.clone(), key.to_owned());
+        async move { node.records(|log| log.put(table, &key, value, expect)) }
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &str,
+        after: Option<&str>,
+        count_max: usize,
+    ) -> impl Future<Output = Result<Vec<(String, Versioned)>, RecordError>> + Send + 'static {
+        let (node, prefix, after) = (self.clone(), prefix.to_owned(), after.map(str::to_owned));
+        async move { node.records(|log| Ok(log.scan(table, &prefix, after.as_deref(), count_max))) }
+    }
+
+    fn caps(&self) -> Caps {
+        self.shared().log.caps()
+    }
+}
+
+/// A test that has panicked still wants to see its log.
+fn unpoisoned<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

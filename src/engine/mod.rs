@@ -25,6 +25,9 @@ use crate::log::{
 pub mod memory;
 pub mod sqlite;
 
+#[cfg(test)]
+mod tests;
+
 /// Commits batches and keeps records. Cheap to share: one engine serves the whole process.
 pub trait Engine: Send + Sync + 'static {
     /// Appends one batch. At most one call per channel may be in flight; across channels the engine
@@ -34,8 +37,8 @@ pub trait Engine: Send + Sync + 'static {
         append: Append,
     ) -> impl Future<Output = Result<Cursor, AppendError>> + Send + 'static;
 
-    /// Reads entries of a channel, oldest first: as many whole entries as fit `bytes_max`, and at
-    /// least one if there is one.
+    /// Reads entries of a channel, oldest first: as many whole entries as fit `bytes_max`, in the
+    /// bytes of [`Batch::encode`], and at least one if there is one.
     fn read(
         &self,
         channel: ChannelId,
@@ -43,7 +46,8 @@ pub trait Engine: Send + Sync + 'static {
         bytes_max: usize,
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static;
 
-    /// Drops entries that lie wholly below `sequence`, and never the last one: retention only.
+    /// Drops entries that lie wholly below `sequence`, and never the last one: retention only. The
+    /// keys of what is dropped are free again.
     fn trim(
         &self,
         channel: ChannelId,
@@ -146,7 +150,8 @@ pub enum Refusal {
 pub enum ReadFrom {
     /// With the entry after this cursor.
     After(Cursor),
-    /// With the entry that holds this sequence.
+    /// With the entry that holds this sequence, or the first one there is if it was trimmed. Empty
+    /// when the log ends before it.
     Holding(Sequence),
     /// So that the read ends with the entry that holds this sequence (or the last entry before it).
     EndingWith(Sequence),

@@ -41,8 +41,9 @@ pub enum Effect {
     Read(ReadFrom, Purpose),
     /// Call [`Channel::recover`] after a while.
     RecoverLater,
-    /// Put the frame of this batch into every live subscriber's outbox.
-    FanOut(Rc<Delivery>),
+    /// Put the frame of this batch into the outboxes of the first so many live subscribers: those
+    /// who were there when it was applied. Whoever has joined since has it by a replay.
+    FanOut(Rc<Delivery>, usize),
     /// Put what this batch holds after a place into one connection's outbox.
     Replay(Subscriber, Rc<Delivery>, Sequence),
     /// Answer a command.
@@ -249,21 +250,28 @@ impl Channel {
         if entry.after != self.head.cursor {
             return self.catch_up(effects);
         }
+        let Some(delivery) = self.extend(entry, effects) else { return };
+        effects.push(Effect::FanOut(Rc::clone(&delivery), self.subscribers.as_slice().len()));
+        let mut ended = Vec::new();
+        self.sequencer.committed(&delivery.batch, |ticket, outcome| ended.push((ticket, outcome)));
+        effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
+    }
+
+    /// Moves the head to the next entry, unless that extends no chain.
+    fn extend(&mut self, entry: Entry, effects: &mut Vec<Effect>) -> Option<Rc<Delivery>> {
         if !entry.batch.extends(&self.head) {
-            if !self.caps.junk_possible {
-                return self.seal(effects);
+            if self.caps.junk_possible {
+                self.junk += 1;
+                self.head.cursor = entry.at;
+            } else {
+                self.seal(effects);
             }
-            self.junk += 1;
-            self.head.cursor = entry.at;
-            return;
+            return None;
         }
         self.head = entry.batch.head(entry.at);
         let delivery = Rc::new(Delivery::new(self.id, Arc::new(entry.batch)));
         self.tail.push(Rc::clone(&delivery));
-        effects.push(Effect::FanOut(Rc::clone(&delivery)));
-        let mut ended = Vec::new();
-        self.sequencer.committed(&delivery.batch, |ticket, outcome| ended.push((ticket, outcome)));
-        effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
+        Some(delivery)
     }
 
     /// Looks for what was committed after the head.
@@ -380,7 +388,7 @@ impl Channel {
         self.tail = Tail::new(self.head.sequence);
         self.state = State::Ready;
         for entry in entries {
-            self.apply(entry, effects);
+            self.extend(entry, effects);
         }
         if mem::take(&mut self.is_stale) {
             self.catch_up(effects);

@@ -402,7 +402,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     fn perform(self: &Rc<Self>, state: &mut State<S>, channel: ChannelId, effect: Effect) {
         match effect {
-            Effect::FanOut(delivery) => self.fan_out(state, &delivery),
+            Effect::FanOut(delivery, count) => self.fan_out(state, &delivery, count),
             Effect::Reply(ticket, reply) => {
                 if let Some(port) = find(state, ticket.connection) {
                     if let Reply::Refused(refusal) = &reply {
@@ -443,18 +443,17 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         }
     }
 
-    fn fan_out(&self, state: &mut State<S>, delivery: &Delivery) {
+    fn fan_out(&self, state: &mut State<S>, delivery: &Delivery, count: usize) {
         let State { ports, channels, dirty, .. } = state;
         let Some(channel) = channels.get(&delivery.channel) else { return };
-        for &Subscriber { connection, encoding } in channel.subscribers() {
+        for &Subscriber { connection, encoding } in channel.subscribers().iter().take(count) {
             if let Some(port) = ports.get(connection.slot as usize)
                 && port.key == connection
             {
                 self.push(dirty, port, delivery.frame(encoding).clone());
             }
         }
-        let subscribers = channel.subscribers().len() as u64;
-        self.metrics.fanned_out(u64::from(delivery.batch.count), subscribers);
+        self.metrics.fanned_out(u64::from(delivery.batch.count), count as u64);
     }
 
     fn append(self: &Rc<Self>, channel: ChannelId, append: Append) {

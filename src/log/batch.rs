@@ -27,6 +27,8 @@ const VERSION: u16 = 1;
 const CHECKED_FROM: usize = 8;
 /// Bytes before the records.
 pub const HEADER_BYTES: usize = 64;
+/// No sequence lies beyond: SQL databases count in 63 bits, and so `last_sequence` cannot overflow.
+const LAST_SEQUENCE_MAX: u64 = i64::MAX.cast_unsigned();
 
 /// A run of consecutive records with its place in the chain.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -62,6 +64,15 @@ pub enum BatchError {
     /// The records are not as many as the header says.
     #[error("the batch's record count is wrong")]
     WrongCount,
+    /// It begins before the first sequence, or ends beyond the last that there can be.
+    #[error("the batch's sequences cannot be")]
+    WrongSequence,
+    /// It is whole, but stored in the place of another.
+    #[error("the batch is stored in another one's place")]
+    Misplaced,
+    /// It is whole, but does not extend the one stored before it: something is missing or forked.
+    #[error("the batch does not follow the one before it")]
+    BrokenChain,
 }
 
 impl Batch {
@@ -92,10 +103,16 @@ impl Batch {
         }
     }
 
+    /// How many bytes [`encode`](Self::encode) answers.
+    #[must_use]
+    pub fn encoded_bytes(&self) -> usize {
+        HEADER_BYTES + self.records.len()
+    }
+
     /// The bytes of this batch, as they are in every log.
     #[must_use]
     pub fn encode(&self) -> Bytes {
-        let mut bytes = BytesMut::with_capacity(HEADER_BYTES + self.records.len());
+        let mut bytes = BytesMut::with_capacity(self.encoded_bytes());
         bytes.put_slice(&MAGIC);
         bytes.put_u16_le(VERSION);
         bytes.put_u32_le(0);
@@ -124,6 +141,10 @@ impl Batch {
         if crc32c::crc32c(&bytes[CHECKED_FROM..]) != u32_at(header, 4) {
             return Err(BatchError::WrongChecksum);
         }
+        // A later version may use what is zero now, and must raise the version when it does.
+        if u16_at(header, 14) != 0 {
+            return Err(BatchError::UnknownFormat);
+        }
         let batch = Self {
             epoch: Epoch(u32_at(header, 8)),
             count: u16_at(header, 12),
@@ -140,6 +161,10 @@ impl Batch {
         }
         if counted == 0 || counted != batch.count {
             return Err(BatchError::WrongCount);
+        }
+        let first = batch.first_sequence.0;
+        if first == 0 || first > LAST_SEQUENCE_MAX - (u64::from(counted) - 1) {
+            return Err(BatchError::WrongSequence);
         }
         Ok(batch)
     }
@@ -245,3 +270,6 @@ fn array_at<const N: usize>(bytes: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
     array.copy_from_slice(&bytes[at..at + N]);
     array
 }
+
+#[cfg(test)]
+mod tests;
