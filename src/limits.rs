@@ -77,6 +77,10 @@ pub const PING_JITTER_PERCENT: u32 = 20;
 /// Frames that cannot be decoded before a connection is closed with 4505.
 pub const UNDECODABLE_FRAMES_MAX: u8 = 3;
 
+/// Fragments of one message that carry nothing. Beyond it: close 1009. Those that carry something
+/// are bounded by the message's bytes.
+pub const EMPTY_FRAGMENTS_MAX: u32 = 256;
+
 /// From our close frame to the end of the TCP connection, however the client behaves.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -143,6 +147,8 @@ pub const AUTH_MAILBOX_PER_WORKER_MAX: usize = 24;
 pub const FLUSH_CHUNK_CONNECTIONS: usize = 512;
 /// Frames handed to one vectored write.
 pub const WRITE_SLICES_MAX: usize = 64;
+/// Places for frames that an outbox keeps when it drains. A peak beyond it gives its memory back.
+pub const OUTBOX_FRAMES_KEPT: usize = 16;
 /// Bytes read from one connection in one turn, before others get theirs.
 pub const TURN_READ_BYTES_MAX: usize = 64 * 1024;
 
