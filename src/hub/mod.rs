@@ -1,5 +1,7 @@
 //! The hub: shards, channels, fan-out.
 
+pub mod outbox;
+
 use std::net::TcpStream;
 
 use bytes::Bytes;
