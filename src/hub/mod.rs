@@ -5,7 +5,9 @@
 //! every subscriber. `channel`, `sequencer`, `fanout` and `outbox` are pure and synchronous: the
 //! shard performs their effects, and so does the simulation in the tests.
 
-use std::{net::TcpStream, sync::Arc};
+pub mod outbox;
+
+use std::net::TcpStream;
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};

@@ -168,7 +168,8 @@ mod tests {
                 frame.payload().put_slice(piece);
             }
             prop_assert_eq!(frame.payload_bytes(), pieces.concat().len());
-            prop_assert_eq!(parse(&frame.finish(BINARY)), (BINARY, &pieces.concat()[..]));
+            let frame = frame.finish(BINARY);
+            prop_assert_eq!(parse(&frame), (BINARY, &pieces.concat()[..]));
         }
 
         #[test]
