@@ -77,6 +77,14 @@ impl Outbox {
         self.is_closing = true;
     }
 
+    /// Queues a close frame behind everything, whatever the bound. Does nothing when one is queued.
+    pub fn push_close(&mut self, close: Bytes) {
+        if !self.is_closing {
+            self.append(close);
+            self.is_closing = true;
+        }
+    }
+
     /// Points `slices` at what is to be written next, and says how many of them it used.
     pub fn slices<'a, const N: usize>(&'a self, slices: &mut [IoSlice<'a>; N]) -> usize {
         const { assert!(N <= WRITE_SLICES_MAX, "one write takes no more") };
