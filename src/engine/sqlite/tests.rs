@@ -339,6 +339,10 @@ async fn damage_is_detected_and_never_served() {
     for _ in 0..5 {
         chain.append(&engine, 2).await;
     }
+    let mut attic = Chain::new(ATTIC);
+    for _ in 0..5 {
+        attic.append(&engine, 2).await;
+    }
     let whole = entries(&engine, LOBBY).await;
     let cases = [
         ("UPDATE batches SET bytes = CAST(substr(bytes, 1, 80) || x'00' || substr(bytes, 82) AS BLOB)
@@ -348,6 +352,12 @@ async fn damage_is_detected_and_never_served() {
         ("UPDATE batches SET bytes = x'' WHERE cursor = 3", 3, BatchError::Truncated),
         ("UPDATE batches SET bytes = (SELECT bytes FROM batches WHERE cursor = 2)
           WHERE cursor = 3", 3, BatchError::Misplaced),
+        (
+            "UPDATE batches SET bytes = (SELECT bytes FROM batches WHERE cursor = 8)
+          WHERE cursor = 3",
+            3,
+            BatchError::BrokenChain,
+        ),
         ("UPDATE batches SET last_sequence = 9 WHERE cursor = 3", 3, BatchError::Misplaced),
         ("UPDATE batches SET after_cursor = 1 WHERE cursor = 3", 3, BatchError::BrokenChain),
         ("UPDATE batches SET after_cursor = 3 WHERE cursor = 3", 3, BatchError::Misplaced),
