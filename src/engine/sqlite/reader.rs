@@ -148,21 +148,21 @@ impl From<rusqlite::Error> for Failure {
 }
 
 /// The entry at the cursor may have been trimmed. Then the first one that is left lies behind it.
-const AFTER: &str = "
+pub(super) const AFTER: &str = "
     SELECT cursor, first_sequence, last_sequence, after_cursor, bytes FROM batches
     WHERE channel = ?1 AND cursor > ?2 AND first_sequence > coalesce(
         (SELECT last_sequence FROM batches WHERE cursor = ?2 AND channel = ?1), 0)
     ORDER BY first_sequence";
 
 /// The last entry that begins at or before the sequence is the one that holds it, if any does.
-const HOLDING: &str = "
+pub(super) const HOLDING: &str = "
     SELECT cursor, first_sequence, last_sequence, after_cursor, bytes FROM batches
     WHERE channel = ?1 AND last_sequence >= ?2 AND first_sequence >= coalesce(
         (SELECT first_sequence FROM batches WHERE channel = ?1 AND first_sequence <= ?2
          ORDER BY first_sequence DESC LIMIT 1), 0)
     ORDER BY first_sequence";
 
-const ENDING_WITH: &str = "
+pub(super) const ENDING_WITH: &str = "
     SELECT cursor, first_sequence, last_sequence, after_cursor, bytes FROM batches
     WHERE channel = ?1 AND first_sequence <= ?2
     ORDER BY first_sequence DESC";

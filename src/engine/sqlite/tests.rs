@@ -1,10 +1,6 @@
 //! What only a disk can do: restarts, full disks, failed commits, damage.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt,
-    sync::mpsc::{Sender, channel},
-};
+use std::{fs, os::unix::fs::PermissionsExt, sync::mpsc::SyncSender};
 
 use futures_util::future::join_all;
 use rusqlite::ffi;
@@ -41,9 +37,9 @@ impl SqliteEngine {
     }
 
     /// Lets the writer take nothing until the answer is dropped or sent to.
-    fn pause(&self) -> Sender<()> {
-        let (resume, resumed) = channel();
-        let (pausing, paused) = channel();
+    fn pause(&self) -> SyncSender<()> {
+        let (resume, resumed) = sync_channel(8);
+        let (pausing, paused) = sync_channel(8);
         self.meddle(move |_| {
             pausing.send(()).unwrap();
             let _ = resumed.recv();
@@ -151,7 +147,7 @@ async fn nobody_else_may_read_the_files() {
 #[test]
 fn every_thread_says_what_it_does() {
     let dir = tempfile::tempdir().unwrap();
-    let (role_started, roles) = channel();
+    let (role_started, roles) = sync_channel(8);
     let on_thread_start = Arc::new(move |role| role_started.send(role).unwrap());
     let engine = open(dir.path(), SqliteOptions { on_thread_start, ..Default::default() }).unwrap();
     drop(engine);
@@ -220,8 +216,8 @@ async fn readers_neither_wait_for_a_commit_nor_see_it_early() {
     let (_dir, engine) = started();
     let mut chain = Chain::new(LOBBY);
     chain.append(&engine, 1).await;
-    let (resume, resumed) = channel();
-    let (committing, in_commit) = channel();
+    let (resume, resumed) = sync_channel(8);
+    let (committing, in_commit) = sync_channel(8);
     engine.next_commit(move |connection| {
         committing.send(()).unwrap();
         resumed.recv().unwrap();
@@ -343,6 +339,10 @@ async fn damage_is_detected_and_never_served() {
     for _ in 0..5 {
         chain.append(&engine, 2).await;
     }
+    let mut attic = Chain::new(ATTIC);
+    for _ in 0..5 {
+        attic.append(&engine, 2).await;
+    }
     let whole = entries(&engine, LOBBY).await;
     let cases = [
         ("UPDATE batches SET bytes = CAST(substr(bytes, 1, 80) || x'00' || substr(bytes, 82) AS BLOB)
@@ -352,6 +352,12 @@ async fn damage_is_detected_and_never_served() {
         ("UPDATE batches SET bytes = x'' WHERE cursor = 3", 3, BatchError::Truncated),
         ("UPDATE batches SET bytes = (SELECT bytes FROM batches WHERE cursor = 2)
           WHERE cursor = 3", 3, BatchError::Misplaced),
+        (
+            "UPDATE batches SET bytes = (SELECT bytes FROM batches WHERE cursor = 8)
+          WHERE cursor = 3",
+            3,
+            BatchError::BrokenChain,
+        ),
         ("UPDATE batches SET last_sequence = 9 WHERE cursor = 3", 3, BatchError::Misplaced),
         ("UPDATE batches SET after_cursor = 1 WHERE cursor = 3", 3, BatchError::BrokenChain),
         ("UPDATE batches SET after_cursor = 3 WHERE cursor = 3", 3, BatchError::Misplaced),
@@ -387,7 +393,7 @@ async fn a_large_trim_lets_others_pass() {
         chain.append(&engine, 1).await;
     }
     let before = engine.stats().commits.get();
-    let (order, done) = channel();
+    let (order, done) = sync_channel(8);
     let resume = engine.pause();
     let trim = {
         let (trim, order) = (engine.trim(LOBBY, Sequence(u64::MAX)), order.clone());
@@ -445,4 +451,21 @@ async fn a_close_finishes_what_was_accepted_and_refuses_the_rest() {
     engine.close();
     drop(engine);
     assert_eq!(entries(&open_in(&dir), LOBBY).await.len(), 1);
+}
+
+/// A read must cost the same however long the log is: no scan, no sort.
+#[test]
+fn every_read_of_the_log_begins_at_a_key_of_the_index() {
+    let (dir, _engine) = started();
+    let shell = beside(&dir);
+    for sql in [reader::AFTER, reader::HOLDING, reader::ENDING_WITH] {
+        let mut explain = shell.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+        let plan: Vec<String> =
+            explain.query_map([1, 1], |row| row.get(3)).unwrap().map(Result::unwrap).collect();
+        let main = &plan[0];
+        assert!(main.contains("USING INDEX batches_by_sequence (channel=?"), "{plan:?}");
+        assert!(main.contains("AND first_sequence"), "{plan:?}");
+        assert!(plan.iter().all(|step| !step.contains("SCAN")));
+        assert!(plan.iter().all(|step| !step.contains("TEMP B-TREE")), "{plan:?}");
+    }
 }
