@@ -468,17 +468,22 @@ async fn deliver(
     mailboxes: &mut HashMap<SubscriptionKey, mpsc::Sender<Item>>,
 ) {
     let Some((key, _)) = undelivered.front() else { return };
-    let permit = match mailboxes.get(key) {
-        Some(mailbox) => mailbox.reserve().await.ok(),
-        None => None,
-    };
-    // No await from here on, so an item is either still queued or handed over.
-    if let (Some((key, item)), Some(permit)) = (undelivered.pop_front(), permit) {
+    let key = *key;
+    let ends = {
+        let permit = match mailboxes.get(&key) {
+            Some(mailbox) => mailbox.reserve().await.ok(),
+            None => None,
+        };
+        // No await from here on, so an item is either still queued or handed over.
+        let Some((_, item)) = undelivered.pop_front() else { return };
         let ends = item.is_err();
-        permit.send(item);
-        if ends {
-            mailboxes.remove(&key);
+        if let Some(permit) = permit {
+            permit.send(item);
         }
+        ends
+    };
+    if ends {
+        mailboxes.remove(&key);
     }
 }
 
