@@ -15,16 +15,16 @@ pub(crate) enum ChannelCommand {
     /// Make a channel
     Create {
         /// The channel's name
-        name: String,
+        channel: String,
         #[command(flatten)]
         login: LoginArgs,
     },
 }
 
 pub(crate) async fn run(command: ChannelCommand) -> Result<(), CliError> {
-    let ChannelCommand::Create { name, login } = command;
+    let ChannelCommand::Create { channel, login } = command;
     let client = connect(&login).await?;
-    client.create_channel(&name).await?;
+    client.create_channel(&channel).await?;
     client.close().await;
-    writeln!(io::stdout(), "channel {} is made", escape(&name)).map_err(CliError::Output)
+    writeln!(io::stdout(), "channel {} is made", escape(&channel)).map_err(CliError::Output)
 }

@@ -105,7 +105,7 @@ enum Link<S> {
     Open(Box<Open<S>>),
 }
 
-type Opened<S> = Result<(Socket<S>, Welcome, Arc<str>), NotOpened>;
+type Opened<S> = Result<Box<(Socket<S>, Welcome, Arc<str>)>, NotOpened>;
 
 /// Why an attempt to connect failed.
 enum NotOpened {
@@ -222,7 +222,10 @@ impl<C: Connect> Driver<C> {
             // The loop looks at the clock after every turn.
             Turn::Tick => {}
             Turn::Attempt => self.attempt(),
-            Turn::Opened(Ok((socket, welcome, token))) => self.opened(socket, &welcome, token, now),
+            Turn::Opened(Ok(opened)) => {
+                let (socket, welcome, token) = *opened;
+                self.opened(socket, &welcome, token, now);
+            }
             Turn::Opened(Err(error)) => self.not_opened(error, now)?,
             Turn::Incoming(Incoming::Event(event)) => {
                 self.heard(now);
@@ -343,7 +346,7 @@ impl<C: Connect> Driver<C> {
                 Socket::open(stream, &url, &token).await
             };
             match tokio::time::timeout(CLIENT_CONNECT_TIMEOUT, opening).await {
-                Ok(Ok((socket, welcome))) => Ok((socket, welcome, token)),
+                Ok(Ok((socket, welcome))) => Ok(Box::new((socket, welcome, token))),
                 Ok(Err(error)) => Err(NotOpened::Open(error)),
                 Err(_) => {
                     let because = "the server did not answer in time".to_owned();

@@ -10,8 +10,8 @@
 //! - **Everything is bounded.** A subscription that is not read slows the reading from the server,
 //!   and with it the replies to commands: do not wait for a publish in the task that reads.
 //!
-//! The parts: [`session`] (what survives a reconnect; pure), [`driver`] (the task), [`socket`] (one
-//! connection), [`codec`] (bytes; pure), [`backoff`] (pure), [`http`] (accounts and tokens).
+//! The parts: `session` (what survives a reconnect; pure), `driver` (the task), `socket` (one
+//! connection), `codec` (bytes; pure), `backoff` (pure), `http` (accounts and tokens).
 
 use std::{
     collections::{HashMap, HashSet},
