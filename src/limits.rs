@@ -230,6 +230,36 @@ pub const OUTBOX_FRAMES_KEPT: usize = 16;
 /// Bytes read from one connection in one turn, before others get theirs.
 pub const TURN_READ_BYTES_MAX: usize = 64 * 1024;
 
+/// Commands that callers have handed to a client's task. When full, the caller waits.
+pub const CLIENT_MAILBOX_MAX: usize = 16;
+/// Commands that a client has under way. Beyond it the client takes no further ones from callers.
+pub const CLIENT_COMMANDS_MAX: usize = 256;
+/// Deliveries that wait for the reader of a subscription, when its caller names no number. When
+/// full, the client stops reading from the connection.
+pub const CLIENT_DELIVERIES_MAX: usize = 64;
+/// Largest message that a client takes from a server. Beyond it: the connection ends.
+pub const CLIENT_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What a client's connection allocates for reading at once.
+pub const CLIENT_READ_BUFFER_BYTES: usize = 4 * 1024;
+/// What a client's connection gathers before it writes.
+pub const CLIENT_WRITE_BUFFER_BYTES: usize = 4 * 1024;
+/// What a client's connection holds unwritten. The client hands it no frame while one is blocked.
+pub const CLIENT_WRITE_BUFFER_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// From the first byte of a client's connection to the welcome. Beyond it: another attempt.
+pub const CLIENT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client retries a command when its caller names no deadline.
+pub const CLIENT_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+/// The back-off of clients before the first retry, before jitter. It doubles with each.
+pub const CLIENT_BACKOFF_MIN: Duration = Duration::from_millis(500);
+/// The largest back-off of clients. A connection that held this long starts the back-off anew.
+pub const CLIENT_BACKOFF_MAX: Duration = Duration::from_secs(20);
+/// User names that a client remembers. When full, it forgets them all.
+pub const CLIENT_USERS_MAX: usize = 4_096;
+/// Largest body of an HTTP answer that a client reads. Beyond it: an error.
+pub const CLIENT_HTTP_BODY_BYTES_MAX: usize = 64 * 1024;
+/// From a client's HTTP request to the end of its answer. Beyond it: an error.
+pub const CLIENT_HTTP_TIMEOUT: Duration = Duration::from_secs(15);
+
 const _: () = assert!(TAIL_BYTES_MAX + REPLAY_BYTES_MAX < 1024 * 1024, "a resume fits an outbox");
 const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX, "a tail holds its newest batch");
 const _: () = assert!(BATCH_MESSAGES_MAX <= u16::MAX as usize, "a batch counts in 16 bits");

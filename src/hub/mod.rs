@@ -5,9 +5,7 @@
 //! every subscriber. `channel`, `sequencer`, `fanout` and `outbox` are pure and synchronous: the
 //! shard performs their effects, and so does the simulation in the tests.
 
-pub mod outbox;
-
-use std::net::TcpStream;
+use std::{net::TcpStream, sync::Arc};
 
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};

@@ -1,0 +1,56 @@
+//! `hubbub account add`: makes an account, and logs it in for the commands that follow.
+
+use std::{
+    io::{self, Write as _},
+    time::SystemTime,
+};
+
+use clap::Subcommand;
+use hubbub::client::Accounts;
+
+use super::{
+    CliError,
+    login::{ServerArgs, prompt},
+    saved::{Place, SavedLogin},
+    terminal::escape,
+};
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Make an account, and log in with it here
+    Add {
+        /// The user name
+        name: String,
+        #[command(flatten)]
+        server: ServerArgs,
+        /// Do not keep a login for the commands that follow
+        #[arg(long)]
+        no_login: bool,
+    },
+}
+
+pub(crate) async fn run(command: AccountCommand) -> Result<(), CliError> {
+    let AccountCommand::Add { name, server, no_login } = command;
+    let password = match server.password()? {
+        Some(password) => password,
+        None => {
+            let password = prompt(&format!("Password for {name}: "))?;
+            if prompt("The same again: ")? != password {
+                return Err(CliError::PasswordsDiffer);
+            }
+            password
+        }
+    };
+    let accounts = Accounts::new(server.server.clone(), None);
+    accounts.create(&name, &password).await?;
+    let shown = escape(&name);
+    let mut words = format!("{shown} has an account.\n");
+    if !no_login && let Some(place) = Place::of(&server.server, &name) {
+        let token = accounts.token(&name, &password).await?;
+        place.save(&SavedLogin::new(&token, SystemTime::now()))?;
+        words.push_str(&format!(
+            "You are logged in here for a while. Try: hubbub chat lobby --as {shown} --create\n"
+        ));
+    }
+    io::stdout().write_all(words.as_bytes()).map_err(CliError::Output)
+}

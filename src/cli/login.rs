@@ -1,0 +1,283 @@
+//! Who a command acts as: `--as NAME`, a password or a saved login, and the connection.
+//!
+//! A password comes from `--password-file`, `HUBBUB_PASSWORD`, `HUBBUB_PASSWORD_FILE`, or a prompt;
+//! never from the command line, which every user of the machine can read. One that is named wins
+//! over a saved login, and is not followed by one.
+
+use std::{
+    borrow::Cow,
+    env,
+    fs::File,
+    io::{self, IsTerminal as _, Read as _},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
+
+use clap::Args;
+use hubbub::{
+    client::{Accounts, Client, ClientError, GetToken, Options, ServerUrl, State, TokenError},
+    wire::code::CloseCode,
+};
+use rustyline::{
+    Behavior, ColorMode, Config, Editor, Helper,
+    completion::Completer,
+    error::ReadlineError,
+    highlight::{CmdKind, Highlighter},
+    hint::Hinter,
+    history::MemHistory,
+    validate::Validator,
+};
+
+use super::{
+    CliError,
+    saved::{Place, SavedLogin},
+};
+
+/// Beyond this a file holds something else than a password.
+const PASSWORD_BYTES_MAX: u64 = 4 * 1024;
+
+/// Where the server is, and where the password comes from.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ServerArgs {
+    /// The server
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7878")]
+    pub(super) server: ServerUrl,
+    /// File with the password; - is standard input [env: HUBBUB_PASSWORD_FILE, HUBBUB_PASSWORD]
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+}
+
+/// Who to act as.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct LoginArgs {
+    /// The user to act as
+    #[arg(long = "as", value_name = "NAME")]
+    pub(super) name: String,
+    #[command(flatten)]
+    pub(super) server: ServerArgs,
+}
+
+impl ServerArgs {
+    /// Whether the password takes up standard input.
+    pub(super) fn reads_stdin(&self) -> bool {
+        self.password_file.as_deref() == Some(Path::new("-"))
+    }
+
+    /// The password that was named on the command line or in the environment.
+    pub(super) fn password(&self) -> Result<Option<String>, CliError> {
+        if let Some(path) = &self.password_file {
+            return read_password(path).map(Some);
+        }
+        if let Some(password) = env::var_os("HUBBUB_PASSWORD") {
+            return Ok(Some(password.to_string_lossy().into_owned()));
+        }
+        env::var_os("HUBBUB_PASSWORD_FILE").map(|path| read_password(Path::new(&path))).transpose()
+    }
+}
+
+/// What gets the tokens after the first.
+enum Renewal {
+    Password(String),
+    Refresh { place: Place, refresh_token: String },
+    None,
+}
+
+/// Logs in and connects. Fails if the server cannot be reached now: only a client that has been
+/// connected is worth waiting for.
+pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
+    let accounts = Accounts::new(args.server.server.clone(), None);
+    let place = Place::of(&args.server.server, &args.name);
+    if let Some(password) = args.server.password()? {
+        let token = accounts.token(&args.name, &password).await?;
+        let client = start(args, accounts, token.access_token, Renewal::Password(password));
+        return settled(client, args).await;
+    }
+    if let Some(place) = &place
+        && let Some(client) = connect_with_saved(args, &accounts, place).await?
+    {
+        return Ok(client);
+    }
+    let password = prompt(&format!("Password of {}: ", args.name))?;
+    let token = accounts.token(&args.name, &password).await?;
+    if let Some(place) = place {
+        place.save(&SavedLogin::new(&token, SystemTime::now()))?;
+    }
+    let client = start(args, accounts, token.access_token, Renewal::Password(password));
+    settled(client, args).await
+}
+
+/// Connects with the saved login. `None` if there is none that still works.
+async fn connect_with_saved(
+    args: &LoginArgs,
+    accounts: &Accounts,
+    place: &Place,
+) -> Result<Option<Client>, CliError> {
+    let Some(mut login) = place.load()? else { return Ok(None) };
+    if !login.holds(SystemTime::now()) {
+        let Some(refresh_token) = &login.refresh_token else { return Ok(None) };
+        login = match accounts.refresh(refresh_token).await {
+            Ok(token) => SavedLogin::new(&token, SystemTime::now()),
+            Err(error) if error.again() => return Err(error.into()),
+            Err(_) => {
+                place.remove();
+                return Ok(None);
+            }
+        };
+        place.save(&login)?;
+    }
+    let renewal = match login.refresh_token {
+        Some(refresh_token) => Renewal::Refresh { place: place.clone(), refresh_token },
+        None => Renewal::None,
+    };
+    let client = start(args, accounts.clone(), login.access_token, renewal);
+    match settled(client, args).await {
+        Ok(client) => Ok(Some(client)),
+        // Such as after the server's data was made anew: then ask for the password.
+        Err(CliError::Client(error)) if is_login_refused(&error) => {
+            place.remove();
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_login_refused(error: &ClientError) -> bool {
+    match error {
+        ClientError::Closed(closed) => closed.is(CloseCode::InvalidToken),
+        ClientError::Handshake { status, .. } => *status == 401,
+        ClientError::Token(_) => true,
+        _ => false,
+    }
+}
+
+/// Starts a client whose first token is at hand.
+fn start(args: &LoginArgs, accounts: Accounts, token: String, renewal: Renewal) -> Client {
+    let name = args.name.clone();
+    let state = Arc::new(Mutex::new((Some(token), renewal)));
+    let get_token = GetToken::new(move || {
+        let (accounts, name, state) = (accounts.clone(), name.clone(), Arc::clone(&state));
+        async move {
+            let renewal = {
+                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some(token) = state.0.take() {
+                    return Ok(token);
+                }
+                match &state.1 {
+                    Renewal::Password(password) => Ok(password.clone()),
+                    Renewal::Refresh { place, refresh_token } => {
+                        Err((place.clone(), refresh_token.clone()))
+                    }
+                    Renewal::None => return Err(TokenError::Expired),
+                }
+            };
+            match renewal {
+                Ok(password) => Ok(accounts.token(&name, &password).await?.access_token),
+                Err((place, refresh_token)) => {
+                    let token = accounts.refresh(&refresh_token).await?;
+                    // A login that cannot be saved still serves this command.
+                    let _ = place.save(&SavedLogin::new(&token, SystemTime::now()));
+                    let refresh_token = token.refresh_token.unwrap_or(refresh_token);
+                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+                    state.1 = Renewal::Refresh { place, refresh_token };
+                    Ok(token.access_token)
+                }
+            }
+        }
+    });
+    Client::connect(Options::new(args.server.server.clone(), get_token))
+}
+
+/// Waits for the first connection, but not for a second attempt.
+async fn settled(client: Client, args: &LoginArgs) -> Result<Client, CliError> {
+    let mut state = client.state();
+    loop {
+        match &*state.borrow_and_update() {
+            State::Connected { .. } => break,
+            State::Closed(error) => return Err(error.clone().into()),
+            State::Reconnecting { because, .. } => {
+                let server = args.server.server.to_string();
+                return Err(CliError::CannotConnect { server, because: because.to_string() });
+            }
+            State::Connecting => {}
+        }
+        if state.changed().await.is_err() {
+            break;
+        }
+    }
+    Ok(client)
+}
+
+/// Reads a password from a file: its first line.
+fn read_password(path: &Path) -> Result<String, CliError> {
+    let read = || {
+        let mut text = String::new();
+        if path == Path::new("-") {
+            io::stdin().take(PASSWORD_BYTES_MAX).read_to_string(&mut text)?;
+        } else {
+            File::open(path)?.take(PASSWORD_BYTES_MAX).read_to_string(&mut text)?;
+        }
+        Ok(text.lines().next().unwrap_or_default().to_owned())
+    };
+    read().map_err(|source| CliError::PasswordFile { path: path.to_owned(), source })
+}
+
+/// Asks for a password on the terminal, without showing it. The line editor does it, since it also
+/// gives the terminal back after Ctrl-C.
+pub(super) fn prompt(question: &str) -> Result<String, CliError> {
+    if !io::stdin().is_terminal() {
+        return Err(CliError::NoPassword);
+    }
+    let config = Config::builder()
+        .behavior(Behavior::PreferTerm)
+        .color_mode(ColorMode::Forced)
+        .auto_add_history(false)
+        .build();
+    let mut editor: Editor<Hidden, MemHistory> =
+        Editor::with_history(config, MemHistory::new()).map_err(CliError::Terminal)?;
+    editor.set_helper(Some(Hidden));
+    editor.readline(question).map_err(|error| match error {
+        ReadlineError::Eof | ReadlineError::Interrupted => CliError::Interrupted,
+        error => CliError::Terminal(error),
+    })
+}
+
+/// Shows nothing of what is typed, not even how much.
+struct Hidden;
+
+impl Completer for Hidden {
+    type Candidate = String;
+}
+impl Hinter for Hidden {
+    type Hint = String;
+}
+impl Validator for Hidden {}
+impl Helper for Hidden {}
+
+impl Highlighter for Hidden {
+    fn highlight<'l>(&self, _line: &'l str, _pos: usize) -> Cow<'l, str> {
+        Cow::Borrowed("")
+    }
+
+    fn highlight_char(&self, _line: &str, _pos: usize, _kind: CmdKind) -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::read_password;
+
+    #[test]
+    fn the_password_of_a_file_is_its_first_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("password");
+        fs::write(&path, "correct horse\r\nnot this\n").unwrap();
+        assert_eq!(read_password(&path).unwrap(), "correct horse");
+        fs::write(&path, "no newline ").unwrap();
+        assert_eq!(read_password(&path).unwrap(), "no newline ");
+        assert!(read_password(&folder.path().join("absent")).is_err());
+    }
+}

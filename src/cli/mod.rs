@@ -1,0 +1,182 @@
+//! The commands: what they take, and what they can fail of.
+
+use std::{future::Future, io, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+use hubbub::client::{ClientError, Refusal, TokenError};
+use thiserror::Error;
+
+mod account;
+mod channel;
+mod chat;
+mod explain;
+mod feed;
+mod login;
+mod saved;
+mod send;
+pub(crate) mod serve;
+mod tail;
+pub(crate) mod terminal;
+
+/// A self-hosted realtime chat server: durable, ordered channels over WebSocket.
+#[derive(Debug, Parser)]
+#[command(version, arg_required_else_help = true, max_term_width = 100)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(serve::ServeArgs),
+    /// Look at the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Make accounts
+    #[command(subcommand)]
+    Account(account::AccountCommand),
+    /// Make channels
+    #[command(subcommand)]
+    Channel(channel::ChannelCommand),
+    /// Read and write a channel in the terminal
+    Chat(chat::ChatArgs),
+    /// Publish to a channel, and wait until it is durable
+    Send(send::SendArgs),
+    /// Follow a channel
+    Tail(tail::TailArgs),
+    /// Say what an error code or close code means
+    Explain(explain::ExplainArgs),
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Print every setting and where it comes from
+    Show(serve::ServeArgs),
+}
+
+/// Carries the command out.
+pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
+    match arguments.command {
+        Command::Serve(args) => serve::serve(&args),
+        Command::Config(ConfigCommand::Show(args)) => serve::show_config(&args),
+        Command::Account(command) => block_on(account::run(command)),
+        Command::Channel(command) => block_on(channel::run(command)),
+        Command::Chat(args) => block_on(chat::run(args)),
+        Command::Send(args) => block_on(send::run(args)),
+        Command::Tail(args) => block_on(tail::run(args)),
+        Command::Explain(args) => explain::run(&args),
+    }
+}
+
+fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    let result = runtime.block_on(command);
+    // A name lookup may still hang in its own thread; nobody wants it any more.
+    runtime.shutdown_background();
+    result
+}
+
+/// Why a command failed.
+#[derive(Debug, Error)]
+pub(crate) enum CliError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("could not start")]
+    Runtime(#[source] io::Error),
+    #[error("could not write the output")]
+    Output(#[source] io::Error),
+    #[error("could not read standard input")]
+    Input(#[source] io::Error),
+    #[error("could not use the terminal")]
+    Terminal(#[source] rustyline::error::ReadlineError),
+    #[error("could not reach the server at {server} ({because}); is `hubbub serve` running?")]
+    CannotConnect { server: String, because: String },
+    #[error(
+        "there is no channel {channel}, or it is not for {user}; make it with `hubbub channel \
+         create {channel} --as {user}`"
+    )]
+    NoChannel { channel: String, user: String },
+    #[error(
+        "a password is needed; give it by --password-file, HUBBUB_PASSWORD_FILE or \
+         HUBBUB_PASSWORD, or run this on a terminal"
+    )]
+    NoPassword,
+    #[error("the two passwords differ")]
+    PasswordsDiffer,
+    #[error("standard input cannot hold both the password and the messages")]
+    InputTakenTwice,
+    #[error("could not read the password from {path}")]
+    PasswordFile {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("could not use the saved login {path}")]
+    SavedLogin {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the saved login {path} can be read by others; remove it, or run `chmod 600` on it")]
+    SavedLoginOpen { path: PathBuf },
+    #[error("the message has no text")]
+    EmptyMessage,
+    #[error("line {line} was not sent; the lines before it were")]
+    SendLine {
+        line: usize,
+        #[source]
+        source: ClientError,
+    },
+    #[error("the channel ends at {head}, before {since}")]
+    SinceAhead { since: u64, head: u64 },
+    #[error("interrupted")]
+    Interrupted,
+    #[error("there is no code {0}; `hubbub explain` lists all")]
+    UnknownCode(String),
+    #[error("this part is not built yet")]
+    NotBuilt,
+}
+
+impl CliError {
+    /// Whether the reader of our output has gone away.
+    pub(crate) fn is_closed_pipe(&self) -> bool {
+        matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// The server's refusal behind it, if it is one.
+    fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::Client(ClientError::Refused(refusal))
+            | Self::Token(TokenError::Refused(refusal)) => Some(refusal),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_flags_are_consistent() {
+        super::Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_password_is_no_flag() {
+        // Whatever stands on the command line is seen by every user of the machine.
+        fn visit(command: &clap::Command) {
+            assert!(
+                command.get_arguments().all(|argument| argument.get_long() != Some("password"))
+            );
+            command.get_subcommands().for_each(visit);
+        }
+        visit(&super::Arguments::command());
+    }
+}

@@ -1,0 +1,303 @@
+//! Commands → bytes, bytes → events. The only file of the client that names the generated types.
+//! Pure.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::error::{ProtocolError, Refusal};
+use crate::{
+    log::place::{ChannelId, ClientMessageId, Epoch, Position, Sequence, UserId},
+    wire::proto::{self, client_envelope, reply, server_envelope},
+};
+
+/// What a client asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Command {
+    Publish { channel: String, id: ClientMessageId, body: String },
+    Subscribe { channel: String, since: Option<Position> },
+    Unsubscribe(ChannelId),
+    History { channel: String, from: HistoryFrom, limit: u32 },
+    Authenticate(String),
+    Users(Vec<UserId>),
+    CreateChannel(String),
+}
+
+/// Which page of history to ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum HistoryFrom {
+    /// The newest page.
+    #[default]
+    Newest,
+    /// The page that ends just before this sequence.
+    Before(Sequence),
+    /// The page that begins just after this sequence.
+    After(Sequence),
+}
+
+/// What a server says.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Event {
+    Messages(Run),
+    Reply {
+        id: u32,
+        result: Result<Answer, Refusal>,
+    },
+    Welcome(Welcome),
+    Gap {
+        channel: ChannelId,
+        from: Sequence,
+        to: Sequence,
+    },
+    Lagging,
+    GoingAway {
+        retry_after: Duration,
+    },
+    SubscriptionEnded {
+        channel: ChannelId,
+        refusal: Refusal,
+    },
+    /// An envelope of a later version of the protocol.
+    Unknown,
+}
+
+/// The good answer to a command.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Answer {
+    Published(Published),
+    Subscribed { channel: ChannelId, epoch: Epoch, head: Sequence },
+    Unsubscribed,
+    History(HistoryPage),
+    Authenticated { expires_at: u64 },
+    Users(Vec<(UserId, String)>),
+    Channel { channel: ChannelId, name: String },
+}
+
+/// A message that is durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// The channel.
+    pub channel: ChannelId,
+    /// Where the message is.
+    pub position: Position,
+    /// When it was put in order, in milliseconds since 1970; 0 when an earlier attempt had done so.
+    pub timestamp_ms: u64,
+    /// How often it was sent until the answer came; above 1 after a reconnect or a refusal.
+    pub attempts: u32,
+}
+
+/// A part of a channel's history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HistoryPage {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The epoch of its sequences.
+    pub epoch: Epoch,
+    /// The messages, ascending, without a hole.
+    pub messages: Vec<Message>,
+    /// The newest sequence of the channel when the page was read.
+    pub head_sequence: Sequence,
+}
+
+/// A message of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// Its place.
+    pub sequence: Sequence,
+    /// Who published it.
+    pub user: UserId,
+    /// What they wrote; empty when it is a content of a later version of the protocol.
+    pub body: String,
+    /// When it was put in order, in milliseconds since 1970.
+    pub timestamp_ms: u64,
+    /// The publisher's number for it, if any.
+    pub client_message_id: Option<ClientMessageId>,
+}
+
+/// Consecutive messages of one channel. `first` is stated by the server even when there is no
+/// message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) channel: ChannelId,
+    pub(super) first: Sequence,
+    pub(super) messages: Vec<Message>,
+}
+
+/// How a connection begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Welcome {
+    /// Who is logged in.
+    pub(super) user: UserId,
+    /// Their name.
+    pub(super) name: String,
+    /// When the login runs out, in seconds since 1970.
+    pub(super) expires_at: u64,
+    /// The silence after which the server pings.
+    pub(super) ping_interval: Duration,
+    /// How long it waits for the pong.
+    pub(super) pong_timeout: Duration,
+    /// The largest frame that the server takes.
+    pub(super) message_bytes_max: usize,
+    /// The server's version.
+    pub(super) server_version: String,
+}
+
+/// The frame of a command.
+pub(super) fn encode(id: u32, command: &Command) -> Bytes {
+    use client_envelope::Command as Wire;
+    let command = match command.clone() {
+        Command::Publish { channel, id, body } => Wire::Publish(proto::Publish {
+            channel: Some(proto::publish::Channel::ChannelName(channel)),
+            client_message_id: id.0,
+            body,
+        }),
+        Command::Subscribe { channel, since } => Wire::Subscribe(proto::Subscribe {
+            channel: Some(proto::subscribe::Channel::ChannelName(channel)),
+            since: since.map(|position| proto::Position {
+                epoch: position.epoch.0,
+                sequence: position.sequence.0,
+            }),
+        }),
+        Command::Unsubscribe(channel) => {
+            Wire::Unsubscribe(proto::Unsubscribe { channel_id: channel.0 })
+        }
+        Command::History { channel, from, limit } => Wire::History(proto::History {
+            channel: Some(proto::history::Channel::ChannelName(channel)),
+            limit,
+            from: match from {
+                HistoryFrom::Newest => None,
+                HistoryFrom::Before(sequence) => {
+                    Some(proto::history::From::BeforeSequence(sequence.0))
+                }
+                HistoryFrom::After(sequence) => {
+                    Some(proto::history::From::AfterSequence(sequence.0))
+                }
+            },
+        }),
+        Command::Authenticate(token) => Wire::Authenticate(proto::Authenticate { token }),
+        Command::Users(users) => {
+            Wire::Users(proto::Users { user_ids: users.into_iter().map(|user| user.0).collect() })
+        }
+        Command::CreateChannel(channel_name) => {
+            Wire::CreateChannel(proto::CreateChannel { channel_name })
+        }
+    };
+    proto::ClientEnvelope { id, command: Some(command) }.encode_to_vec().into()
+}
+
+/// What a frame of the server says.
+pub(super) fn decode(frame: Bytes) -> Result<Event, ProtocolError> {
+    use server_envelope::Envelope;
+    let envelope =
+        proto::ServerEnvelope::decode(frame).map_err(|_| ProtocolError::Undecodable)?.envelope;
+    Ok(match envelope {
+        None => Event::Unknown,
+        Some(Envelope::Messages(messages)) => Event::Messages(run(messages)),
+        Some(Envelope::Reply(proto::Reply { id, result })) => {
+            Event::Reply { id, result: answer(id, result)? }
+        }
+        Some(Envelope::Welcome(welcome)) => Event::Welcome(Welcome {
+            user: UserId(welcome.user_id),
+            name: welcome.name,
+            expires_at: welcome.expires_at,
+            ping_interval: millis(welcome.ping_interval_ms),
+            pong_timeout: millis(welcome.pong_timeout_ms),
+            message_bytes_max: welcome.message_bytes_max as usize,
+            server_version: welcome.server_version,
+        }),
+        Some(Envelope::Gap(gap)) => Event::Gap {
+            channel: ChannelId(gap.channel_id),
+            from: Sequence(gap.from_sequence),
+            to: Sequence(gap.to_sequence),
+        },
+        Some(Envelope::Lagging(_)) => Event::Lagging,
+        Some(Envelope::GoingAway(away)) => {
+            Event::GoingAway { retry_after: millis(away.retry_after_ms) }
+        }
+        Some(Envelope::SubscriptionEnded(ended)) => Event::SubscriptionEnded {
+            channel: ChannelId(ended.channel_id),
+            refusal: refusal(ended.error.unwrap_or_default()),
+        },
+    })
+}
+
+fn answer(
+    id: u32,
+    result: Option<reply::Result>,
+) -> Result<Result<Answer, Refusal>, ProtocolError> {
+    let Some(result) = result else { return Err(ProtocolError::WrongReply(id)) };
+    Ok(Ok(match result {
+        reply::Result::Error(error) => return Ok(Err(refusal(error))),
+        reply::Result::Published(published) => Answer::Published(Published {
+            channel: ChannelId(published.channel_id),
+            position: Position {
+                epoch: Epoch(published.epoch),
+                sequence: Sequence(published.sequence),
+            },
+            timestamp_ms: published.timestamp_ms,
+            attempts: 1,
+        }),
+        reply::Result::Subscribed(subscribed) => Answer::Subscribed {
+            channel: ChannelId(subscribed.channel_id),
+            epoch: Epoch(subscribed.epoch),
+            head: Sequence(subscribed.head_sequence),
+        },
+        reply::Result::Unsubscribed(_) => Answer::Unsubscribed,
+        reply::Result::History(page) => Answer::History(HistoryPage {
+            channel: ChannelId(page.channel_id),
+            epoch: Epoch(page.epoch),
+            messages: page.runs.into_iter().flat_map(|messages| run(messages).messages).collect(),
+            head_sequence: Sequence(page.head_sequence),
+        }),
+        reply::Result::Authenticated(authenticated) => {
+            Answer::Authenticated { expires_at: authenticated.expires_at }
+        }
+        reply::Result::Users(list) => Answer::Users(
+            list.users.into_iter().map(|user| (UserId(user.user_id), user.name)).collect(),
+        ),
+        reply::Result::Channel(channel) => {
+            Answer::Channel { channel: ChannelId(channel.channel_id), name: channel.channel_name }
+        }
+    }))
+}
+
+fn run(messages: proto::Messages) -> Run {
+    let timestamp_ms = messages.timestamp_ms;
+    Run {
+        channel: ChannelId(messages.channel_id),
+        first: Sequence(messages.first_sequence),
+        messages: messages
+            .records
+            .into_iter()
+            .zip(0..)
+            .map(|(record, index)| Message {
+                sequence: Sequence(messages.first_sequence.saturating_add(index)),
+                user: UserId(record.user_id),
+                body: match record.content {
+                    Some(proto::record::Content::Body(body)) => body,
+                    None => String::new(),
+                },
+                timestamp_ms,
+                client_message_id: Some(record.client_message_id)
+                    .filter(|&id| id != 0)
+                    .map(ClientMessageId),
+            })
+            .collect(),
+    }
+}
+
+fn refusal(error: proto::Error) -> Refusal {
+    Refusal {
+        number: u16::try_from(error.code).unwrap_or_default(),
+        message: error.message,
+        retry_after: Some(error.retry_after_ms).filter(|&ms| ms != 0).map(millis),
+        head: error
+            .head
+            .map(|head| Position { epoch: Epoch(head.epoch), sequence: Sequence(head.sequence) }),
+    }
+}
+
+fn millis(ms: u32) -> Duration {
+    Duration::from_millis(u64::from(ms))
+}

@@ -1,0 +1,184 @@
+//! The HTTP side of a server, as far as a client needs it: make an account, get a token.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::{
+    error::{Refusal, TokenError},
+    options::{GetToken, ServerUrl, Token},
+};
+use crate::limits::{CLIENT_CONNECT_TIMEOUT, CLIENT_HTTP_BODY_BYTES_MAX, CLIENT_HTTP_TIMEOUT};
+
+/// The accounts and tokens of one server, over plain HTTP. Cheap to clone; clones share their
+/// connections.
+#[derive(Clone, Debug)]
+pub struct Accounts {
+    server: ServerUrl,
+    http: Client<HttpConnector, Full<Bytes>>,
+}
+
+/// What `POST /v1/token` answers.
+#[derive(Deserialize)]
+struct TokenBody {
+    access_token: String,
+    expires_in: Option<u64>,
+    refresh_token: Option<String>,
+}
+
+impl Accounts {
+    /// For the server at this address, from this local address if given.
+    #[must_use]
+    pub fn new(server: ServerUrl, local_address: Option<IpAddr>) -> Self {
+        let mut connector = HttpConnector::new();
+        connector.set_local_address(local_address);
+        connector.set_connect_timeout(Some(CLIENT_CONNECT_TIMEOUT));
+        connector.set_nodelay(true);
+        Self { server, http: Client::builder(TokioExecutor::new()).build(connector) }
+    }
+
+    /// Makes an account.
+    ///
+    /// # Errors
+    /// When the server refuses, or cannot be reached.
+    pub async fn create(&self, username: &str, password: &str) -> Result<(), TokenError> {
+        let body = json!({ "username": username, "password": password });
+        self.post("/v1/accounts", &body).await.map(drop)
+    }
+
+    /// Gets a token by user name and password.
+    ///
+    /// # Errors
+    /// When the server refuses, or cannot be reached.
+    pub async fn token(&self, username: &str, password: &str) -> Result<Token, TokenError> {
+        let body = json!({
+            "grant_type": "password", "username": username, "password": password,
+        });
+        self.ask_for_token(&body).await
+    }
+
+    /// Gets a token by the refresh token that came with an earlier one.
+    ///
+    /// # Errors
+    /// When the server refuses, or cannot be reached.
+    pub async fn refresh(&self, refresh_token: &str) -> Result<Token, TokenError> {
+        let body = json!({ "grant_type": "refresh_token", "refresh_token": refresh_token });
+        self.ask_for_token(&body).await
+    }
+
+    /// A callback that logs in with this user name and password whenever a token is needed.
+    #[must_use]
+    pub fn get_token(&self, username: &str, password: &str) -> GetToken {
+        let accounts = self.clone();
+        let (username, password) = (username.to_owned(), Arc::<str>::from(password));
+        GetToken::new(move || {
+            let (accounts, username, password) =
+                (accounts.clone(), username.clone(), Arc::clone(&password));
+            async move { Ok(accounts.token(&username, &password).await?.access_token) }
+        })
+    }
+
+    async fn ask_for_token(&self, body: &serde_json::Value) -> Result<Token, TokenError> {
+        let (status, body) = self.post("/v1/token", body).await?;
+        let token: TokenBody =
+            serde_json::from_slice(&body).map_err(|_| self.unintelligible(status))?;
+        Ok(Token {
+            access_token: token.access_token,
+            expires_in: token.expires_in.map(Duration::from_secs),
+            refresh_token: token.refresh_token,
+        })
+    }
+
+    /// Posts JSON, and answers the body of a success.
+    async fn post(
+        &self,
+        path: &str,
+        body: &serde_json::Value,
+    ) -> Result<(StatusCode, Bytes), TokenError> {
+        let uri: Uri = format!("http://{}{path}", self.server.authority())
+            .parse()
+            .map_err(|error| self.unreachable(error))?;
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(uri)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::ACCEPT, "application/json")
+            .body(Full::from(body.to_string()))
+            .map_err(|error| self.unreachable(error))?;
+        let exchange = async {
+            let response = self
+                .http
+                .request(request)
+                .await
+                .map_err(|error| self.unreachable(root_cause(&error)))?;
+            let (head, body) = response.into_parts();
+            let body = Limited::new(body, CLIENT_HTTP_BODY_BYTES_MAX)
+                .collect()
+                .await
+                .map_err(|error| self.unreachable(error))?
+                .to_bytes();
+            if head.status.is_success() {
+                Ok((head.status, body))
+            } else {
+                Err(refusal(&head.headers, &body)
+                    .map_or_else(|| self.unintelligible(head.status), TokenError::Refused))
+            }
+        };
+        tokio::time::timeout(CLIENT_HTTP_TIMEOUT, exchange)
+            .await
+            .unwrap_or_else(|_| Err(TokenError::TimedOut { server: self.server.to_string() }))
+    }
+
+    fn unreachable(
+        &self,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> TokenError {
+        TokenError::Unreachable { server: self.server.to_string(), source: source.into() }
+    }
+
+    fn unintelligible(&self, status: StatusCode) -> TokenError {
+        TokenError::Unintelligible { server: self.server.to_string(), status: status.as_u16() }
+    }
+}
+
+/// The innermost cause, in words. The layers around it say only that a client failed to connect.
+fn root_cause(mut error: &(dyn std::error::Error + 'static)) -> String {
+    while let Some(source) = error.source() {
+        error = source;
+    }
+    error.to_string()
+}
+
+/// What an RFC 9457 problem body, or the error body of a token endpoint, says of a refusal.
+#[derive(Deserialize)]
+struct Problem {
+    code: Option<u16>,
+    detail: Option<String>,
+    title: Option<String>,
+    error_description: Option<String>,
+    retry_after_ms: Option<u64>,
+}
+
+/// The refusal in the head and body of an HTTP error; `None` if the body does not name our code.
+pub(super) fn refusal(head: &HeaderMap, body: &[u8]) -> Option<Refusal> {
+    let problem: Problem = serde_json::from_slice(body).ok()?;
+    let in_head = || head.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok();
+    let retry_after = problem
+        .retry_after_ms
+        .map(Duration::from_millis)
+        .or_else(|| in_head().map(Duration::from_secs));
+    Some(Refusal {
+        number: problem.code?,
+        message: problem.detail.or(problem.error_description).or(problem.title).unwrap_or_default(),
+        retry_after,
+        head: None,
+    })
+}
