@@ -131,11 +131,7 @@ pub(crate) fn unittests(name: &str, command: Command) -> Result<Outcome> {
     counted_by(name, command, count_unittests)
 }
 
-fn counted_by(
-    name: &str,
-    mut command: Command,
-    count: fn(&str) -> Counted,
-) -> Result<Outcome> {
+fn counted_by(name: &str, mut command: Command, count: fn(&str) -> Counted) -> Result<Outcome> {
     let (file, log) = log_file(name)?;
     // Plain text, whatever the terminal: the output is counted and kept.
     command.env("CARGO_TERM_COLOR", "never").env("CARGO_TERM_PROGRESS_WHEN", "never");

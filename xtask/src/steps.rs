@@ -9,6 +9,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    environment,
     report::{Counted, Outcome, Report, cargo_tests, one_check, unittests},
     root, target,
     tools::{Command, cargo, cargo_deny, python_venv},
@@ -65,7 +66,9 @@ pub(crate) fn contract(accept: bool) -> Result<ExitCode> {
     }
     let status = tests.status().context("cargo could not be started")?;
     if accept && status.success() {
-        println!("tests/contract/ holds the contract as it is now; read `git diff tests/contract`.");
+        println!(
+            "tests/contract/ holds the contract as it is now; read `git diff tests/contract`."
+        );
     }
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -98,8 +101,8 @@ fn deny() -> Result<Outcome> {
 /// Needs the RustSec database, which cargo-deny clones from GitHub. It is read where it lies
 /// already, and never fetched: a build without internet must be able to finish.
 fn advisories() -> Result<Outcome> {
-    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));
+    let home = environment("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(environment("HOME")?).join(".cargo")));
     let fetched = home.is_some_and(|home| home.join("advisory-dbs").is_dir());
     if !fetched {
         return Ok(Outcome::Counted(Counted::skipped(
