@@ -46,6 +46,17 @@ fn no_released_code_changes_its_number_name_or_advice() {
 }
 
 #[test]
+fn the_protocol_page_has_every_code_with_its_sentence() {
+    let page = include_str!("../../docs/PROTOCOL.md");
+    let errors = ErrorCode::ALL.iter().map(|code| (code.number(), code.name(), code.sentence()));
+    let closes = CloseCode::ALL.iter().map(|code| (code.number(), code.name(), code.sentence()));
+    for (number, name, sentence) in errors.chain(closes) {
+        let row = format!("| {number} | `{name}` | {sentence} |");
+        assert!(page.contains(&row), "docs/PROTOCOL.md does not have the row: {row}");
+    }
+}
+
+#[test]
 fn a_changed_or_removed_code_is_named() {
     let mut now = table();
     let errors = now["errors"].as_array_mut().unwrap();
