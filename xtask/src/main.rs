@@ -54,7 +54,7 @@ fn root() -> PathBuf {
 
 /// Cargo's target folder: nothing is written outside of it.
 fn target() -> PathBuf {
-    environment("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
+    root().join(environment("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// What cargo, or the user's shell, says by a variable.
