@@ -14,7 +14,6 @@ const FILES: [&str; 4] = [
     "hubbub/v1/error.proto",
 ];
 
-#[expect(clippy::disallowed_methods, reason = "cargo tells a build script by its environment")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(FILES, ["proto"])?;

@@ -52,6 +52,7 @@ const ONLY: &[(&str, &[&str], &str)] = &[
     ("crate::client", &["main", "cli"], "the server never uses the client"),
     ("crate::cli", &["main"], "the commands stand apart"),
     ("crate::wire::proto", &["wire", "client", "cli"], "generated types stay in `wire`"),
+    ("std::env", &["main", "cli", "config"], "settings come through the configuration"),
     ("rusqlite", &["engine::sqlite", "views", "auth"], "SQLite stays with the engine and auth"),
     ("async_nats", &["engine::jetstream"], "NATS stays in its engine"),
     ("tungstenite", TUNGSTENITE, TUNGSTENITE_WHY),
@@ -81,7 +82,6 @@ const IMPURE: &[&str] = &[
     "tokio",
     "rand",
     "getrandom",
-    "std::env",
     "std::fs",
     "std::io",
     "std::net",
@@ -516,6 +516,12 @@ fn only_the_top_sees_the_whole_config() {
 }
 
 #[test]
+fn settings_come_through_the_configuration() {
+    accepted("src/config.rs", "fn f() { std::env::vars(); }");
+    refused("src/hub/shard.rs", "use std::env; fn f() {}", "through the configuration");
+}
+
+#[test]
 fn the_server_never_uses_the_client_or_the_commands() {
     accepted("src/cli.rs", "use hubbub::client::Client;");
     refused("src/server/mod.rs", "use crate::client::Client;", "never uses the client");
@@ -546,7 +552,8 @@ fn a_pure_module_has_no_clock_runtime_or_io() {
     refused("src/log/batch.rs", "use std::fs;", because);
     refused("src/websocket/frame.rs", "use std::io::{IoSlice, Read};", because);
     refused("src/auth/token.rs", "fn f() -> u64 { rand::random() }", because);
-    refused("src/wire/code.rs", "fn f() { println!(\"{:?}\", std::env::args()); }", because);
+    refused("src/wire/code.rs", "use std::process;", because);
+    refused("src/wire/code.rs", "fn f() { println!(\"{:?}\", std::thread::current()); }", because);
 }
 
 #[test]

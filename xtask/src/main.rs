@@ -4,7 +4,7 @@ mod report;
 mod steps;
 mod tools;
 
-use std::{ffi::OsString, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -54,11 +54,5 @@ fn root() -> PathBuf {
 
 /// Cargo's target folder: nothing is written outside of it.
 fn target() -> PathBuf {
-    root().join(environment("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
-}
-
-/// What cargo, or the user's shell, says by a variable.
-#[expect(clippy::disallowed_methods, reason = "a command of cargo's is configured by cargo's ways")]
-fn environment(name: &str) -> Option<OsString> {
-    std::env::var_os(name)
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }

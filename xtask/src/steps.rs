@@ -4,12 +4,11 @@
 //! and the dev profile, so clippy and rustdoc use the same checked dependencies, and the tests and
 //! the Python peer the same server.
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{env, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    environment,
     report::{Counted, Outcome, Report, cargo_tests, one_check, unittests},
     root, target,
     tools::{Command, cargo, cargo_deny, python_venv},
@@ -101,8 +100,8 @@ fn deny() -> Result<Outcome> {
 /// Needs the RustSec database, which cargo-deny clones from GitHub. It is read where it lies
 /// already, and never fetched: a build without internet must be able to finish.
 fn advisories() -> Result<Outcome> {
-    let home = environment("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(PathBuf::from(environment("HOME")?).join(".cargo")));
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
     let fetched = home.is_some_and(|home| home.join("advisory-dbs").is_dir());
     if !fetched {
         return Ok(Outcome::Counted(Counted::skipped(

@@ -4,6 +4,7 @@
 //! and lock file.
 
 use std::{
+    env,
     ffi::OsStr,
     fs,
     path::{Path, PathBuf},
@@ -13,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 
 pub(crate) use std::process::Command;
 
-use crate::{environment, report::log_file, root, target};
+use crate::{report::log_file, root, target};
 
 /// Ours, unless the machine has one already.
 const CARGO_DENY: &str = "0.20.2";
@@ -23,7 +24,7 @@ const PYTHON_MINOR_MIN: u32 = 11;
 
 /// A cargo command, run from the root of the workspace.
 pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
-    let mut cargo = Command::new(environment("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(arguments).current_dir(root());
     cargo
 }
