@@ -6,7 +6,6 @@ mod tools;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::Result;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -35,15 +34,19 @@ enum Command {
     },
 }
 
-fn main() -> Result<ExitCode> {
-    match Arguments::parse().command {
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
         Command::Test { list: true, .. } => {
             steps::list();
             Ok(ExitCode::SUCCESS)
         }
         Command::Test { only, .. } => steps::run(&only),
         Command::Contract { accept } => steps::contract(accept),
-    }
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
 }
 
 /// The root of the workspace: where every command runs.
