@@ -11,6 +11,10 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/hubbub.v1.serde.rs"));
 }
 
+/// The compiled `proto/`, as a `google.protobuf.FileDescriptorSet`: for the contract test, and for
+/// tools that read any message.
+pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));
+
 /// How a connection's envelopes are written: chosen once, by the WebSocket subprotocol.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Encoding {

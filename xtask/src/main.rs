@@ -1,3 +1,61 @@
-//! Placeholder.
+//! The project's own commands, run as `cargo xtask …`.
 
-fn main() {}
+mod report;
+mod steps;
+mod tools;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The project's own commands")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs every check and every test; what CI runs.
+    Test {
+        /// Runs only these steps, named with commas between them.
+        #[arg(long, value_delimiter = ',', value_name = "STEP")]
+        only: Vec<String>,
+        /// Lists the steps and runs none.
+        #[arg(long)]
+        list: bool,
+    },
+    /// Compares the wire contract with the last released one.
+    Contract {
+        /// Takes the contract as it is now for the released one, and writes the golden files anew.
+        #[arg(long)]
+        accept: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().command {
+        Command::Test { list: true, .. } => {
+            steps::list();
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Test { only, .. } => steps::run(&only),
+        Command::Contract { accept } => steps::contract(accept),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The root of the workspace: where every command runs.
+fn root() -> PathBuf {
+    let xtask = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    xtask.parent().expect("xtask lies in the workspace").to_path_buf()
+}
+
+/// Cargo's target folder: nothing is written outside of it.
+fn target() -> PathBuf {
+    root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
+}

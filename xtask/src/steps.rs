@@ -1,0 +1,131 @@
+//! The steps of `cargo xtask test`: one line of [`STEPS`] each, in the order in which they run.
+//!
+//! The order is that of patience: what fails fastest comes first. All steps share one target folder
+//! and the dev profile, so clippy and rustdoc use the same checked dependencies, and the tests and
+//! the Python peer the same server.
+
+use std::{env, path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    report::{Counted, Outcome, Report, cargo_tests, one_check, unittests},
+    root, target,
+    tools::{Command, cargo, cargo_deny, python_venv},
+};
+
+/// One step: a name to choose it by, a line for people, and what it does.
+struct Step {
+    name: &'static str,
+    about: &'static str,
+    run: fn() -> Result<Outcome>,
+}
+
+const STEPS: &[Step] = &[
+    Step { name: "fmt", about: "cargo fmt --all --check", run: fmt },
+    Step { name: "clippy", about: "cargo clippy, warnings are errors", run: clippy },
+    Step { name: "doc", about: "cargo doc, warnings are errors", run: doc },
+    Step { name: "test", about: "cargo test --workspace", run: test },
+    Step { name: "deny", about: "cargo deny: bans, licences, sources", run: deny },
+    Step { name: "advisories", about: "cargo deny: known vulnerabilities", run: advisories },
+    Step { name: "python", about: "a Python client, from proto/ alone", run: python },
+];
+
+/// Runs the steps of these names, or all.
+///
+/// A step that fails does not keep the others from running: one run tells everything.
+pub(crate) fn run(only: &[String]) -> Result<ExitCode> {
+    if let Some(unknown) = only.iter().find(|name| STEPS.iter().all(|step| step.name != **name)) {
+        let names: Vec<_> = STEPS.iter().map(|step| step.name).collect();
+        bail!("there is no step `{unknown}`; the steps are {}", names.join(", "));
+    }
+    let mut report = Report::default();
+    for step in STEPS {
+        if only.is_empty() || only.iter().any(|name| name == step.name) {
+            report.step(step.name, step.about, step.run);
+        }
+    }
+    Ok(report.finish())
+}
+
+/// Prints the table of steps.
+pub(crate) fn list() {
+    for step in STEPS {
+        println!("{:<12} {}", step.name, step.about);
+    }
+}
+
+/// Compares the contract with the released one, or takes it as released.
+pub(crate) fn contract(accept: bool) -> Result<ExitCode> {
+    let mut tests = cargo(["test", "--quiet", "--test", "contract", "--", "--nocapture"]);
+    if accept {
+        tests.env("HUBBUB_CONTRACT", "accept");
+        // One thread: each golden file is written by one test and read by others.
+        tests.arg("--test-threads=1");
+    }
+    let status = tests.status().context("cargo could not be started")?;
+    if accept && status.success() {
+        println!(
+            "tests/contract/ holds the contract as it is now; read `git diff tests/contract`."
+        );
+    }
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn fmt() -> Result<Outcome> {
+    one_check("fmt", cargo(["fmt", "--all", "--check"]))
+}
+
+fn clippy() -> Result<Outcome> {
+    one_check("clippy", cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+}
+
+fn doc() -> Result<Outcome> {
+    let mut doc = cargo(["doc", "--workspace", "--no-deps"]);
+    doc.env("RUSTDOCFLAGS", "-Dwarnings");
+    one_check("doc", doc)
+}
+
+fn test() -> Result<Outcome> {
+    cargo_tests("test", cargo(["test", "--workspace", "--no-fail-fast"]))
+}
+
+fn deny() -> Result<Outcome> {
+    let mut deny = Command::new(cargo_deny()?);
+    deny.args(["--color", "never", "check", "--hide-inclusion-graph"]);
+    deny.args(["bans", "licenses", "sources"]);
+    one_check("deny", deny)
+}
+
+/// Needs the RustSec database, which cargo-deny clones from GitHub. It is read where it lies
+/// already, and never fetched: a build without internet must be able to finish.
+fn advisories() -> Result<Outcome> {
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
+    let fetched = home.is_some_and(|home| home.join("advisory-dbs").is_dir());
+    if !fetched {
+        return Ok(Outcome::Counted(Counted::skipped(
+            "no RustSec database here; `cargo deny fetch db` gets it from GitHub, and deny.toml \
+             keeps the floors that matter by hand",
+        )));
+    }
+    let mut deny = Command::new(cargo_deny()?);
+    deny.args(["--color", "never", "--offline", "check", "advisories"]);
+    one_check("advisories", deny)
+}
+
+/// The server as a stranger sees it: the wire contract compiled by Google's protoc, a WebSocket
+/// library that is not ours, and no Rust.
+fn python() -> Result<Outcome> {
+    let build = one_check("python-server", cargo(["build", "--package", "hubbub", "--bins"]))?;
+    if let Outcome::Failed { .. } = build {
+        return Ok(build);
+    }
+    let folder = root().join("tests/python");
+    let mut unittest = Command::new(python_venv("python", &folder.join("requirements.txt"))?);
+    unittest.args(["-m", "unittest", "discover", "--verbose", "--start-directory"]);
+    unittest.arg(&folder);
+    unittest.env("HUBBUB", target().join("debug/hubbub"));
+    unittest.env("PYTHONDONTWRITEBYTECODE", "1");
+    unittests("python", unittest)
+}
