@@ -38,7 +38,7 @@ pub(super) struct Place {
 
 impl SavedLogin {
     pub(super) fn new(token: &Token, now: SystemTime) -> Self {
-        let until = |left| (now + left).duration_since(UNIX_EPOCH).ok();
+        let until = |left: Duration| (now + left).duration_since(UNIX_EPOCH).ok();
         Self {
             access_token: token.access_token.clone(),
             expires_at: token.expires_in.and_then(until).map(|at| at.as_secs()),
