@@ -142,6 +142,54 @@ pub const LOG_READERS: usize = 2;
 /// Passwords that wait for the auth workers, per worker: about one second of work at the default
 /// cost. Beyond it: 503 with `Retry-After`.
 pub const AUTH_MAILBOX_PER_WORKER_MAX: usize = 24;
+/// How long work may be expected to wait for the auth workers, by the time that their last hashes
+/// took. Beyond it: 503 with `Retry-After`, however few passwords wait.
+pub const AUTH_WAIT_MAX: Duration = Duration::from_secs(1);
+/// How long a password may really wait. Older ones are dropped unhashed: 503.
+pub const AUTH_DEADLINE: Duration = Duration::from_secs(2);
+/// Auth workers that may be configured.
+pub const AUTH_WORKERS_MAX: usize = 64;
+
+/// Bytes of a password, at least. Below it: `invalid_password`.
+pub const PASSWORD_BYTES_MIN: usize = 8;
+/// Bytes of a password. Beyond it: `invalid_password`, before any hashing.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+/// Memory of one hash. A stored hash that asks for more is refused.
+pub const HASH_MEMORY_KIB_MAX: u32 = 128 * 1024;
+/// Passes of one hash. A stored hash that asks for more is refused.
+pub const HASH_PASSES_MAX: u32 = 16;
+/// Lanes of one hash. A stored hash that asks for more is refused.
+pub const HASH_LANES_MAX: u32 = 8;
+
+/// Bytes of a user name at sign-up. Beyond it: `invalid_username`.
+pub const USERNAME_BYTES_MAX: usize = 32;
+/// Requests that wait for the account store. Beyond it: 503 with `Retry-After`.
+pub const ACCOUNTS_MAILBOX_MAX: usize = 256;
+/// Bytes of a key file. A larger one is not a key.
+pub const KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
+/// Skew between our clock and the issuer's, for `iat` and `nbf`. `exp` gets none.
+pub const TOKEN_LEEWAY: Duration = Duration::from_secs(60);
+
+/// Header lines in the head of an HTTP request. Beyond it: 431.
+pub const REQUEST_HEADERS_MAX: usize = 100;
+/// From the head of an HTTP request to the end of its body. Beyond it: 408.
+pub const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Age at which an HTTP connection, not a WebSocket, is asked to end. Bounds readers that take no
+/// answer.
+pub const HTTP_AGE_MAX: Duration = Duration::from_secs(60);
+/// How long an HTTP connection may go on after it was asked to end. Beyond it: cut.
+pub const HTTP_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections that are told 503 at the same time. Those beyond are cut without an answer.
+pub const REFUSALS_MAX: usize = 64;
+/// How long a refused connection may take to read its 503. Beyond it: cut.
+pub const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
+/// Connections to the internal listener. Beyond it: 503 and close.
+pub const INTERNAL_CONNECTIONS_MAX: usize = 64;
+/// Share of the allowed open files that connections may take, in percent. The rest is for files.
+pub const OPEN_FILES_PERCENT: u64 = 80;
+/// Pause of the accept loop when the process is out of file descriptors: at least this, at most
+/// twice.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// Connections whose outboxes are flushed before other work gets a turn.
 pub const FLUSH_CHUNK_CONNECTIONS: usize = 512;

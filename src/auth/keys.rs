@@ -1,0 +1,276 @@
+//! The key that signs tokens: made at first start, kept in the data directory, and its public half
+//! as a JWKS document.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use ed25519_dalek::{
+    SigningKey,
+    pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _, spki::der::pem::LineEnding},
+};
+use jsonwebtoken::{
+    Algorithm, DecodingKey, EncodingKey,
+    jwk::{
+        AlgorithmParameters, CommonParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm,
+        OctetKeyPairParameters, OctetKeyPairType, PublicKeyUse, ThumbprintHash,
+    },
+};
+use rustix::fs::{Mode, OFlags};
+use thiserror::Error;
+
+use crate::limits;
+
+/// The file's name in the data directory.
+pub const FILE_NAME: &str = "token-key.pem";
+
+/// An Ed25519 key pair and its names.
+pub struct TokenKey {
+    signing: SigningKey,
+    key_id: String,
+}
+
+/// Why there is no key.
+#[derive(Debug, Error)]
+pub enum KeyError {
+    /// The file cannot be read or made.
+    #[error("the key file {} cannot be used", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The path is a symbolic link, a FIFO, a directory, …
+    #[error("the key file {} is not a regular file", .0.display())]
+    NotAFile(PathBuf),
+    /// Others may read it.
+    #[error("the key file {} can be read by others: chmod 600 it", .0.display())]
+    Readable(PathBuf),
+    /// It belongs to another user.
+    #[error("the key file {} belongs to another user", .0.display())]
+    Owner(PathBuf),
+    /// There is no Ed25519 private key in it.
+    #[error("the key file {} holds no Ed25519 private key in PKCS#8 PEM", .0.display())]
+    Content(PathBuf),
+}
+
+impl TokenKey {
+    /// Reads the key of this data directory, and makes one if there is none.
+    ///
+    /// # Errors
+    /// When the file is unusable, or usable by others.
+    pub fn load_or_create(data_dir: &Path) -> Result<Self, KeyError> {
+        let path = data_dir.join(FILE_NAME);
+        let io_error = |source| KeyError::Io { path: path.clone(), source };
+        match Self::load(&path) {
+            Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            loaded => return loaded,
+        }
+        match create(&path, &SigningKey::from_bytes(&rand::random())) {
+            // Another process was first; its key is as good.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            created => created.map_err(io_error)?,
+        }
+        Self::load(&path)
+    }
+
+    /// Reads the key in this file.
+    ///
+    /// # Errors
+    /// When the file is unusable, or usable by others.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let io_error = |source: io::Error| KeyError::Io { path: path.to_owned(), source };
+        // Without O_NONBLOCK the open of a FIFO would wait for a writer for ever.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(file) => File::from(file),
+            Err(rustix::io::Errno::LOOP) => return Err(KeyError::NotAFile(path.to_owned())),
+            Err(error) => return Err(io_error(error.into())),
+        };
+        let metadata = file.metadata().map_err(io_error)?;
+        if !metadata.is_file() {
+            return Err(KeyError::NotAFile(path.to_owned()));
+        }
+        if metadata.mode() & 0o077 != 0 {
+            return Err(KeyError::Readable(path.to_owned()));
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return Err(KeyError::Owner(path.to_owned()));
+        }
+        let mut pem = String::new();
+        match file.take(limits::KEY_FILE_BYTES_MAX).read_to_string(&mut pem) {
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(KeyError::Content(path.to_owned()));
+            }
+            read => read.map_err(io_error)?,
+        };
+        let signing =
+            SigningKey::from_pkcs8_pem(&pem).map_err(|_| KeyError::Content(path.to_owned()))?;
+        Self::new(signing).ok_or_else(|| KeyError::Content(path.to_owned()))
+    }
+
+    /// None for the few keys whose signatures prove nothing.
+    fn new(signing: SigningKey) -> Option<Self> {
+        let public = signing.verifying_key();
+        if public.is_weak() {
+            return None;
+        }
+        let key_id = jwk(public.as_bytes(), None).thumbprint(ThumbprintHash::SHA256).ok()?;
+        Some(Self { signing, key_id })
+    }
+
+    /// The name of the key in a token's head: the thumbprint of RFC 7638.
+    #[must_use]
+    pub fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    /// The private half, for an issuer. None if it cannot be written as PKCS#8, which does not occur.
+    #[must_use]
+    pub fn encoding_key(&self) -> Option<EncodingKey> {
+        let der = self.signing.to_pkcs8_der().ok()?;
+        Some(EncodingKey::from_ed_der(der.as_bytes()))
+    }
+
+    /// The public half, for a verifier.
+    #[must_use]
+    pub fn decoding_key(&self) -> DecodingKey {
+        DecodingKey::from_ed_der(self.signing.verifying_key().as_bytes())
+    }
+
+    /// The public half as the document behind `/.well-known/jwks.json`.
+    #[must_use]
+    pub fn jwks(&self) -> JwkSet {
+        let public = self.signing.verifying_key();
+        JwkSet { keys: vec![jwk(public.as_bytes(), Some(self.key_id.clone()))] }
+    }
+}
+
+impl std::fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("TokenKey").field("key_id", &self.key_id).finish_non_exhaustive()
+    }
+}
+
+fn jwk(public: &[u8; 32], key_id: Option<String>) -> Jwk {
+    Jwk {
+        common: CommonParameters {
+            public_key_use: Some(PublicKeyUse::Signature),
+            key_algorithm: Some(KeyAlgorithm::from(Algorithm::EdDSA)),
+            key_id,
+            ..CommonParameters::default()
+        },
+        algorithm: AlgorithmParameters::OctetKeyPair(OctetKeyPairParameters {
+            key_type: OctetKeyPairType::OctetKeyPair,
+            curve: EllipticCurve::Ed25519,
+            x: URL_SAFE_NO_PAD.encode(public),
+        }),
+    }
+}
+
+/// Writes the key beside its place and links it there when it is durable: a crash leaves a whole key
+/// or none, and an existing key is never replaced.
+fn create(path: &Path, key: &SigningKey) -> io::Result<()> {
+    let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(io::Error::other)?;
+    let draft = path.with_extension(format!("{}.draft", std::process::id()));
+    let _ = fs::remove_file(&draft);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    let written = file
+        .write_all(pem.as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::hard_link(&draft, path));
+    fs::remove_file(&draft)?;
+    written?;
+    let dir = path.parent().unwrap_or(Path::new("."));
+    File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_key_is_made_once_and_is_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = TokenKey::load_or_create(dir.path()).unwrap();
+        let second = TokenKey::load_or_create(dir.path()).unwrap();
+        assert_eq!(first.key_id(), second.key_id());
+        assert_eq!(first.key_id().len(), 43);
+        let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap()).collect();
+        assert_eq!(files.len(), 1, "no draft is left");
+        assert_eq!(files[0].metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        TokenKey::load_or_create(dir.path()).unwrap();
+        let path = dir.path().join(FILE_NAME);
+        for mode in [0o644, 0o640, 0o602] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert!(matches!(TokenKey::load_or_create(dir.path()), Err(KeyError::Readable(_))));
+        }
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_without_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let other = tempfile::tempdir().unwrap();
+        TokenKey::load_or_create(other.path()).unwrap();
+        let path = dir.path().join(FILE_NAME);
+
+        symlink(other.path().join(FILE_NAME), &path).unwrap();
+        assert!(matches!(TokenKey::load_or_create(dir.path()), Err(KeyError::NotAFile(_))));
+        fs::remove_file(&path).unwrap();
+
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        assert!(matches!(TokenKey::load_or_create(dir.path()), Err(KeyError::NotAFile(_))));
+        fs::remove_file(&path).unwrap();
+
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(TokenKey::load_or_create(dir.path()), Err(KeyError::NotAFile(_))));
+    }
+
+    #[test]
+    fn a_damaged_key_is_refused_not_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        TokenKey::load_or_create(dir.path()).unwrap();
+        let path = dir.path().join(FILE_NAME);
+        let pem = fs::read(&path).unwrap();
+        for damaged in [&b""[..], &pem[..pem.len() / 2], &b"\xff\xfe"[..]] {
+            fs::write(&path, damaged).unwrap();
+            assert!(matches!(TokenKey::load_or_create(dir.path()), Err(KeyError::Content(_))));
+            assert_eq!(fs::read(&path).unwrap(), damaged);
+        }
+    }
+
+    #[test]
+    fn the_jwks_holds_the_public_half_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let key = TokenKey::load_or_create(dir.path()).unwrap();
+        let document = serde_json::to_value(key.jwks()).unwrap();
+        let jwk = &document["keys"][0];
+        assert_eq!(jwk["kty"], "OKP");
+        assert_eq!(jwk["crv"], "Ed25519");
+        assert_eq!(jwk["alg"], "EdDSA");
+        assert_eq!(jwk["use"], "sig");
+        assert_eq!(jwk["kid"], key.key_id());
+        assert!(jwk.get("d").is_none());
+        let listed = key.jwks().keys[0].clone();
+        assert!(DecodingKey::from_jwk(&listed).is_ok());
+    }
+}
