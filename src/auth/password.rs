@@ -65,11 +65,13 @@ impl Password {
     /// # Errors
     /// When it is too short or too long. A longer one costs no hash.
     pub fn new(password: String) -> Result<Self, PasswordRuleError> {
-        match password.len() {
-            ..limits::PASSWORD_BYTES_MIN => Err(PasswordRuleError::TooShort),
-            ..=limits::PASSWORD_BYTES_MAX => Ok(Self(password)),
-            _ => Err(PasswordRuleError::TooLong),
+        if password.len() < limits::PASSWORD_BYTES_MIN {
+            return Err(PasswordRuleError::TooShort);
         }
+        if password.len() > limits::PASSWORD_BYTES_MAX {
+            return Err(PasswordRuleError::TooLong);
+        }
+        Ok(Self(password))
     }
 }
 

@@ -396,7 +396,7 @@ mod tests {
     fn workers_are_niced_and_the_caller_is_not() {
         let priority = || rustix::process::getpriority_process(Some(rustix::thread::gettid()));
         let before = priority().unwrap();
-        let (report, reported) = mpsc::channel();
+        let (report, reported) = mpsc::sync_channel(1);
         let _workers = Workers::start(SMALL, 1, move || {
             let _ = report.send(priority());
         });

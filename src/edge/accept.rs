@@ -1,0 +1,217 @@
+//! The accept loop, and HTTP/1.1 on each connection until it ends or becomes a WebSocket.
+//!
+//! Our own, since axum's has no deadline for a head. What bounds a connection: a place among the
+//! process's connections, a deadline and a size for each head, and an age. Idle keep-alive counts as
+//! waiting for a head, so it ends with the same deadline.
+
+use std::{io, sync::Arc, time::Duration};
+
+use axum::{Router, body::Body};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustix::process::{Resource, getrlimit};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::{Semaphore, mpsc, watch},
+    time::{sleep, timeout},
+};
+use tower::Service as _;
+
+use crate::{
+    hub::Permit,
+    limits::{self, Limits},
+};
+
+/// What a connection gets for which there is no place. Written before its request is read.
+const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
+    Content-Type: application/problem+json\r\n\
+    Content-Length: 202\r\n\
+    Retry-After: 5\r\n\
+    Cache-Control: no-store\r\n\
+    Connection: close\r\n\
+    \r\n\
+    {\"type\":\"urn:hubbub:error:overloaded\",\
+    \"title\":\"The server has no room for this now; try again after the hinted time.\",\
+    \"status\":503,\"code\":503,\"name\":\"overloaded\",\"retryable\":true,\"retry_after_ms\":5000}\n";
+
+/// The places for connections.
+#[derive(Clone, Debug)]
+pub struct Permits {
+    places: Arc<Semaphore>,
+    count: usize,
+}
+
+impl Permits {
+    /// As many places as this.
+    #[must_use]
+    pub fn new(count: usize) -> Self {
+        let count = count.min(Semaphore::MAX_PERMITS);
+        Self { places: Arc::new(Semaphore::new(count)), count }
+    }
+
+    /// As many places as configured, but not more than the allowed number of open files bears.
+    #[must_use]
+    pub fn for_process(connections_max: u32) -> Self {
+        let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let borne = files.saturating_mul(limits::OPEN_FILES_PERCENT) / 100;
+        if borne < u64::from(connections_max) {
+            tracing::warn!(files, connections = borne, "open files bound the connections");
+        }
+        Self::new(usize::try_from(borne.min(u64::from(connections_max))).unwrap_or(usize::MAX))
+    }
+
+    /// How many places there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// How many of them are taken.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.count - self.places.available_permits().min(self.count)
+    }
+
+    fn take(&self) -> Option<Permit> {
+        Arc::clone(&self.places).try_acquire_owned().ok().map(Permit::new)
+    }
+}
+
+/// What one connection may cost.
+#[derive(Clone, Debug)]
+struct Bounds {
+    head_bytes_max: usize,
+    head_timeout: Duration,
+}
+
+/// Accepts connections and serves the router on them, until `shutdown` turns true or its sender is
+/// gone. Then it accepts no more, lets requests that are under way finish, and returns.
+///
+/// WebSockets do not count: they left for the hub, with their permits.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    permits: Permits,
+    limits: &Limits,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let bounds = Bounds {
+        head_bytes_max: usize::try_from(limits.request_head_bytes_max.as_u64())
+            .unwrap_or(usize::MAX),
+        head_timeout: limits.request_head_timeout,
+    };
+    let refusals = Arc::new(Semaphore::new(limits::REFUSALS_MAX));
+    // Every connection's task holds a clone; when the last is gone, `ended` says so.
+    let (alive, mut ended) = mpsc::channel::<()>(1);
+    // Said once, not at every attempt.
+    let mut starved = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stopped(&mut shutdown) => break,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                if !is_of_one_connection(&error) {
+                    if !starved {
+                        tracing::warn!(%error, "connections cannot be accepted now");
+                    }
+                    starved = true;
+                    pause().await;
+                }
+                continue;
+            }
+        };
+        starved = false;
+        let Some(permit) = permits.take() else {
+            refuse(stream, &refusals);
+            continue;
+        };
+        let (router, bounds, alive) = (router.clone(), bounds.clone(), alive.clone());
+        let shutdown = shutdown.clone();
+        tokio::spawn(async move {
+            serve_connection(stream, permit, router, &bounds, shutdown).await;
+            drop(alive);
+        });
+    }
+    drop((listener, alive));
+    // Each connection bounds itself; this wait is bounded by theirs.
+    ended.recv().await;
+}
+
+/// Serves requests on one connection, until it ends or becomes a WebSocket.
+async fn serve_connection(
+    stream: TcpStream,
+    permit: Permit,
+    router: Router,
+    bounds: &Bounds,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    if stream.set_nodelay(true).is_err() {
+        return;
+    }
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(permit.clone());
+        router.clone().call(request)
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.head_timeout)
+        .max_headers(limits::REQUEST_HEADERS_MAX)
+        .max_header_size(bounds.head_bytes_max)
+        .max_buf_size(bounds.head_bytes_max)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+
+    // How a connection ended is its client's affair: a reset or a late head is no news.
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = stopped(&mut shutdown) => {}
+        () = sleep(limits::HTTP_AGE_MAX) => {}
+    }
+    connection.as_mut().graceful_shutdown();
+    let _ = timeout(limits::HTTP_CLOSE_TIMEOUT, connection).await;
+}
+
+async fn stopped(shutdown: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, and the server with it.
+    let _ = shutdown.wait_for(|stop| *stop).await;
+}
+
+/// Whether the error is about the connection that was to be accepted, not about the process.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
+}
+
+/// Waits for file descriptors or memory to come back: the connection is still there to be accepted,
+/// so without a pause the loop would spin.
+async fn pause() {
+    sleep(limits::ACCEPT_PAUSE.mul_f64(rand::random_range(1.0..2.0))).await;
+}
+
+/// Says 503. Beyond a number of clients that are being told, the connection is only cut.
+fn refuse(mut stream: TcpStream, refusals: &Arc<Semaphore>) {
+    let Ok(place) = Arc::clone(refusals).try_acquire_owned() else { return };
+    tokio::spawn(async move {
+        let told = async {
+            stream.write_all(REFUSAL).await?;
+            stream.shutdown().await?;
+            // To close with a request unread would reset the connection, and the answer with it.
+            let mut unread = [0; 1024];
+            while stream.read(&mut unread).await? > 0 {}
+            Ok::<(), io::Error>(())
+        };
+        // Late or reset: it was refused either way.
+        let _ = timeout(limits::REFUSAL_TIMEOUT, told).await;
+        drop(place);
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,163 @@
+//! A request's body, read within its bounds and decoded by its content type.
+
+use axum::{
+    body::Body,
+    extract::{Form, FromRequest as _, Request},
+    http::{StatusCode, header},
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+use crate::{limits, wire::code::ErrorCode};
+
+/// The content types that an address takes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Takes {
+    /// `application/json`.
+    Json,
+    /// `application/json` and `application/x-www-form-urlencoded`.
+    JsonOrForm,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Format {
+    Json,
+    Form,
+}
+
+/// Reads a whole body and decodes it.
+///
+/// # Errors
+/// 415, 413, 408 or 400, by what is wrong with it.
+pub async fn read<T: DeserializeOwned>(
+    request: Request,
+    takes: Takes,
+    bytes_max: usize,
+) -> Result<T, Problem> {
+    let format = format(&request, takes)?;
+    let (parts, body) = request.into_parts();
+    let bytes = collect(body, bytes_max).await?;
+    match format {
+        // serde_json's message may quote a value, which may be a password: it is not passed on.
+        Format::Json => serde_json::from_slice(&bytes).map_err(|error| {
+            bad_request(format!(
+                "not the expected JSON: line {}, column {}",
+                error.line(),
+                error.column()
+            ))
+        }),
+        Format::Form => Form::from_request(Request::from_parts(parts, Body::from(bytes)), &())
+            .await
+            .map(|Form(decoded)| decoded)
+            .map_err(|_| bad_request("not the expected form fields")),
+    }
+}
+
+fn bad_request(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
+    Problem::new(ErrorCode::BadRequest).detail(detail)
+}
+
+fn format(request: &Request, takes: Takes) -> Result<Format, Problem> {
+    let refusal =
+        |detail: &'static str| Err(Problem::new(ErrorCode::UnsupportedMediaType).detail(detail));
+    let headers = request.headers();
+    // A compressed body could be a bomb, and ours are too short to need it.
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return refusal("request bodies may not be encoded");
+    }
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    if essence.eq_ignore_ascii_case("application/json") {
+        return Ok(Format::Json);
+    }
+    match takes {
+        Takes::JsonOrForm if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") => {
+            Ok(Format::Form)
+        }
+        Takes::JsonOrForm => {
+            refusal("expected application/json or application/x-www-form-urlencoded")
+        }
+        Takes::Json => refusal("expected application/json"),
+    }
+}
+
+async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    let collected = Limited::new(body, bytes_max).collect();
+    match tokio::time::timeout(limits::REQUEST_BODY_TIMEOUT, collected).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => {
+            Err(Problem::new(ErrorCode::MessageTooLarge).detail("the body is too large"))
+        }
+        Ok(Err(_)) => Err(bad_request("the body ended early")),
+        Err(_) => Err(bad_request("the body took too long").status(StatusCode::REQUEST_TIMEOUT)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse as _;
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, PartialEq)]
+    struct Greeting {
+        text: String,
+    }
+
+    async fn decode(content_type: &str, body: impl Into<Body>) -> Result<Greeting, u16> {
+        let request = Request::post("/").header(header::CONTENT_TYPE, content_type);
+        let request = request.body(body.into()).unwrap();
+        let decoded = read(request, Takes::JsonOrForm, 64).await;
+        decoded.map_err(|problem| problem.into_response().status().as_u16())
+    }
+
+    #[tokio::test]
+    async fn json_and_forms_are_decoded_alike() {
+        let expected = Ok(Greeting { text: "a b".to_owned() });
+        assert_eq!(decode("application/json", r#"{"text":"a b"}"#).await, expected);
+        assert_eq!(decode("Application/JSON; charset=utf-8", r#"{"text":"a b"}"#).await, expected);
+        assert_eq!(decode("application/x-www-form-urlencoded", "text=a+b").await, expected);
+    }
+
+    #[tokio::test]
+    async fn what_is_not_decodable_is_a_bad_request() {
+        let deep = "[".repeat(60);
+        let twice = r#"{"text":"a","text":"b"}"#;
+        let surrogate = r#"{"text":"\ud800"}"#;
+        for body in ["", "{", "{}", "[]", "\u{feff}{}", "1e400", twice, surrogate, deep.as_str()] {
+            assert_eq!(decode("application/json", body.to_owned()).await, Err(400), "{body}");
+        }
+        assert_eq!(decode("application/x-www-form-urlencoded", "other=1").await, Err(400));
+    }
+
+    #[tokio::test]
+    async fn other_content_types_are_refused() {
+        for content_type in ["", "text/plain", "application/jsonp", "multipart/form-data"] {
+            assert_eq!(decode(content_type, "{}").await, Err(415), "{content_type}");
+        }
+        let request = Request::post("/")
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_ENCODING, "gzip")
+            .body(Body::from("{}"))
+            .unwrap();
+        let refused = read::<Greeting>(request, Takes::Json, 64).await.unwrap_err();
+        assert_eq!(refused.into_response().status(), 415);
+    }
+
+    #[tokio::test]
+    async fn a_long_body_is_refused() {
+        let body = format!(r#"{{"text":"{}"}}"#, "x".repeat(64));
+        assert_eq!(decode("application/json", body).await, Err(413));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_end_is_given_up() {
+        let endless = Body::new(http_body_util::StreamBody::new(futures_util::stream::pending::<
+            Result<hyper::body::Frame<Bytes>, std::convert::Infallible>,
+        >()));
+        assert_eq!(decode("application/json", endless).await, Err(408));
+    }
+}

@@ -1,0 +1,113 @@
+//! The internal port: health and metrics, on a thread of their own, so that they answer when the rest
+//! is too busy to.
+
+use std::{fmt, io, net::TcpListener, sync::Arc, thread::JoinHandle};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderName, header},
+    routing::get,
+};
+use tokio::sync::watch;
+
+use super::{
+    accept::{self, Permits},
+    http::{finish, health, health::Health},
+};
+use crate::limits::{self, Limits};
+
+/// What Prometheus expects of OpenMetrics text.
+const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What the internal port needs.
+#[derive(Clone)]
+pub struct Internal {
+    health: Health,
+    metrics: Arc<dyn Fn() -> String + Send + Sync>,
+}
+
+impl Internal {
+    /// `metrics` writes all of them as OpenMetrics text. It must not block.
+    pub fn new(health: Health, metrics: impl Fn() -> String + Send + Sync + 'static) -> Self {
+        Self { health, metrics: Arc::new(metrics) }
+    }
+}
+
+impl fmt::Debug for Internal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Internal").finish_non_exhaustive()
+    }
+}
+
+/// Everything on the internal port.
+pub fn router(internal: Internal) -> Router {
+    let checks = Router::new()
+        .route("/livez", get(health::live))
+        .route("/readyz", get(health::ready))
+        .with_state(internal.health.clone());
+    finish(checks.route("/metrics", get(metrics).with_state(internal)))
+}
+
+async fn metrics(State(internal): State<Internal>) -> ([(HeaderName, &'static str); 1], String) {
+    ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], (internal.metrics)())
+}
+
+/// Serves the internal port on a thread of its own, until `shutdown` turns true.
+///
+/// # Errors
+/// When the thread or its runtime cannot be started.
+pub fn spawn(
+    listener: TcpListener,
+    internal: Internal,
+    limits: Limits,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<JoinHandle<()>> {
+    listener.set_nonblocking(true)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _entered = runtime.enter();
+        tokio::net::TcpListener::from_std(listener)?
+    };
+    std::thread::Builder::new().name("internal".to_owned()).spawn(move || {
+        let permits = Permits::new(limits::INTERNAL_CONNECTIONS_MAX);
+        runtime.block_on(accept::serve(listener, router(internal), permits, &limits, shutdown));
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::{SocketAddr, TcpStream},
+    };
+
+    use super::*;
+
+    fn ask(address: SocketAddr, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    #[test]
+    fn health_and_metrics_answer_on_a_thread_of_their_own() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, shutdown) = watch::channel(false);
+        let health = Health::new(|| Ok(()), || Err("draining".to_owned()));
+        let internal = Internal::new(health, || "hubbub_up 1\n".to_owned());
+        let serving = spawn(listener, internal, Limits::default(), shutdown).unwrap();
+
+        assert!(ask(address, "/livez").starts_with("HTTP/1.1 200 "));
+        let ready = ask(address, "/readyz");
+        assert!(ready.starts_with("HTTP/1.1 503 ") && ready.ends_with("draining\n"), "{ready}");
+        assert!(ask(address, "/metrics").ends_with("hubbub_up 1\n"));
+        assert!(ask(address, "/v1/ws").starts_with("HTTP/1.1 404 "));
+        stop.send(true).unwrap();
+        serving.join().unwrap();
+    }
+}
