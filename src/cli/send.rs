@@ -95,3 +95,116 @@ pub(super) fn no_channel(error: CliError, channel: &str, user: &str) -> CliError
     }
     error
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use futures_util::{SinkExt as _, StreamExt as _};
+    use hubbub::wire::proto::{self, client_envelope::Command, reply, server_envelope::Envelope};
+    use prost::Message as _;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+    use tokio_tungstenite::{
+        accept_hdr_async,
+        tungstenite::{
+            Message as Frame,
+            handshake::server::{Request, Response},
+            http::HeaderValue,
+        },
+    };
+
+    use super::{SendArgs, run};
+    use crate::cli::CliError;
+
+    #[derive(clap::Parser)]
+    struct Arguments {
+        #[command(flatten)]
+        send: SendArgs,
+    }
+
+    /// A server that gives a token, then answers one publish.
+    #[expect(clippy::result_large_err, reason = "the shape of tungstenite's callback")]
+    async fn serve(listener: TcpListener, answer: reply::Result) -> String {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4_096];
+        let mut length = 0;
+        while !request[..length].ends_with(b"}") {
+            length += stream.read(&mut request[length..]).await.unwrap();
+        }
+        let token = b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"access_token\":\"t\"}";
+        stream.write_all(token).await.unwrap();
+        drop(stream);
+
+        let (stream, _) = listener.accept().await.unwrap();
+        let subprotocol = |_: &Request, mut response: Response| {
+            let value = HeaderValue::from_static("hubbub.v1.proto");
+            response.headers_mut().insert("sec-websocket-protocol", value);
+            Ok(response)
+        };
+        let mut peer = accept_hdr_async(stream, subprotocol).await.unwrap();
+        let frame = |envelope| {
+            let envelope = proto::ServerEnvelope { envelope: Some(envelope) };
+            Frame::Binary(envelope.encode_to_vec().into())
+        };
+        let welcome = proto::Welcome {
+            expires_at: u64::from(u32::MAX),
+            ping_interval_ms: 25_000,
+            pong_timeout_ms: 10_000,
+            message_bytes_max: 65_536,
+            ..proto::Welcome::default()
+        };
+        peer.send(frame(Envelope::Welcome(welcome))).await.unwrap();
+        let Frame::Binary(command) = peer.next().await.unwrap().unwrap() else { panic!() };
+        let command = proto::ClientEnvelope::decode(command).unwrap();
+        let reply = proto::Reply { id: command.id, result: Some(answer) };
+        peer.send(frame(Envelope::Reply(reply))).await.unwrap();
+        while let Some(Ok(_)) = peer.next().await {}
+        match command.command {
+            Some(Command::Publish(publish)) => publish.body,
+            command => panic!("{command:?}"),
+        }
+    }
+
+    /// Sends «hello» to such a server.
+    async fn send(answer: reply::Result) -> (Result<(), CliError>, String) {
+        let folder = tempfile::tempdir().unwrap();
+        let password = folder.path().join("password");
+        std::fs::write(&password, "correct horse\n").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap());
+        let password = password.to_str().unwrap();
+        let arguments = [
+            "send",
+            "lobby",
+            "hello",
+            "--as",
+            "ada",
+            "--server",
+            &server,
+            "--password-file",
+            password,
+        ];
+        let serving = tokio::spawn(serve(listener, answer));
+        let sent = run(Arguments::try_parse_from(arguments).unwrap().send).await;
+        (sent, serving.await.unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_message_goes_from_the_command_line_to_the_server() {
+        let published = proto::Published { sequence: 1, epoch: 1, ..Default::default() };
+        let (sent, body) = send(reply::Result::Published(published)).await;
+        sent.unwrap();
+        assert_eq!(body, "hello");
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_does_not_exist_is_explained() {
+        let code = proto::error::Code::UnknownChannel.into();
+        let error = proto::Error { code, ..Default::default() };
+        let (sent, _) = send(reply::Result::Error(error)).await;
+        let words = sent.unwrap_err().to_string();
+        assert!(words.contains("hubbub channel create lobby --as ada"), "{words}");
+    }
+}

@@ -182,3 +182,79 @@ pub(super) fn refusal(head: &HeaderMap, body: &[u8]) -> Option<Refusal> {
         head: None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        task::JoinHandle,
+    };
+
+    use super::Accounts;
+    use crate::{client::error::TokenError, wire::code::ErrorCode};
+
+    /// A server that gives one answer, and hands back what it was asked and from where.
+    async fn answering(answer: &'static str) -> (Accounts, JoinHandle<(String, String)>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let asked = tokio::spawn(async move {
+            let (mut stream, from) = listener.accept().await.unwrap();
+            let mut request = vec![0; 4_096];
+            let mut length = 0;
+            while !request[..length].ends_with(b"}") {
+                length += stream.read(&mut request[length..]).await.unwrap();
+            }
+            stream.write_all(answer.as_bytes()).await.unwrap();
+            (String::from_utf8_lossy(&request[..length]).into_owned(), from.ip().to_string())
+        });
+        (Accounts::new(server, Some([127, 0, 0, 9].into())), asked)
+    }
+
+    #[tokio::test]
+    async fn a_token_is_had_for_a_password_from_the_chosen_address() {
+        let answer = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n\
+            {\"access_token\":\"t\",\"token_type\":\"Bearer\",\"expires_in\":3600}";
+        let (accounts, asked) = answering(answer).await;
+        let token = accounts.token("ada", "correct horse").await.unwrap();
+        assert_eq!(token.access_token, "t");
+        assert_eq!(token.expires_in, Some(Duration::from_secs(3_600)));
+        let (request, from) = asked.await.unwrap();
+        assert!(request.starts_with("POST /v1/token HTTP/1.1\r\n"), "{request}");
+        assert!(request.contains("\"grant_type\":\"password\""), "{request}");
+        assert_eq!(from, "127.0.0.9");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_keeps_its_code_and_its_hint() {
+        let answer = "HTTP/1.1 503 Service Unavailable\r\nretry-after: 3\r\ncontent-length: 35\r\n\
+            \r\n{\"code\":503,\"detail\":\"no room now\"}";
+        let (accounts, _asked) = answering(answer).await;
+        let error = accounts.token("ada", "correct horse").await.unwrap_err();
+        let TokenError::Refused(refusal) = &error else { panic!("{error:?}") };
+        assert!(refusal.is(ErrorCode::Overloaded));
+        assert_eq!(refusal.to_string(), "no room now [overloaded (503)]");
+        assert!(error.again());
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(3)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_another_program_is_not_taken_for_a_refusal() {
+        let answer = "HTTP/1.1 404 Not Found\r\ncontent-length: 6\r\n\r\nnginx!";
+        let (accounts, _asked) = answering(answer).await;
+        let error = accounts.create("ada", "correct horse").await.unwrap_err();
+        assert!(matches!(error, TokenError::Unintelligible { status: 404, .. }), "{error:?}");
+        assert!(!error.again());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_worth_another_attempt() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        drop(listener);
+        let error = Accounts::new(server, None).token("ada", "x").await.unwrap_err();
+        assert!(matches!(error, TokenError::Unreachable { .. }) && error.again(), "{error:?}");
+    }
+}

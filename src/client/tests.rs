@@ -430,3 +430,26 @@ async fn closing_says_goodbye() {
     let error = bench.client.publish("lobby", "late").await.unwrap_err();
     assert!(matches!(error, ClientError::ClientClosed), "{error:?}");
 }
+
+#[tokio::test]
+async fn over_tcp_it_connects_from_the_chosen_address() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+    let local_address = Some([127, 0, 0, 9].into());
+    let get_token = GetToken::fixed("t");
+    let client = Client::connect(Options { local_address, ..Options::new(server, get_token) });
+    let (stream, from) = listener.accept().await.unwrap();
+    assert_eq!(from.ip().to_string(), "127.0.0.9");
+    // A plain HTTP answer instead of the handshake, with a code that is the end.
+    let mut stream = tokio::io::BufReader::new(stream);
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        tokio::io::AsyncBufReadExt::read_line(&mut stream, &mut head).await.unwrap();
+    }
+    assert!(head.contains("Bearer t\r\n"), "{head}");
+    let answer =
+        b"HTTP/1.1 403 Forbidden\r\ncontent-length: 28\r\n\r\n{\"code\":203,\"detail\":\"gone\"}";
+    tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
+    let error = client.connected().await.unwrap_err();
+    assert!(matches!(error, ClientError::Handshake { status: 403, .. }), "{error:?}");
+}
