@@ -91,6 +91,13 @@ pub const RECONNECTS_PER_SECOND: u32 = 500;
 /// How long a login counts at most, whatever its token says.
 pub const LOGIN_LIFETIME_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 
+/// What a drain keeps of its time for the end of threads and files.
+pub const DRAIN_RESERVE: Duration = Duration::from_secs(1);
+/// How often the hub's thread says that it has its turns.
+pub const BEAT_INTERVAL: Duration = Duration::from_millis(500);
+/// How long it may not say so. Beyond it: `/livez` fails.
+pub const BEAT_AGE_MAX: Duration = Duration::from_secs(5);
+
 /// Messages in one batch. What exceeds it waits for the next.
 pub const BATCH_MESSAGES_MAX: usize = 256;
 /// Record bytes in one batch, but for a single message larger than it.

@@ -24,6 +24,7 @@ use tokio::{
 
 use super::{Edge, Settings, http::problem::Problem};
 use crate::{
+    auth::token::{Reason, TokenError},
     connection::login::LoginError,
     engine::Engine,
     hub::{Handover, Identity, Permit},
@@ -132,27 +133,27 @@ async fn decide(
         None => return Ok(Fate::HandOver { encoding, identity: None }),
         Some(Token::Header(token)) => (log_in(token).await, true),
         Some(Token::Subprotocol(Some(token))) => (log_in(token).await, false),
-        Some(Token::Subprotocol(None)) => (Err(LoginError::InvalidToken), false),
+        Some(Token::Subprotocol(None)) => (Err(TokenError::Invalid(Reason::Head).into()), false),
     };
     match outcome {
         Ok(identity) => Ok(Fate::HandOver { encoding, identity: Some(identity) }),
-        Err(error) if !http_can_tell => Ok(close_for(error)),
-        Err(error @ LoginError::Unavailable) => {
-            Err(Problem::new(error.into()).retry_after(limits::BUSY_RETRY_AFTER))
-        }
-        Err(error @ (LoginError::InvalidToken | LoginError::TokenExpired)) => {
-            Err(Problem::new(error.into()))
+        Err(error) if !http_can_tell => Ok(close_for(&error)),
+        Err(error) => {
+            let problem = Problem::new((&error).into());
+            let is_final = error.close_code().is_some();
+            Err(if is_final { problem } else { problem.retry_after(limits::BUSY_RETRY_AFTER) })
         }
     }
 }
 
-fn close_for(error: LoginError) -> Fate {
-    let (code, retry_after) = match error {
-        LoginError::InvalidToken => (CloseCode::InvalidToken, None),
-        LoginError::TokenExpired => (CloseCode::TokenExpired, None),
-        LoginError::Unavailable => (CloseCode::TryAgainLater, Some(limits::BUSY_RETRY_AFTER)),
-    };
-    close_with(code, ErrorCode::from(error), retry_after)
+fn close_for(error: &LoginError) -> Fate {
+    match error.close_code() {
+        Some(code) => close_with(code, error.into(), None),
+        None => {
+            let after = Some(limits::BUSY_RETRY_AFTER);
+            close_with(CloseCode::TryAgainLater, error.into(), after)
+        }
+    }
 }
 
 fn close_with(code: CloseCode, why: ErrorCode, retry_after: Option<Duration>) -> Fate {

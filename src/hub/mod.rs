@@ -104,10 +104,10 @@ impl Hub {
     ///
     /// # Errors
     /// The handover itself, when the hub has no room for it now.
-    pub fn hand_over(&self, handover: Handover) -> Result<(), Box<Handover>> {
+    pub fn hand_over(&self, handover: Handover) -> Result<(), Handover> {
         self.mailbox.try_send(ShardInput::Connection(handover)).map_err(|error| {
             match error.into_inner() {
-                ShardInput::Connection(handover) => Box::new(handover),
+                ShardInput::Connection(handover) => handover,
                 ShardInput::Drain(_) => unreachable!("what comes back is what was sent"),
             }
         })

@@ -21,16 +21,6 @@ pub enum PinCores {
     List(Vec<usize>),
 }
 
-/// How many shards the hub has.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Shards {
-    /// One for each of the hub's cores.
-    #[default]
-    Auto,
-    /// This many.
-    Count(usize),
-}
-
 /// Where the threads go.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {

@@ -1,3 +1,359 @@
 //! Wires the parts together: the only module that knows all of them.
+//!
+//! ```text
+//! edge runtime   accepts, HTTP, handshakes, tokens      the other cores
+//! hub            one shard, one thread                  a core of its own
+//! log            one writer, a few readers              the other cores
+//! auth           argon2 workers                         the other cores, niced
+//! internal       health, metrics                        the other cores
+//! ```
+
+use std::{
+    io,
+    net::{SocketAddr, TcpListener},
+    rc::Rc,
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use thiserror::Error;
+use tokio::{
+    runtime::{Builder, LocalOptions, Runtime},
+    sync::{mpsc, watch},
+    time::timeout,
+};
+
+use self::{
+    cores::{Plan, PlanError},
+    vitals::Vitals,
+};
+use crate::{
+    auth::{Auth, AuthStartError},
+    config::{self, Config},
+    connection::{
+        login::{Login, seconds_since_1970},
+        run_shard,
+    },
+    edge::{
+        Edge,
+        accept::{self, Permits},
+        http::{self, health::Health},
+        internal::{self, Internal},
+    },
+    engine::{
+        Engine,
+        sqlite::{self, SqliteEngine, SqliteOptions},
+    },
+    hub::{
+        Hub, ShardInput,
+        directory::{Directory, DirectoryError},
+        shard::Shard,
+    },
+    limits::{DRAIN_RESERVE, SHARD_MAILBOX_MAX},
+    metrics::Metrics,
+};
 
 pub mod cores;
+mod log_metrics;
+mod vitals;
+
+/// A server at work. Dropping it without [`Server::drain`] leaves its threads running.
+#[derive(Debug)]
+pub struct Server<E> {
+    public: SocketAddr,
+    internal: SocketAddr,
+    warning: Option<cores::Warning>,
+    drain_timeout: Duration,
+    engine: Arc<E>,
+    hub: Hub,
+    edge: Runtime,
+    vitals: Arc<Vitals>,
+    shutdown: watch::Sender<bool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Why a server does not start.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// The log.
+    #[error(transparent)]
+    Log(#[from] sqlite::OpenError),
+    /// Accounts and keys.
+    #[error(transparent)]
+    Auth(#[from] AuthStartError),
+    /// The list of cores.
+    #[error(transparent)]
+    Cores(#[from] PlanError),
+    /// A port that is taken, or not ours to take.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A thread or its runtime.
+    #[error("a thread cannot be started")]
+    Thread(#[source] io::Error),
+    /// A channel that the configuration names.
+    #[error("the channel {name} cannot be made")]
+    Channel {
+        /// Which.
+        name: String,
+        /// Why.
+        source: DirectoryError,
+    },
+}
+
+/// Starts a server on SQLite in the configured directory.
+///
+/// # Errors
+/// When a part of it cannot start. What has started ends with the process.
+pub fn start(config: &Config) -> Result<Server<SqliteEngine>, StartError> {
+    let plan = plan(config)?;
+    let rest = plan.rest.clone();
+    let synchronous = match config.log.synchronous {
+        config::Synchronous::Full => sqlite::Synchronous::Full,
+        config::Synchronous::Normal => sqlite::Synchronous::Normal,
+    };
+    let on_thread_start = Arc::new(move |_| pin(rest.as_deref()));
+    let engine =
+        sqlite::open(&config.server.data_dir, SqliteOptions { synchronous, on_thread_start })?;
+    let stats = engine.stats();
+    let mut metrics = Metrics::default();
+    log_metrics::register(&mut metrics, &stats);
+    let stores = move || stats.commits_failed.get();
+    start_on(config, plan, Arc::new(engine), metrics, stores)
+}
+
+/// Starts a server on any engine, such as one that fails on demand.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_with<E: Engine>(config: &Config, engine: Arc<E>) -> Result<Server<E>, StartError> {
+    start_on(config, plan(config)?, engine, Metrics::default(), || 0)
+}
+
+fn plan(config: &Config) -> Result<Plan, PlanError> {
+    let plan = cores::plan(&cores::allowed(), &config.hub.pin_cores)?;
+    if let Some(warning) = &plan.warning {
+        tracing::warn!("{warning}");
+    }
+    Ok(plan)
+}
+
+fn start_on<E: Engine>(
+    config: &Config,
+    plan: Plan,
+    engine: Arc<E>,
+    metrics: Metrics,
+    failed_commits: impl Fn() -> u64 + Send + Sync + 'static,
+) -> Result<Server<E>, StartError> {
+    let public_listener = listen(config.server.listen)?;
+    let internal_listener = listen(config.server.internal_listen)?;
+    let (public, internal) = (address(&public_listener)?, address(&internal_listener)?);
+    let (shutdown, is_shutdown) = watch::channel(false);
+
+    let edge = edge_runtime(&plan).map_err(StartError::Thread)?;
+    let directory = Arc::new(Directory::new(Arc::clone(&engine)));
+    edge.block_on(create_channels(&directory, &config.channels.created_at_start))?;
+
+    let rest = plan.rest.clone();
+    let on_worker_start = move || pin(rest.as_deref());
+    let auth = Auth::start(config.auth.clone(), &config.server.data_dir, on_worker_start)?;
+    let login =
+        Arc::new(Login::new(auth.verifier(), Arc::clone(&directory), edge.handle().clone()));
+
+    let metrics = Arc::new(metrics);
+    let vitals = Arc::new(Vitals::new(failed_commits));
+    let (mailbox, inputs) = mpsc::channel(SHARD_MAILBOX_MAX);
+    let hub = Hub::new(mailbox);
+    let shard = ShardThread {
+        core: plan.hub,
+        engine: Arc::clone(&engine),
+        directory,
+        limits: Arc::new(config.limits.clone()),
+        metrics: Arc::clone(&metrics),
+        vitals: Arc::clone(&vitals),
+        login: Arc::clone(&login),
+        inputs,
+    };
+    let hub_thread = shard.spawn().map_err(StartError::Thread)?;
+
+    let health = health(&vitals);
+    let internal_thread = internal::spawn(
+        internal_listener,
+        Internal::new(health.clone(), move || metrics.to_text()),
+        config.limits.clone(),
+        is_shutdown.clone(),
+    )
+    .map_err(StartError::Thread)?;
+
+    let router = http::public(Edge {
+        hub: hub.clone(),
+        login,
+        auth: Some(Arc::new(auth)),
+        health,
+        settings: config.edge.clone(),
+        limits: config.limits.clone(),
+    });
+    let listener = {
+        let _entered = edge.enter();
+        tokio::net::TcpListener::from_std(public_listener).map_err(StartError::Thread)?
+    };
+    let limits = config.limits.clone();
+    edge.spawn(async move {
+        let permits = Permits::for_process(limits.connections_max);
+        accept::serve(listener, router, permits, &limits, is_shutdown).await;
+    });
+
+    Ok(Server {
+        public,
+        internal,
+        warning: plan.warning,
+        drain_timeout: config.limits.drain_timeout,
+        engine,
+        hub,
+        edge,
+        vitals,
+        shutdown,
+        threads: vec![hub_thread, internal_thread],
+    })
+}
+
+impl<E: Engine> Server<E> {
+    /// The public port.
+    #[must_use]
+    pub const fn public_address(&self) -> SocketAddr {
+        self.public
+    }
+
+    /// The internal port.
+    #[must_use]
+    pub const fn internal_address(&self) -> SocketAddr {
+        self.internal
+    }
+
+    /// What is not as it should be about the cores.
+    #[must_use]
+    pub const fn warning(&self) -> Option<cores::Warning> {
+        self.warning
+    }
+
+    /// The engine.
+    #[must_use]
+    pub const fn engine(&self) -> &Arc<E> {
+        &self.engine
+    }
+
+    /// Ends in order: not ready, no new connections, accepted publishes finished, outboxes flushed,
+    /// connections closed. Blocks until then, or until the drain timeout; answers whether it was in
+    /// time. Either way nothing that was acknowledged is lost.
+    pub fn drain(self) -> bool {
+        self.vitals.start_draining();
+        // An error means that nobody listens any more.
+        let _ = self.shutdown.send(true);
+        let within = self.drain_timeout.saturating_sub(DRAIN_RESERVE);
+        let in_time = self.edge.block_on(timeout(within, self.hub.drain())).is_ok();
+        drop(self.hub);
+        self.edge.shutdown_timeout(DRAIN_RESERVE / 2);
+        if in_time {
+            for thread in self.threads {
+                // A thread that panicked has said so already.
+                let _ = thread.join();
+            }
+        }
+        in_time
+    }
+}
+
+/// What the thread of a shard is made of.
+struct ShardThread<E> {
+    core: Option<usize>,
+    engine: Arc<E>,
+    directory: Arc<Directory<E>>,
+    limits: Arc<crate::limits::Limits>,
+    metrics: Arc<Metrics>,
+    vitals: Arc<Vitals>,
+    login: Arc<Login<E>>,
+    inputs: mpsc::Receiver<ShardInput>,
+}
+
+impl<E: Engine> ShardThread<E> {
+    fn spawn(self) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name("hub".to_owned()).spawn(move || {
+            if let Some(core) = self.core
+                && !cores::pin_to_core(core)
+            {
+                tracing::warn!(core, "the hub's thread could not be pinned");
+            }
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                // Every socket that is ready is read before the turn ends, so look for ready ones
+                // only once all known ones are served.
+                .event_interval(EVENT_INTERVAL)
+                .build_local(LocalOptions::default())
+                .expect("a runtime needs a few file descriptors, which are free at the start");
+            let shard = Shard::new(self.engine, self.directory, self.limits, self.metrics);
+            runtime.block_on(async {
+                tokio::task::spawn_local(vitals::beat(self.vitals));
+                run_shard(Rc::clone(&shard), self.login, self.inputs).await;
+            });
+        })
+    }
+}
+
+/// Tasks that the hub's runtime polls before it asks the kernel for more.
+const EVENT_INTERVAL: u32 = 1_024;
+
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    let listen = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    listen().map_err(|source| StartError::Listen { address, source })
+}
+
+fn address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(StartError::Thread)
+}
+
+fn edge_runtime(plan: &Plan) -> io::Result<Runtime> {
+    let workers = plan.rest.as_ref().map_or(1, Vec::len).max(1);
+    let rest = plan.rest.clone();
+    Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("edge")
+        .on_thread_start(move || pin(rest.as_deref()))
+        .enable_all()
+        .build()
+}
+
+fn pin(cores: Option<&[usize]>) {
+    if let Some(cores) = cores
+        && let Err(error) = cores::pin_to_set(cores)
+    {
+        tracing::warn!(%error, "a thread could not be kept off the hub's core");
+    }
+}
+
+async fn create_channels<E: Engine>(
+    directory: &Directory<E>,
+    names: &[String],
+) -> Result<(), StartError> {
+    let now_s = u32::try_from(seconds_since_1970()).unwrap_or(u32::MAX);
+    for name in names {
+        match directory.create_channel(name, now_s).await {
+            Ok(_) | Err(DirectoryError::ChannelExists) => {}
+            Err(source) => return Err(StartError::Channel { name: name.clone(), source }),
+        }
+    }
+    Ok(())
+}
+
+fn health(vitals: &Arc<Vitals>) -> Health {
+    let (live, ready) = (Arc::clone(vitals), Arc::clone(vitals));
+    Health::new(move || live.is_live(), move || ready.is_ready())
+}

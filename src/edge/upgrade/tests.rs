@@ -40,9 +40,9 @@ impl Server {
             let settings = Settings { allowed_origins: vec!["https://chat.example".to_owned()] };
             let log_in = async |token: String| match token.as_str() {
                 "good" => Ok(identity()),
-                "old" => Err(LoginError::TokenExpired),
-                "unlucky" => Err(LoginError::Unavailable),
-                _ => Err(LoginError::InvalidToken),
+                "old" => Err(TokenError::Expired.into()),
+                "unlucky" => Err(LoginError::Stopped),
+                _ => Err(TokenError::Invalid(Reason::Signature).into()),
             };
             let hub = Arc::clone(&hub);
             let hand_over = move |handover| {

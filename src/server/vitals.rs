@@ -1,0 +1,123 @@
+//! Whether the process beats and takes work, for `/livez` and `/readyz`.
+
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use crate::limits::{BEAT_AGE_MAX, BEAT_INTERVAL};
+
+/// What the server knows of its own health.
+pub(super) struct Vitals {
+    started: Instant,
+    /// When the hub's thread last had a turn, in milliseconds since the start.
+    beat_ms: AtomicU64,
+    is_draining: AtomicBool,
+    /// How many commits have failed.
+    failed_commits: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// The same at an earlier beat: when it grows, the storage takes no writes now.
+    failed_before: AtomicU64,
+    is_failing: AtomicBool,
+}
+
+impl fmt::Debug for Vitals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vitals").field("is_draining", &self.is_draining).finish_non_exhaustive()
+    }
+}
+
+impl Vitals {
+    pub(super) fn new(failed_commits: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self {
+            started: Instant::now(),
+            beat_ms: AtomicU64::new(0),
+            is_draining: AtomicBool::new(false),
+            failed_commits: Box::new(failed_commits),
+            failed_before: AtomicU64::new(0),
+            is_failing: AtomicBool::new(false),
+        }
+    }
+
+    pub(super) fn start_draining(&self) {
+        self.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the hub's thread gets its turns. Load alone does not fail it.
+    pub(super) fn is_live(&self) -> Result<(), String> {
+        let beat = Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
+        let age = self.started.elapsed().saturating_sub(beat);
+        if age <= BEAT_AGE_MAX {
+            Ok(())
+        } else {
+            Err(format!("the hub has not beaten for {} s", age.as_secs()))
+        }
+    }
+
+    /// Whether new work is welcome.
+    pub(super) fn is_ready(&self) -> Result<(), String> {
+        self.is_live()?;
+        if self.is_draining.load(Ordering::Relaxed) {
+            return Err("draining".to_owned());
+        }
+        if self.is_failing.load(Ordering::Relaxed) {
+            return Err("the storage takes no writes".to_owned());
+        }
+        Ok(())
+    }
+
+    fn beat(&self) {
+        let age_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.beat_ms.store(age_ms, Ordering::Relaxed);
+        let failed = (self.failed_commits)();
+        let before = self.failed_before.swap(failed, Ordering::Relaxed);
+        self.is_failing.store(failed > before, Ordering::Relaxed);
+    }
+}
+
+/// Beats on the thread that calls it.
+pub(super) async fn beat(vitals: Arc<Vitals>) {
+    loop {
+        vitals.beat();
+        tokio::time::sleep(BEAT_INTERVAL).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hub_that_does_not_beat_is_not_live() {
+        let now = Instant::now();
+        let Some(started) = now.checked_sub(BEAT_AGE_MAX * 2) else { return };
+        let vitals = Vitals { started, ..Vitals::new(|| 0) };
+        assert!(vitals.is_live().is_err());
+        vitals.beat();
+        assert_eq!(vitals.is_live(), Ok(()));
+    }
+
+    #[test]
+    fn a_draining_server_is_live_but_not_ready() {
+        let vitals = Vitals::new(|| 0);
+        assert_eq!(vitals.is_ready(), Ok(()));
+        vitals.start_draining();
+        assert_eq!(vitals.is_live(), Ok(()));
+        assert_eq!(vitals.is_ready(), Err("draining".to_owned()));
+    }
+
+    #[test]
+    fn failing_commits_make_it_not_ready_until_they_stop() {
+        let failed = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&failed);
+        let vitals = Vitals::new(move || count.load(Ordering::Relaxed));
+        failed.store(1, Ordering::Relaxed);
+        vitals.beat();
+        assert!(vitals.is_ready().is_err());
+        vitals.beat();
+        assert_eq!(vitals.is_ready(), Ok(()));
+    }
+}
