@@ -68,6 +68,9 @@ pub(super) struct Writer {
     trims: VecDeque<(Trim, RecordReply<()>)>,
     /// How much must wait in the write-ahead log for the next checkpoint.
     checkpoint_from_bytes: u64,
+    /// The disk was full and the write-ahead log could not give its space back. It may be what fills
+    /// the disk, and then not even a trim gets in: the next checkpoint comes as soon as it can.
+    cramped: bool,
     /// How a transaction is committed; tests put a slow or failing disk here.
     pub(super) commit: Commit,
     stats: Arc<Stats>,
@@ -125,6 +128,7 @@ impl Writer {
             last_entries: HashMap::new(),
             trims: VecDeque::new(),
             checkpoint_from_bytes: limits::WAL_CHECKPOINT_BYTES,
+            cramped: false,
             commit: Box::new(commit_now),
             stats,
         }
@@ -266,17 +270,23 @@ impl Writer {
     /// file locked, the connection goes.
     fn recover(&mut self, error: &CommitError) {
         self.last_entries.clear();
-        let harmless = match error {
-            CommitError::NotCommitted(error) => matches!(
-                error.sqlite_error_code(),
-                Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy)
-            ),
-            CommitError::RolledBack | CommitError::Unknown(_) => false,
+        let Some(connection) = &self.connection else { return };
+        let reason = match error {
+            CommitError::NotCommitted(error) => error.sqlite_error_code(),
+            CommitError::RolledBack | CommitError::Unknown(_) => None,
         };
-        let usable = self.connection.as_ref().is_some_and(|connection| {
-            connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok()
-        });
-        if !(harmless && usable) {
+        let rolled_back =
+            connection.is_autocommit() || connection.execute_batch("ROLLBACK").is_ok();
+        let usable = rolled_back
+            && match reason {
+                Some(ErrorCode::DatabaseBusy) => true,
+                Some(ErrorCode::DiskFull) => {
+                    self.cramped = true;
+                    true
+                }
+                _ => false,
+            };
+        if !usable {
             self.connection = None;
         }
     }
@@ -299,11 +309,11 @@ impl Writer {
         let Some(connection) = &self.connection else { return };
         let checkpoint = || {
             let mut wal = Wal::look(connection)?;
-            if wal.waiting_bytes() < self.checkpoint_from_bytes {
+            if wal.waiting_bytes() < self.checkpoint_from_bytes && !self.cramped {
                 return Ok(None);
             }
             let started = Instant::now();
-            wal = if wal.bytes < limits::WAL_BYTES_MAX {
+            wal = if wal.bytes < limits::WAL_BYTES_MAX && !self.cramped {
                 Wal::checkpoint_passively(connection)?
             } else {
                 Wal::truncate(connection)?
@@ -318,6 +328,10 @@ impl Writer {
             // after every transaction.
             Ok(Some(wal)) => {
                 self.checkpoint_from_bytes = wal.waiting_bytes() + limits::WAL_CHECKPOINT_BYTES;
+                self.cramped &= wal.bytes > 0;
+            }
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                self.cramped = true;
             }
             Err(error) => {
                 tracing::error!(
