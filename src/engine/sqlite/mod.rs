@@ -1,6 +1,6 @@
 //! The engine of a single node: SQLite, one thread that writes and a few that read.
 //!
-//! The durability of the whole server is made here and in [`writer`]: a write-ahead log that is
+//! The durability of the whole server is made here and in `writer`: a write-ahead log that is
 //! synced before any answer (`synchronous=FULL`), no memory mapping, one connection that writes and
 //! checkpoints, and a lock file that keeps a second server away.
 
@@ -26,7 +26,8 @@ use self::{
     reader::{Query, Reader},
     schema::SchemaError,
     stats::Stats,
-    writer::{Put, Trim, Work, Writer},
+    transaction::{Put, Trim},
+    writer::{Work, Writer},
 };
 use super::{
     Append, AppendError, Caps, Durability, Engine, Expect, Feed, ReadError, ReadFrom, RecordError,
@@ -44,6 +45,8 @@ mod reader;
 mod records;
 pub mod schema;
 pub mod stats;
+mod transaction;
+mod wal;
 mod writer;
 
 #[cfg(test)]

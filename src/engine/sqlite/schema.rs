@@ -16,7 +16,7 @@ use thiserror::Error;
 /// The only index is by sequence: within a channel, cursors and sequences ascend together, so it
 /// serves both and each batch dirties one page less. It carries the rowid at its end.
 ///
-/// `keys` repeats a batch's keys in the form of `writer::pack`, so that a trim finds the rows of
+/// `keys` repeats a batch's keys in the form of `transaction::pack`, so that a trim finds the rows of
 /// `message_keys` without a second index over every message. It comes last: SQLite reads a row from
 /// its front and a read of the log never gets there.
 ///

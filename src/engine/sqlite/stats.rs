@@ -57,7 +57,7 @@ impl Durations {
 /// What the log's threads have done since the start.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Transactions committed: each is one sync of the disk.
+    /// Transactions committed: each that has written is one sync of the disk.
     pub commits: Counter,
     /// Batches in them.
     pub batches: Counter,

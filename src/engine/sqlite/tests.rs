@@ -233,7 +233,7 @@ async fn readers_neither_wait_for_a_commit_nor_see_it_early() {
 
 #[tokio::test]
 async fn a_full_disk_refuses_serves_reads_and_heals() {
-    let (_dir, engine) = started();
+    let (dir, engine) = started();
     let body = [0; 20_000];
     let mut chain = Chain::new(LOBBY);
     chain.append(&engine, 1).await;
@@ -262,6 +262,10 @@ async fn a_full_disk_refuses_serves_reads_and_heals() {
     assert_eq!(large.await, Err(AppendError::Refused(Refusal::StorageUnavailable)));
     assert_eq!(entries(&engine, ATTIC).await, []);
     assert_eq!(engine.stats().commits_failed.get(), 2);
+    // The answer comes before the checkpoint, and the pause after it.
+    drop(engine.pause());
+    let wal = fs::metadata(dir.path().join("hubbub.db-wal")).unwrap();
+    assert_eq!(wal.len(), 0, "it gives its space back");
 
     engine.meddle(|writer| {
         let connection = writer.connection.as_ref().expect("a full disk costs no connection");

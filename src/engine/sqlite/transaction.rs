@@ -1,0 +1,255 @@
+//! What happens within one transaction: batches are checked against their channel's end and the
+//! taken keys, and inserted; records are compared and set; old entries are dropped. Hot.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::records;
+use crate::{
+    engine::{Append, AppendError, Expect, MessageKey, RecordError, Revision, Table},
+    limits,
+    log::place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
+};
+
+/// A record to write.
+pub(super) struct Put {
+    pub(super) table: Table,
+    pub(super) key: String,
+    pub(super) value: Bytes,
+    pub(super) expect: Expect,
+}
+
+/// Entries to drop.
+pub(super) struct Trim {
+    pub(super) channel: ChannelId,
+    pub(super) sequence: Sequence,
+}
+
+/// Where a channel's log ends. Zeros when it has no entry.
+#[derive(Clone, Copy, Default)]
+pub(super) struct LastEntry {
+    cursor: Cursor,
+    sequence: Sequence,
+}
+
+/// What a transaction has done, once it is committed.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) appends: Vec<Result<Cursor, AppendError>>,
+    pub(super) puts: Vec<Result<Revision, RecordError>>,
+    pub(super) last_entries: HashMap<ChannelId, LastEntry>,
+    /// How many entries a step of the first trim has dropped, if there was one.
+    pub(super) trimmed: Option<u32>,
+}
+
+/// A transaction on its way: reads see its own writes.
+pub(super) struct Transaction<'a> {
+    connection: &'a Connection,
+    committed: &'a mut HashMap<ChannelId, LastEntry>,
+    outcome: Outcome,
+}
+
+impl<'a> Transaction<'a> {
+    pub(super) fn new(
+        connection: &'a Connection,
+        committed: &'a mut HashMap<ChannelId, LastEntry>,
+    ) -> Self {
+        Self { connection, committed, outcome: Outcome::default() }
+    }
+
+    /// Everything but the commit. An error ends the whole transaction; what is wrong with a single
+    /// request is its answer.
+    pub(super) fn write<'b>(
+        mut self,
+        appends: impl Iterator<Item = &'b Append>,
+        puts: impl Iterator<Item = &'b Put>,
+        trim: Option<&Trim>,
+    ) -> rusqlite::Result<Outcome> {
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        for append in appends {
+            let result = self.append(append)?;
+            self.outcome.appends.push(result);
+        }
+        for put in puts {
+            let result =
+                records::put(self.connection, put.table, &put.key, &put.value, put.expect)?;
+            self.outcome.puts.push(result);
+        }
+        if let Some(trim) = trim {
+            self.outcome.trimmed = Some(self.trim(trim)?);
+        }
+        Ok(self.outcome)
+    }
+
+    fn append(&mut self, append: &Append) -> rusqlite::Result<Result<Cursor, AppendError>> {
+        let Append { channel, after, batch, keys } = append;
+        let last = self.last_entry(*channel)?;
+        // The cursor is the fence. The sequence is checked too: after a restore from an older copy
+        // the same cursors come back, and a caller that stands in the lost log must not get in.
+        let follows = batch.first_sequence == last.sequence.next() || last.cursor == Cursor(0);
+        if *after != last.cursor || !follows {
+            return Ok(Err(AppendError::Moved));
+        }
+        let duplicates = self.put_keys(*channel, batch.first_sequence, keys)?;
+        if !duplicates.is_empty() {
+            return Ok(Err(AppendError::Duplicates(duplicates)));
+        }
+        self.connection
+            .prepare_cached(
+                "INSERT INTO batches
+                 (channel, first_sequence, last_sequence, after_cursor, bytes, keys)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![
+                channel.0,
+                batch.first_sequence.0.cast_signed(),
+                batch.last_sequence().0.cast_signed(),
+                after.0.cast_signed(),
+                &batch.encode()[..],
+                pack(keys),
+            ])?;
+        let cursor = Cursor(self.connection.last_insert_rowid().cast_unsigned());
+        let last = LastEntry { cursor, sequence: batch.last_sequence() };
+        self.outcome.last_entries.insert(*channel, last);
+        Ok(Ok(cursor))
+    }
+
+    fn last_entry(&mut self, channel: ChannelId) -> rusqlite::Result<LastEntry> {
+        let known =
+            self.outcome.last_entries.get(&channel).or_else(|| self.committed.get(&channel));
+        if let Some(last) = known {
+            return Ok(*last);
+        }
+        let last = self
+            .connection
+            .prepare_cached(
+                "SELECT cursor, last_sequence FROM batches WHERE channel = ?1
+                 ORDER BY first_sequence DESC LIMIT 1",
+            )?
+            .query_row([channel.0], |row| {
+                let (cursor, sequence): (i64, i64) = (row.get(0)?, row.get(1)?);
+                Ok(LastEntry {
+                    cursor: Cursor(cursor.cast_unsigned()),
+                    sequence: Sequence(sequence.cast_unsigned()),
+                })
+            })
+            .optional()?
+            .unwrap_or_default();
+        // This transaction has not written to the channel, or it would have been known.
+        self.committed.insert(channel, last);
+        Ok(last)
+    }
+
+    /// Claims the keys, all or none: the answer are the stored ones that stand in the way.
+    fn put_keys(
+        &self,
+        channel: ChannelId,
+        first_sequence: Sequence,
+        keys: &[MessageKey],
+    ) -> rusqlite::Result<Vec<MessageKey>> {
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO message_keys (channel, user, client_message_id, sequence, digest)
+             VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+        )?;
+        let mut duplicates = Vec::new();
+        let mut claimed = Vec::new();
+        for key in keys {
+            let id = key.client_message_id.0.cast_signed();
+            let (sequence, digest) = (key.sequence.0.cast_signed(), key.digest.cast_signed());
+            if insert.execute(params![channel.0, key.user.0, id, sequence, digest])? == 1 {
+                claimed.push((key.user, key.client_message_id));
+            } else {
+                let stored = self.stored_key(channel, key.user, key.client_message_id)?;
+                assert!(stored.sequence < first_sequence, "an append names each key once");
+                duplicates.push(stored);
+            }
+        }
+        if !duplicates.is_empty() {
+            self.free_keys(channel, claimed)?;
+        }
+        Ok(duplicates)
+    }
+
+    fn stored_key(
+        &self,
+        channel: ChannelId,
+        user: UserId,
+        client_message_id: ClientMessageId,
+    ) -> rusqlite::Result<MessageKey> {
+        self.connection
+            .prepare_cached(
+                "SELECT sequence, digest FROM message_keys
+                 WHERE channel = ?1 AND user = ?2 AND client_message_id = ?3",
+            )?
+            .query_row(params![channel.0, user.0, client_message_id.0.cast_signed()], |row| {
+                let (sequence, digest): (i64, i64) = (row.get(0)?, row.get(1)?);
+                Ok(MessageKey {
+                    user,
+                    client_message_id,
+                    sequence: Sequence(sequence.cast_unsigned()),
+                    digest: digest.cast_unsigned(),
+                })
+            })
+    }
+
+    fn free_keys(
+        &self,
+        channel: ChannelId,
+        keys: impl IntoIterator<Item = (UserId, ClientMessageId)>,
+    ) -> rusqlite::Result<()> {
+        let mut delete = self.connection.prepare_cached(
+            "DELETE FROM message_keys
+             WHERE channel = ?1 AND user = ?2 AND client_message_id = ?3",
+        )?;
+        for (user, id) in keys {
+            delete.execute(params![channel.0, user.0, id.0.cast_signed()])?;
+        }
+        Ok(())
+    }
+
+    /// One step of a trim: drops the oldest entries and frees their keys. Answers how many.
+    fn trim(&self, trim: &Trim) -> rusqlite::Result<u32> {
+        let place = i64::try_from(trim.sequence.0).unwrap_or(i64::MAX);
+        let mut select = self.connection.prepare_cached(
+            "SELECT cursor, keys FROM batches
+             WHERE channel = ?1 AND first_sequence < ?2 AND last_sequence < ?2
+               AND first_sequence < (SELECT first_sequence FROM batches WHERE channel = ?1
+                                     ORDER BY first_sequence DESC LIMIT 1)
+             ORDER BY first_sequence LIMIT ?3",
+        )?;
+        let dropped: Vec<(i64, Vec<u8>)> = select
+            .query_map(params![trim.channel.0, place, limits::TRIM_STEP_ENTRIES], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?
+            .collect::<rusqlite::Result<_>>()?;
+        let mut delete = self.connection.prepare_cached("DELETE FROM batches WHERE cursor = ?1")?;
+        let mut count = 0;
+        for (cursor, keys) in dropped {
+            self.free_keys(trim.channel, unpack(&keys))?;
+            delete.execute([cursor])?;
+            count += 1;
+        }
+        Ok(count)
+    }
+}
+
+const PACKED_KEY_BYTES: usize = 12;
+
+/// The keys as `batches.keys` holds them: user and number of each, little-endian.
+fn pack(keys: &[MessageKey]) -> Vec<u8> {
+    let mut packed = Vec::with_capacity(keys.len() * PACKED_KEY_BYTES);
+    for key in keys {
+        packed.extend_from_slice(&key.user.0.to_le_bytes());
+        packed.extend_from_slice(&key.client_message_id.0.to_le_bytes());
+    }
+    packed
+}
+
+fn unpack(packed: &[u8]) -> impl Iterator<Item = (UserId, ClientMessageId)> {
+    let (keys, _) = packed.as_chunks::<PACKED_KEY_BYTES>();
+    keys.iter().map(|&[a, b, c, d, ref id @ ..]| {
+        (UserId(u32::from_le_bytes([a, b, c, d])), ClientMessageId(u64::from_le_bytes(*id)))
+    })
+}
