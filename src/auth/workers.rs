@@ -340,7 +340,7 @@ mod tests {
             workers.shared.put(job).unwrap();
             answers.push(answer);
         }
-        let refused = workers.hash(password()).await;
+        let refused = workers.shared.put(job(Instant::now()).0);
         let Err(WorkError::Overloaded { retry_after }) = refused else { panic!("{refused:?}") };
         assert!(retry_after >= Duration::from_secs(1));
         drop(release);
@@ -359,7 +359,8 @@ mod tests {
             workers.shared.put(job).unwrap();
             answers.push(answer);
         }
-        assert!(matches!(workers.hash(password()).await, Err(WorkError::Overloaded { .. })));
+        let refused = workers.shared.put(job(Instant::now()).0);
+        assert!(matches!(refused, Err(WorkError::Overloaded { .. })), "{refused:?}");
         drop(release);
     }
 

@@ -14,8 +14,11 @@ struct Server {
 
 impl Server {
     async fn start(permits: usize) -> Self {
-        let limits =
-            Limits { request_head_timeout: Duration::from_millis(200), ..Limits::default() };
+        Self::start_with(permits, Duration::from_millis(200)).await
+    }
+
+    async fn start_with(permits: usize, request_head_timeout: Duration) -> Self {
+        let limits = Limits { request_head_timeout, ..Limits::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router = Router::new().route("/", get(async || "hello")).route(
@@ -152,16 +155,19 @@ async fn beyond_the_permits_connections_get_503_until_one_ends() {
 
 #[tokio::test]
 async fn a_shutdown_finishes_what_is_under_way_and_accepts_nothing_more() {
-    let server = Server::start(8).await;
+    // So long that nothing ends by it.
+    let server = Server::start_with(8, Duration::from_secs(60)).await;
     let mut busy = server.connect().await;
     busy.write_all(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     let mut idle = server.connect().await;
     idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     read_answer(&mut idle, "hello").await;
+    let begun = Instant::now();
     server.shutdown.send(true).unwrap();
     assert_eq!(read_all(&mut idle).await, "");
     assert!(read_all(&mut busy).await.ends_with("done"));
     in_time(server.serving).await.unwrap();
+    assert!(begun.elapsed() < limits::HTTP_CLOSE_TIMEOUT / 2, "nothing was cut");
     assert!(TcpStream::connect(server.address).await.is_err());
 }
 
