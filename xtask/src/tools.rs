@@ -1,12 +1,11 @@
 //! Programs that the steps need beyond cargo: found on the machine, or set up under `target/tools`.
 //!
 //! Everything that is fetched is pinned: Python wheels by their hashes, cargo-deny by its version
-//! and lock file.
+//! and lock file. A C compiler is not looked for: without one, cargo could not have built this
+//! program either, and says so itself.
 
 use std::{
-    env,
-    ffi::OsStr,
-    fs,
+    env, fs,
     path::{Path, PathBuf},
 };
 
@@ -35,7 +34,6 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
     if version_of(&installed).is_some_and(|version| version == CARGO_DENY) {
         return Ok(installed);
     }
-    need("cc", "a C compiler, which SQLite and cargo-deny are built with")?;
     // Unoptimised: it runs for a second and would compile for minutes.
     let mut install = cargo(["install", "--quiet", "--locked", "--debug", "--force"]);
     install.args(["--version", CARGO_DENY, "cargo-deny", "--root"]).arg(target().join("tools"));
@@ -63,7 +61,9 @@ pub(crate) fn python_venv(name: &str, requirements: &Path) -> Result<PathBuf> {
         return Ok(python);
     }
 
-    need("python3", "Python 3.11 or newer, which the interop tests are written in")?;
+    if Command::new("python3").arg("--version").output().is_err() {
+        bail!("`python3` was not found: install Python 3.{PYTHON_MINOR_MIN} or newer");
+    }
     let minor = format!("import sys; sys.exit(sys.version_info < (3, {PYTHON_MINOR_MIN}))");
     let mut version = Command::new("python3");
     version.args(["-c", &minor]);
@@ -84,15 +84,6 @@ pub(crate) fn python_venv(name: &str, requirements: &Path) -> Result<PathBuf> {
     succeed("python-pip", install)?;
     fs::write(stamp, wanted)?;
     Ok(python)
-}
-
-/// Says in a sentence what is missing.
-fn need(program: impl AsRef<OsStr>, what: &str) -> Result<()> {
-    let program = program.as_ref();
-    if Command::new(program).arg("--version").output().is_err() {
-        bail!("`{}` was not found: install {what}", program.display());
-    }
-    Ok(())
 }
 
 fn succeed(name: &str, mut command: Command) -> Result<()> {
