@@ -21,7 +21,7 @@ use thiserror::Error;
 use crate::{
     auth, edge,
     limits::{self, Limits},
-    server::cores::{PinCores, Shards},
+    server::cores::PinCores,
 };
 
 mod layers;
@@ -35,7 +35,7 @@ const REQUEST_HEAD_BYTES_FLOOR: u64 = 8 * 1024;
 pub struct Config {
     /// Where the server listens and keeps its data.
     pub server: Server,
-    /// The hub's threads.
+    /// The hub's thread.
     pub hub: Hub,
     /// The log of messages.
     pub log: Log,
@@ -73,12 +73,10 @@ impl Default for Server {
     }
 }
 
-/// The hub's threads.
+/// The hub's thread.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hub {
-    /// How many shards: `auto` is one for each of the hub's cores.
-    pub shards: Shards,
     /// `auto`, `off`, or the hub's cores.
     pub pin_cores: PinCores,
 }

@@ -36,7 +36,7 @@ const LAYERS: &[&[&str]] = &[
 const BESIDE: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("metrics", &["limits", "wire", "log"]),
-    ("websocket", &["limits"]),
+    ("websocket", &["limits", "wire"]),
     // The client shares the contract with the server and nothing else.
     ("client", &["limits", "wire", "log"]),
     // Each part's settings lie with the part; the whole only collects them.

@@ -3,7 +3,11 @@
 use std::{future::Future, io, path::PathBuf};
 
 use clap::{Parser, Subcommand};
-use hubbub::client::{ClientError, Refusal, TokenError};
+use hubbub::{
+    client::{ClientError, Refusal, TokenError},
+    config::{ConfigError, Flags},
+    server::StartError,
+};
 use thiserror::Error;
 
 mod account;
@@ -29,7 +33,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the server
-    Serve(serve::ServeArgs),
+    Serve(Flags),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -52,14 +56,14 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Print every setting and where it comes from
-    Show(serve::ServeArgs),
+    Show(Flags),
 }
 
 /// Carries the command out.
 pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
     match arguments.command {
-        Command::Serve(args) => serve::serve(&args),
-        Command::Config(ConfigCommand::Show(args)) => serve::show_config(&args),
+        Command::Serve(flags) => serve::serve(&flags),
+        Command::Config(ConfigCommand::Show(flags)) => serve::show_config(&flags),
         Command::Account(command) => block_on(account::run(command)),
         Command::Channel(command) => block_on(channel::run(command)),
         Command::Chat(args) => block_on(chat::run(args)),
@@ -139,8 +143,16 @@ pub(crate) enum CliError {
     Interrupted,
     #[error("there is no code {0}; `hubbub explain` lists all")]
     UnknownCode(String),
-    #[error("this part is not built yet")]
-    NotBuilt,
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("log_output.filter cannot be understood: {0}")]
+    LogFilter(String),
+    #[error("stopped before everybody was told; nothing that was acknowledged is lost")]
+    DrainedLate,
+    #[error("stopped at once; nothing that was acknowledged is lost")]
+    StoppedAtOnce,
 }
 
 impl CliError {

@@ -1,60 +1,145 @@
-//! `hubbub serve`: the flags of the server, which win over its environment and its file.
+//! `hubbub serve`: reads the configuration, starts the server, and stops it when told to.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    io::{IsTerminal as _, Write as _, stderr, stdout},
+    net::SocketAddr,
+    panic,
+    process::abort,
+    thread,
+};
 
-use clap::Args;
-use serde::Serialize;
+use hubbub::{
+    config::{self, Config, Flags},
+    server::{self, Server},
+};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
 
 use super::CliError;
 
-/// The flags. What is absent is left to the environment, the file and the defaults; serialised,
-/// it is absent too, so that this is a layer of the configuration.
-#[derive(Clone, Debug, Default, Args, Serialize)]
-pub(crate) struct ServeArgs {
-    /// Address of the public listener: WebSocket, HTTP API and page [default: 127.0.0.1:7878]
-    #[arg(long, value_name = "ADDR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) listen: Option<SocketAddr>,
-    /// Address of the internal listener: metrics and health [default: 127.0.0.1:7879]
-    #[arg(long, value_name = "ADDR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) internal_listen: Option<SocketAddr>,
-    /// Folder of everything that is stored; made at first start [default: ./hubbub-data]
-    #[arg(long, value_name = "DIR")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) data_dir: Option<PathBuf>,
-    /// Cores for the hub's threads: auto, off, or a list such as 0,2 [default: auto]
-    #[arg(long, value_name = "auto|off|LIST")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) pin_cores: Option<String>,
-    /// Configuration file [default: hubbub.toml, if there is one]
-    #[arg(long, value_name = "FILE")]
-    #[serde(skip)]
-    pub(crate) config: Option<PathBuf>,
+/// Runs the server until SIGTERM or SIGINT, then drains it. A second signal ends it at once.
+pub(crate) fn serve(flags: &Flags) -> Result<(), CliError> {
+    let config = Config::load(flags, config::environment())?.config;
+    log_to_stderr(&config.log_output.filter)?;
+    end_with_the_hub_or_the_log();
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?;
+    let mut signals = runtime.block_on(async { Signals::new() }).map_err(CliError::Runtime)?;
+    let server = server::start(&config)?;
+    print(&greeting(&config, server.public_address(), server.internal_address()))?;
+    runtime.block_on(signals.next());
+    tracing::info!("draining; a second signal stops at once");
+    stop(server, &runtime, signals)
 }
 
-/// Runs the server until it is told to stop.
-pub(crate) fn serve(_args: &ServeArgs) -> Result<(), CliError> {
-    Err(CliError::NotBuilt)
-}
-
-/// Prints the configuration.
-pub(crate) fn show_config(_args: &ServeArgs) -> Result<(), CliError> {
-    Err(CliError::NotBuilt)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::ServeArgs;
-
-    #[test]
-    fn an_absent_flag_is_no_layer_of_the_configuration() {
-        assert_eq!(serde_json::to_string(&ServeArgs::default()).unwrap(), "{}");
-        let args = ServeArgs {
-            listen: Some(([127, 0, 0, 1], 0).into()),
-            config: Some("hubbub.toml".into()),
-            ..ServeArgs::default()
-        };
-        assert_eq!(serde_json::to_string(&args).unwrap(), r#"{"listen":"127.0.0.1:0"}"#);
+/// Prints every setting and where it comes from.
+pub(crate) fn show_config(flags: &Flags) -> Result<(), CliError> {
+    let loaded = Config::load(flags, config::environment())?;
+    let width = loaded.settings.iter().map(|it| it.key.len() + it.value.len()).max();
+    let mut page = String::new();
+    for setting in &loaded.settings {
+        let (key, value) = (&setting.key, &setting.value);
+        let space = width.unwrap_or(0) + 2 - key.len() - value.len();
+        let _ = writeln!(page, "{key} = {value}{:space$}# {}", "", setting.origin);
     }
+    print(&page)
+}
+
+fn stop<E: hubbub::engine::Engine>(
+    server: Server<E>,
+    runtime: &tokio::runtime::Runtime,
+    mut signals: Signals,
+) -> Result<(), CliError> {
+    let drain = thread::spawn(move || server.drain());
+    let (drained, is_drained) = tokio::sync::oneshot::channel();
+    thread::spawn(move || drained.send(drain.join().unwrap_or(false)));
+    runtime.block_on(async {
+        tokio::select! {
+            in_time = is_drained => match in_time {
+                Ok(true) => Ok(()),
+                Ok(false) | Err(_) => Err(CliError::DrainedLate),
+            },
+            () = signals.next() => Err(CliError::StoppedAtOnce),
+        }
+    })
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// What a person sees first. Scripts wait for the first line.
+fn greeting(config: &Config, public: SocketAddr, internal: SocketAddr) -> String {
+    let channel = config.channels.created_at_start.first().map_or("lobby", String::as_str);
+    let server = if public.port() == 7878 && public.ip().is_loopback() {
+        String::new()
+    } else {
+        format!(" --server http://{public}")
+    };
+    format!(
+        "listening on http://{public}\n\
+         \n\
+         hubbub {version}\n\
+         \x20 WebSocket   ws://{public}/v1/ws\n\
+         \x20 health      http://{internal}/readyz\n\
+         \x20 metrics     http://{internal}/metrics\n\
+         \x20 data        {data}\n\
+         \n\
+         Try, in another terminal:\n\
+         \x20 hubbub account add ada{server}\n\
+         \x20 hubbub chat {channel} --as ada{server}\n\
+         \n\
+         Ctrl-C stops it.\n",
+        version = env!("CARGO_PKG_VERSION"),
+        data = config.server.data_dir.display(),
+    )
+}
+
+fn print(text: &str) -> Result<(), CliError> {
+    let mut out = stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(CliError::Output)
+}
+
+fn log_to_stderr(filter: &str) -> Result<(), CliError> {
+    let filter = EnvFilter::try_new(filter).map_err(|_| CliError::LogFilter(filter.to_owned()))?;
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_ansi(stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none())
+        .init();
+    Ok(())
+}
+
+/// A panic on a thread of the hub or the log leaves a state that nobody knows: the process ends, and
+/// its clients find every acknowledged message after the next start.
+fn end_with_the_hub_or_the_log() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        report(info);
+        let name = thread::current().name().unwrap_or_default().to_owned();
+        if name == "hub" || name.starts_with("log") {
+            abort();
+        }
+    }));
 }

@@ -45,7 +45,7 @@ fn flags_win_over_the_environment_and_that_over_the_file() {
     assert_eq!(origin(&loaded, "server.listen"), "--listen");
     assert_eq!(origin(&loaded, "server.internal_listen"), "HUBBUB__SERVER__INTERNAL_LISTEN");
     assert!(origin(&loaded, "server.data_dir").ends_with("test.toml"));
-    assert_eq!(origin(&loaded, "hub.shards"), "default");
+    assert_eq!(origin(&loaded, "hub.pin_cores"), "default");
 }
 
 #[test]
@@ -74,7 +74,6 @@ fn durations_sizes_and_lists_are_read_from_file_and_environment() {
         memory = '12 MiB'
         passes = 3
         [hub]
-        shards = 2
         pin_cores = [0, 1]
         [log]
         synchronous = 'normal'
@@ -93,7 +92,6 @@ fn durations_sizes_and_lists_are_read_from_file_and_environment() {
     assert_eq!((config.auth.cost.passes, config.auth.cost.lanes), (3, 2));
     assert_eq!(config.auth.token_lifetime, Duration::from_secs(900));
     assert!(!config.auth.open_registration);
-    assert_eq!(config.hub.shards, Shards::Count(2));
     assert_eq!(config.hub.pin_cores, PinCores::List(vec![1]));
     assert_eq!(config.log.synchronous, Synchronous::Normal);
     assert_eq!(config.channels.created_at_start, ["lobby", "dev"]);
@@ -127,10 +125,10 @@ fn an_unknown_key_stops_the_start_with_a_suggestion() {
         assert!(refused.contains(&expected), "{refused}");
         assert!(refused.contains("test.toml"), "{refused}");
     }
-    let refused = load("", &[("HUBBUB__HUB__SHARD", "2")], Flags::default()).unwrap_err();
+    let refused = load("", &[("HUBBUB__HUB__PIN_CORE", "2")], Flags::default()).unwrap_err();
     assert_eq!(
         refused.to_string(),
-        "unknown key `hub.shard` (HUBBUB__HUB__SHARD): did you mean `hub.shards`?"
+        "unknown key `hub.pin_core` (HUBBUB__HUB__PIN_CORE): did you mean `hub.pin_cores`?"
     );
     let refused = load_file("[zzz]\nqqq = 1").unwrap_err().to_string();
     assert!(!refused.contains("did you mean"), "{refused}");
@@ -142,7 +140,6 @@ fn a_wrong_value_is_named_with_its_key_and_place() {
         ("[server]\nlisten = 'nowhere'", "server.listen"),
         ("[limits]\nping_interval = 25", "limits.ping_interval"),
         ("[limits]\nping_interval = 'soon'", "limits.ping_interval"),
-        ("[hub]\nshards = 0", "hub.shards"),
         ("[hub]\npin_cores = 'on'", "hub.pin_cores"),
         ("[log]\nsynchronous = 'off'", "log.synchronous"),
         ("[auth]\nopen_registration = 'maybe'", "auth.open_registration"),

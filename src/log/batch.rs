@@ -3,13 +3,14 @@
 //! ```text
 //!  0 magic "hb"      16 batch_id               48 first_sequence
 //!  2 version u16     32 previous batch_id      56 timestamp_ms
-//!  4 crc32c of 8..                             64 records: for each, as in hubbub.v1.Messages,
+//!  4 checksum                                  64 records: for each, as in hubbub.v1.Messages,
 //!  8 epoch u32                                    the field's tag, the length, the record
 //! 12 count u16, 2 zero bytes
 //! ```
 //!
-//! Numbers are little-endian. Each batch names the one before it, and the checksum covers all that
-//! follows it: a flipped bit, a lost tail or a fork is seen by whoever reads. The records are in
+//! Numbers are little-endian. Each batch names the one before it, and the checksum is the CRC-32C of
+//! the channel's number and all that follows the checksum: a flipped bit, a lost tail, a fork or a
+//! batch of another channel is seen by whoever reads. The records are in
 //! the very form in which `hubbub.v1.Messages` carries them, so that fan-out and replay copy bytes
 //! and encode nothing.
 
@@ -111,7 +112,7 @@ impl Batch {
 
     /// The bytes of this batch, as they are in every log.
     #[must_use]
-    pub fn encode(&self) -> Bytes {
+    pub fn encode(&self, channel: ChannelId) -> Bytes {
         let mut bytes = BytesMut::with_capacity(self.encoded_bytes());
         bytes.put_slice(&MAGIC);
         bytes.put_u16_le(VERSION);
@@ -124,7 +125,7 @@ impl Batch {
         bytes.put_u64_le(self.first_sequence.0);
         bytes.put_u64_le(self.timestamp_ms);
         bytes.put_slice(&self.records);
-        let checksum = crc32c::crc32c(&bytes[CHECKED_FROM..]);
+        let checksum = checksum(channel, &bytes);
         bytes[4..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
         bytes.freeze()
     }
@@ -133,12 +134,12 @@ impl Batch {
     ///
     /// # Errors
     /// When the bytes are not exactly one undamaged batch.
-    pub fn decode(bytes: &Bytes) -> Result<Self, BatchError> {
+    pub fn decode(channel: ChannelId, bytes: &Bytes) -> Result<Self, BatchError> {
         let header = bytes.first_chunk::<HEADER_BYTES>().ok_or(BatchError::Truncated)?;
         if header[..2] != MAGIC || u16_at(header, 2) != VERSION {
             return Err(BatchError::UnknownFormat);
         }
-        if crc32c::crc32c(&bytes[CHECKED_FROM..]) != u32_at(header, 4) {
+        if checksum(channel, bytes) != u32_at(header, 4) {
             return Err(BatchError::WrongChecksum);
         }
         // A later version may use what is zero now, and must raise the version when it does.
@@ -247,6 +248,11 @@ pub struct Entry {
     pub after: Cursor,
     /// The batch.
     pub batch: Batch,
+}
+
+fn checksum(channel: ChannelId, batch: &[u8]) -> u32 {
+    let of_channel = crc32c::crc32c(&channel.0.to_le_bytes());
+    crc32c::crc32c_append(of_channel, &batch[CHECKED_FROM..])
 }
 
 fn u16_at(bytes: &[u8; HEADER_BYTES], at: usize) -> u16 {

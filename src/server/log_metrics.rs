@@ -37,8 +37,7 @@ impl Collector for LogCounters {
         ];
         for (name, help, counter) in counters {
             let counter = ConstCounter::new(counter.get());
-            let metric =
-                encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+            let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
             counter.encode(metric)?;
         }
         let seconds = ConstCounter::new(stats.commit_time.sum_us() as f64 / 1e6);

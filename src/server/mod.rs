@@ -170,7 +170,7 @@ fn start_on<E: Engine>(
     let (mailbox, inputs) = mpsc::channel(SHARD_MAILBOX_MAX);
     let hub = Hub::new(mailbox);
     let shard = ShardThread {
-        core: plan.hub,
+        cores: plan.hub,
         engine: Arc::clone(&engine),
         directory,
         limits: Arc::new(config.limits.clone()),
@@ -255,7 +255,8 @@ impl<E: Engine> Server<E> {
         // An error means that nobody listens any more.
         let _ = self.shutdown.send(true);
         let within = self.drain_timeout.saturating_sub(DRAIN_RESERVE);
-        let in_time = self.edge.block_on(timeout(within, self.hub.drain())).is_ok();
+        let drained = async { timeout(within, self.hub.drain()).await };
+        let in_time = self.edge.block_on(drained).is_ok();
         drop(self.hub);
         self.edge.shutdown_timeout(DRAIN_RESERVE / 2);
         if in_time {
@@ -270,7 +271,7 @@ impl<E: Engine> Server<E> {
 
 /// What the thread of a shard is made of.
 struct ShardThread<E> {
-    core: Option<usize>,
+    cores: Option<Vec<usize>>,
     engine: Arc<E>,
     directory: Arc<Directory<E>>,
     limits: Arc<crate::limits::Limits>,
@@ -283,11 +284,7 @@ struct ShardThread<E> {
 impl<E: Engine> ShardThread<E> {
     fn spawn(self) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name("hub".to_owned()).spawn(move || {
-            if let Some(core) = self.core
-                && !cores::pin_to_core(core)
-            {
-                tracing::warn!(core, "the hub's thread could not be pinned");
-            }
+            pin(self.cores.as_deref());
             let runtime = Builder::new_current_thread()
                 .enable_all()
                 // Every socket that is ready is read before the turn ends, so look for ready ones
@@ -333,9 +330,9 @@ fn edge_runtime(plan: &Plan) -> io::Result<Runtime> {
 
 fn pin(cores: Option<&[usize]>) {
     if let Some(cores) = cores
-        && let Err(error) = cores::pin_to_set(cores)
+        && let Err(error) = cores::pin(cores)
     {
-        tracing::warn!(%error, "a thread could not be kept off the hub's core");
+        tracing::warn!(%error, "a thread could not be pinned to its cores");
     }
 }
 

@@ -209,7 +209,7 @@ fn entry_of(channel: ChannelId, row: &Row<'_>) -> Result<Entry, Failure> {
     let number = |at| row.get::<_, i64>(at).map(i64::cast_unsigned);
     let at = Cursor(number(0)?);
     let bytes = Bytes::copy_from_slice(row.get_ref(4)?.as_blob().map_err(rusqlite::Error::from)?);
-    let batch = Batch::decode(&bytes).map_err(|error| Failure::Damaged(at, error))?;
+    let batch = Batch::decode(channel, &bytes).map_err(|error| Failure::Damaged(at, error))?;
     let after = Cursor(number(3)?);
     if (number(1)?, number(2)?) != (batch.first_sequence.0, batch.last_sequence().0) || after >= at
     {

@@ -107,7 +107,7 @@ impl<'a> Transaction<'a> {
                 batch.first_sequence.0.cast_signed(),
                 batch.last_sequence().0.cast_signed(),
                 after.0.cast_signed(),
-                &batch.encode()[..],
+                &batch.encode(*channel)[..],
                 pack(keys),
             ])?;
         let cursor = Cursor(self.connection.last_insert_rowid().cast_unsigned());

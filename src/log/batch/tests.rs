@@ -4,6 +4,8 @@ use proptest::{collection::vec, prelude::*};
 
 use super::*;
 
+const CHANNEL: ChannelId = ChannelId(7);
+
 fn records_of(bodies: &[Vec<u8>]) -> Bytes {
     let mut records = BytesMut::new();
     for body in bodies {
@@ -30,9 +32,9 @@ fn sample() -> Batch {
 
 /// The batch's bytes with a change that the checksum covers up, as a bug or an attacker would.
 fn forged(batch: &Batch, change: impl FnOnce(&mut [u8])) -> Bytes {
-    let mut bytes = batch.encode().to_vec();
+    let mut bytes = batch.encode(CHANNEL).to_vec();
     change(&mut bytes);
-    let checksum = crc32c::crc32c(&bytes[CHECKED_FROM..]);
+    let checksum = checksum(CHANNEL, &bytes);
     bytes[4..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
     bytes.into()
 }
@@ -59,9 +61,9 @@ prop_compose! {
 proptest! {
     #[test]
     fn every_batch_survives_encode_then_decode(batch in any_batch()) {
-        let bytes = batch.encode();
+        let bytes = batch.encode(CHANNEL);
         prop_assert_eq!(bytes.len(), batch.encoded_bytes());
-        prop_assert_eq!(Batch::decode(&bytes), Ok(batch));
+        prop_assert_eq!(Batch::decode(CHANNEL, &bytes), Ok(batch));
     }
 
     #[test]
@@ -71,23 +73,23 @@ proptest! {
                 *byte ^= noise;
             }
         });
-        if let Ok(decoded) = Batch::decode(&bytes) {
-            prop_assert_eq!(decoded.encode(), bytes);
+        if let Ok(decoded) = Batch::decode(CHANNEL, &bytes) {
+            prop_assert_eq!(decoded.encode(CHANNEL), bytes);
             prop_assert!(decoded.last_sequence() >= decoded.first_sequence);
         }
     }
 
     #[test]
     fn any_bytes_decode_without_a_panic(bytes in vec(any::<u8>(), 0..400)) {
-        prop_assert!(Batch::decode(&bytes.into()).is_err());
+        prop_assert!(Batch::decode(CHANNEL, &bytes.into()).is_err());
     }
 
     #[test]
     fn a_flipped_bit_anywhere_is_detected(batch in any_batch(), at: prop::sample::Index, bit in 0_u32..8) {
-        let mut bytes = batch.encode().to_vec();
+        let mut bytes = batch.encode(CHANNEL).to_vec();
         let at = at.index(bytes.len());
         bytes[at] ^= 1_u8 << bit;
-        prop_assert!(Batch::decode(&bytes.into()).is_err());
+        prop_assert!(Batch::decode(CHANNEL, &bytes.into()).is_err());
     }
 
     #[test]
@@ -104,23 +106,23 @@ proptest! {
 
 #[test]
 fn every_flipped_bit_of_one_batch_is_detected() {
-    let bytes = sample().encode();
+    let bytes = sample().encode(CHANNEL);
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.to_vec();
         flipped[bit / 8] ^= 1 << (bit % 8);
-        let found = Batch::decode(&flipped.into());
+        let found = Batch::decode(CHANNEL, &flipped.into());
         assert!(found.is_err(), "bit {bit} was flipped and {found:?} was read");
     }
 }
 
 #[test]
 fn a_batch_that_is_cut_or_continued_is_detected() {
-    let bytes = sample().encode();
+    let bytes = sample().encode(CHANNEL);
     for length in 0..bytes.len() {
-        assert!(Batch::decode(&bytes.slice(..length)).is_err(), "cut to {length} bytes");
+        assert!(Batch::decode(CHANNEL, &bytes.slice(..length)).is_err(), "cut to {length} bytes");
     }
     let longer = [&bytes[..], &[0]].concat();
-    assert_eq!(Batch::decode(&longer.into()), Err(BatchError::WrongChecksum));
+    assert_eq!(Batch::decode(CHANNEL, &longer.into()), Err(BatchError::WrongChecksum));
 }
 
 #[test]
@@ -137,23 +139,29 @@ fn a_right_checksum_does_not_excuse_wrong_contents() {
         ("the last sequence", forged(&batch, |b| b[48..56].fill(0xff)), BatchError::WrongSequence),
     ];
     for (name, bytes, error) in cases {
-        assert_eq!(Batch::decode(&bytes), Err(error), "{name}");
+        assert_eq!(Batch::decode(CHANNEL, &bytes), Err(error), "{name}");
     }
 }
 
 #[test]
 fn a_batch_without_records_is_none() {
     let empty = Batch { count: 0, records: Bytes::new(), ..sample() };
-    assert_eq!(Batch::decode(&empty.encode()), Err(BatchError::WrongCount));
+    assert_eq!(Batch::decode(CHANNEL, &empty.encode(CHANNEL)), Err(BatchError::WrongCount));
 }
 
 #[test]
 fn a_batch_may_end_with_the_last_sequence_and_not_beyond() {
     let bodies = [vec![1], vec![2], vec![3]];
     let last = batch_of(&bodies, LAST_SEQUENCE_MAX - 2);
-    assert_eq!(Batch::decode(&last.encode()), Ok(last));
+    assert_eq!(Batch::decode(CHANNEL, &last.encode(CHANNEL)), Ok(last));
     let beyond = batch_of(&bodies, LAST_SEQUENCE_MAX - 1);
-    assert_eq!(Batch::decode(&beyond.encode()), Err(BatchError::WrongSequence));
+    assert_eq!(Batch::decode(CHANNEL, &beyond.encode(CHANNEL)), Err(BatchError::WrongSequence));
+}
+
+#[test]
+fn a_batch_of_another_channel_is_refused() {
+    let bytes = sample().encode(CHANNEL);
+    assert_eq!(Batch::decode(ChannelId(8), &bytes), Err(BatchError::WrongChecksum));
 }
 
 #[test]
@@ -183,13 +191,13 @@ fn only_the_next_link_extends_the_chain() {
 #[test]
 fn the_bytes_of_a_batch_are_these() {
     let batch = batch_of(&[b"hi".to_vec(), b"there".to_vec()], 41);
-    let hex: String = batch.encode().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = batch.encode(CHANNEL).iter().map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(
         hex,
         concat!(
             "6862",
             "0100",
-            "f081cdf6", // magic, version, checksum
+            "0b0e0dc4", // magic, version, checksum
             "00214365",
             "0200",
             "0000",                             // epoch, count
