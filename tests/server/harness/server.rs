@@ -68,7 +68,7 @@ impl<E: Engine> TestServer<E> {
     ) -> Self {
         let data_dir = tempfile::tempdir().unwrap();
         let mut config = Config::default();
-        config.server.data_dir = data_dir.path().join("data");
+        config.server.data_dir = data_dir.path().to_owned();
         config.server.listen = address_of_our_own();
         config.server.internal_listen = config.server.listen;
         config.hub.pin_cores = PinCores::Off;
