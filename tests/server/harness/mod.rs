@@ -18,8 +18,8 @@ pub(crate) use self::{
         Heard, Message, Peer, Refused, authenticate, code_of, history, position, publish,
         subscribe, unsubscribe,
     },
-    server::{TestServer, now_s},
-    socket::{BINARY, CLOSE, CONTINUATION, Frame, PING, Socket, TEXT, handshake, masked},
+    server::TestServer,
+    socket::{BINARY, CLOSE, CONTINUATION, PING, Socket, TEXT, bearer, handshake, masked},
 };
 
 /// The channel that every test server has.

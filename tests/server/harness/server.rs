@@ -200,6 +200,6 @@ fn address_of_our_own() -> SocketAddr {
 }
 
 /// The wall clock, for what tokens say.
-pub(crate) fn now_s() -> u64 {
+fn now_s() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()
 }
