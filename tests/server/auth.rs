@@ -59,7 +59,10 @@ async fn a_good_token_is_the_same_user_whichever_way_it_comes() {
         reply::Result::Authenticated(login) => assert_eq!(login.user_id, welcomes[0].user_id),
         other => panic!("{other:?}"),
     }
-    assert_ne!(Peer::with_token(&server, &server.token("bob")).await.welcome().await.user_id, welcomes[0].user_id);
+    assert_ne!(
+        Peer::with_token(&server, &server.token("bob")).await.welcome().await.user_id,
+        welcomes[0].user_id
+    );
 }
 
 #[tokio::test]
@@ -72,7 +75,10 @@ async fn a_bad_token_is_refused_in_the_words_of_the_way_it_came() {
     let bad = [
         ("garbage".to_owned(), CloseCode::InvalidToken),
         (format!("{signed}."), CloseCode::InvalidToken),
-        (format!("{signed}.{}", signature.chars().rev().collect::<String>()), CloseCode::InvalidToken),
+        (
+            format!("{signed}.{}", signature.chars().rev().collect::<String>()),
+            CloseCode::InvalidToken,
+        ),
         (elsewhere.token("ada"), CloseCode::InvalidToken),
         (server.expired_token("ada"), CloseCode::TokenExpired),
     ];

@@ -63,7 +63,8 @@ async fn an_empty_channel_has_empty_pages_and_no_head() {
     let server = TestServer::start().await;
     for encoding in Encoding::ALL {
         let mut peer = Peer::login_with(&server, "ada", encoding).await;
-        for from in [None, Some(BeforeSequence(1)), Some(BeforeSequence(9)), Some(AfterSequence(0))] {
+        for from in [None, Some(BeforeSequence(1)), Some(BeforeSequence(9)), Some(AfterSequence(0))]
+        {
             let (messages, page) = peer.history(LOBBY, from, 0).await.unwrap();
             assert_eq!((messages.len(), page.head_sequence), (0, 0));
         }
@@ -82,7 +83,8 @@ async fn paging_meets_every_message_once_in_both_directions() {
     server.restart().await;
     let mut peer = Peer::login(&server, "bob").await;
     for limit in [0, 7, HISTORY_MESSAGES_MAX, u32::MAX] {
-        let most = if limit == 0 { HISTORY_MESSAGES_DEFAULT } else { limit.min(HISTORY_MESSAGES_MAX) };
+        let most =
+            if limit == 0 { HISTORY_MESSAGES_DEFAULT } else { limit.min(HISTORY_MESSAGES_MAX) };
         let (mut forward, mut backward) = (Vec::new(), Vec::new());
         while (forward.len() as u64) < COUNT {
             let after = AfterSequence(forward.last().copied().unwrap_or(0));

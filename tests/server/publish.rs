@@ -16,9 +16,7 @@ use hubbub::{
     },
 };
 
-use crate::harness::{
-    Heard, LOBBY, Peer, TestServer, code_of, publish, subscribe, within,
-};
+use crate::harness::{Heard, LOBBY, Peer, TestServer, code_of, publish, subscribe, within};
 
 #[tokio::test]
 async fn every_client_gets_every_message_of_every_client_once_and_in_order() {

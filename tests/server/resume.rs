@@ -35,7 +35,11 @@ async fn fill<E: Engine>(server: &TestServer<E>, count: usize, body_bytes: usize
 
 fn assert_sequences(messages: &[Message], expected: RangeInclusive<u64>) {
     let sequences = messages.iter().map(|message| message.sequence);
-    assert!(sequences.clone().eq(expected.clone()), "{:?}: {expected:?}", sequences.collect::<Vec<_>>());
+    assert!(
+        sequences.clone().eq(expected.clone()),
+        "{:?}: {expected:?}",
+        sequences.collect::<Vec<_>>()
+    );
 }
 
 /// The next thing, which must be a gap.
@@ -300,11 +304,9 @@ async fn commands_behind_one_that_waits_are_obeyed_in_their_order() {
     let mut peer = Peer::login(&server, "ada").await;
     // The first command must look the channel up; the others lie behind it in one write.
     let mut frames = Vec::new();
-    for (id, command) in (1..).zip([
-        subscribe(LOBBY, None),
-        publish(LOBBY, "one", 0),
-        publish(LOBBY, "two", 0),
-    ]) {
+    for (id, command) in
+        (1..).zip([subscribe(LOBBY, None), publish(LOBBY, "one", 0), publish(LOBBY, "two", 0)])
+    {
         frames.extend(peer.encode(id, command));
     }
     peer.socket.write(&frames).await;

@@ -139,6 +139,14 @@ impl Peer {
         self.last_id
     }
 
+    /// The same towards a server that may have closed: the reading side tells.
+    pub(crate) async fn send_or_end(&mut self, command: Command) -> u32 {
+        self.last_id += 1;
+        let frame = self.encode(self.last_id, command);
+        self.socket.try_write(&frame).await;
+        self.last_id
+    }
+
     /// A command as the bytes of a frame.
     pub(crate) fn encode(&self, id: u32, command: Command) -> Vec<u8> {
         let envelope = ClientEnvelope { id, command: Some(command) };
@@ -195,14 +203,13 @@ impl Peer {
 
     /// The reply to the command with this id. What comes before it is kept.
     pub(crate) async fn reply(&mut self, id: u32) -> Result<reply::Result, Refused> {
-        let of_this = |heard: &Heard| matches!(heard, Heard::Envelope(Envelope::Reply(reply)) if reply.id == id);
-        let at = match self.unheard.iter().position(of_this) {
+        let at = match self.unheard.iter().position(|heard| is_reply_to(heard, id)) {
             Some(at) => at,
             None => loop {
                 let heard = self.hear_new().await;
                 assert_ne!(heard, Heard::End, "the connection ended before reply {id}");
                 self.unheard.push_back(heard);
-                if self.unheard.back().is_some_and(of_this) {
+                if self.unheard.back().is_some_and(|heard| is_reply_to(heard, id)) {
                     break self.unheard.len() - 1;
                 }
             },
@@ -248,6 +255,25 @@ impl Peer {
         match self.reply(id).await? {
             reply::Result::Published(published) => Ok(published),
             other => panic!("{other:?} answers a publish"),
+        }
+    }
+
+    /// The same, or none if the connection is closed without it.
+    pub(crate) async fn published_or_end(
+        &mut self,
+        id: u32,
+    ) -> Option<Result<proto::Published, Refused>> {
+        loop {
+            let heard = self.hear_new().await;
+            let ends = matches!(heard, Heard::Close(_) | Heard::End);
+            let answers = is_reply_to(&heard, id);
+            self.unheard.push_back(heard);
+            if answers {
+                return Some(self.published(id).await);
+            }
+            if ends {
+                return None;
+            }
         }
     }
 
@@ -318,6 +344,10 @@ impl Peer {
             }
         }
     }
+}
+
+fn is_reply_to(heard: &Heard, id: u32) -> bool {
+    matches!(heard, Heard::Envelope(Envelope::Reply(reply)) if reply.id == id)
 }
 
 fn flatten(messages: proto::Messages) -> Vec<Message> {

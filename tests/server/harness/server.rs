@@ -76,8 +76,7 @@ impl<E: Engine> TestServer<E> {
         config.auth.workers = 1;
         config.auth.cost = Cost { memory: ByteSize::kib(64), passes: 1, lanes: 1 };
         change(&mut config);
-        let mut server =
-            Self { server: None, start: Arc::new(start), config, _data_dir: data_dir };
+        let mut server = Self { server: None, start: Arc::new(start), config, _data_dir: data_dir };
         server.start_again().await;
         server
     }
@@ -167,7 +166,8 @@ impl<E: Engine> TestServer<E> {
         };
         let issuer =
             Issuer::new(key.encoding_key().unwrap(), key.key_id().to_owned(), realm, lifetime);
-        let account = Account { subject: name.to_owned(), username: Username::parse(name).unwrap() };
+        let account =
+            Account { subject: name.to_owned(), username: Username::parse(name).unwrap() };
         issuer.issue(&account, rand::random(), now_s).unwrap()
     }
 
@@ -176,7 +176,8 @@ impl<E: Engine> TestServer<E> {
         let (status, metrics) = get(self.internal_address(), "/metrics").await;
         assert_eq!(status, 200);
         let label = format!("\"{name}\"");
-        let counts_it = |line: &&str| line.starts_with("hubbub_closed_total{") && line.contains(&label);
+        let counts_it =
+            |line: &&str| line.starts_with("hubbub_closed_total{") && line.contains(&label);
         let line = metrics.lines().find(counts_it);
         line.and_then(|line| line.rsplit(' ').next()).map_or(0, |count| count.parse().unwrap())
     }
