@@ -92,13 +92,13 @@ async fn a_bad_token_is_refused_in_the_words_of_the_way_it_came() {
         assert!(body.contains(code.name()), "{body}");
 
         let mut peer = as_subprotocol(&server, &token).await;
-        assert_eq!(peer.to_the_end().await, [Heard::Close(close.number())]);
+        assert_eq!(peer.rest().await, [Heard::Close(close.number())]);
 
         for encoding in Encoding::ALL {
             let mut peer = Peer::anonymous(&server, encoding).await;
             let refused = peer.ask(authenticate(&token)).await;
             assert_eq!(code_of(refused), code);
-            assert_eq!(peer.to_the_end().await, [Heard::Close(close.number())]);
+            assert_eq!(peer.rest().await, [Heard::Close(close.number())]);
         }
         bystander.is_untroubled().await;
     }
@@ -143,7 +143,7 @@ async fn a_login_that_is_renewed_outlives_one_that_is_not() {
     renewed.subscribe(LOBBY, None).await.unwrap();
 
     let closed = [Heard::Close(CloseCode::TokenExpired.number())];
-    assert_eq!(forgotten.to_the_end().await, closed);
+    assert_eq!(forgotten.rest().await, closed);
     renewed.publish(LOBBY, "still here").await.unwrap();
     assert_eq!(renewed.messages(1).await[0].body, "still here");
     assert_eq!(server.closed("token_expired").await, 1);
@@ -183,8 +183,8 @@ async fn who_does_not_log_in_is_sent_away_in_time() {
     let mut busy = Peer::anonymous(&server, Encoding::Json).await;
     busy.catch_up().await;
     let closed = [Heard::Close(CloseCode::NotAuthenticated.number())];
-    assert_eq!(silent.to_the_end().await, closed);
-    assert_eq!(busy.to_the_end().await, closed);
+    assert_eq!(silent.rest().await, closed);
+    assert_eq!(busy.rest().await, closed);
     bystander.is_untroubled().await;
 }
 

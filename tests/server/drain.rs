@@ -43,7 +43,7 @@ async fn what_was_acknowledged_before_a_drain_is_in_history_after_it() {
                 // The news may be full, or nobody may want them any more.
                 let _ = acknowledged.try_send(());
             }
-            (places, peer.to_the_end().await)
+            (places, peer.rest().await)
         }));
     }
     for _ in 0..64 {
@@ -94,7 +94,7 @@ async fn everybody_is_told_to_go_and_then_closed() {
     }
     assert!(server.drain().await);
     for peer in &mut peers {
-        let heard = peer.to_the_end().await;
+        let heard = peer.rest().await;
         assert_eq!(heard.len(), 2, "{heard:?}");
         assert!(is_going_away(&heard[0]), "{heard:?}");
         assert_eq!(heard[1], GOING_AWAY);
@@ -129,7 +129,7 @@ async fn a_drain_waits_for_the_commit_and_says_so_meanwhile() {
     drop(hold);
     assert_eq!(publisher.published(accepted).await.unwrap().sequence, 1);
     assert_eq!(publisher.messages(1).await[0].body, "accepted");
-    assert_eq!(publisher.to_the_end().await, [GOING_AWAY]);
+    assert_eq!(publisher.rest().await, [GOING_AWAY]);
     assert!(within("the drain", draining).await.unwrap(), "in time");
 
     server.start_again().await;

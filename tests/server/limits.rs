@@ -58,7 +58,7 @@ async fn the_third_frame_that_is_no_envelope_ends_a_connection() {
         peer.history(LOBBY, None, 0).await.unwrap();
         peer.socket.write(&masked(opcode, garbage)).await;
         let closed = [Heard::Close(CloseCode::ProtocolViolation.number())];
-        assert_eq!(peer.to_the_end().await, closed);
+        assert_eq!(peer.rest().await, closed);
         bystander.is_untroubled().await;
     }
 }
@@ -70,7 +70,7 @@ async fn the_first_frame_that_is_no_envelope_ends_a_connection_without_a_login()
     let mut peer = Peer::anonymous(&server, Encoding::Proto).await;
     peer.socket.write(&masked(BINARY, GARBAGE)).await;
     let closed = [Heard::Close(CloseCode::ProtocolViolation.number())];
-    assert_eq!(peer.to_the_end().await, closed);
+    assert_eq!(peer.rest().await, closed);
     bystander.is_untroubled().await;
 }
 
@@ -126,11 +126,11 @@ async fn a_broken_frame_ends_its_connection_with_the_code_of_rfc_6455() {
         let mut peer = Peer::login(&server, "mallory").await;
         peer.subscribe(LOBBY, None).await.unwrap();
         peer.socket.write(&bytes).await;
-        assert_eq!(peer.to_the_end().await, [Heard::Close(code.number())], "{name}");
+        assert_eq!(peer.rest().await, [Heard::Close(code.number())], "{name}");
         // The same before a login.
         let mut peer = Peer::anonymous(&server, Encoding::Proto).await;
         peer.socket.write(&bytes).await;
-        assert_eq!(peer.to_the_end().await, [Heard::Close(code.number())], "{name}, unknown");
+        assert_eq!(peer.rest().await, [Heard::Close(code.number())], "{name}, unknown");
         bystander.is_untroubled().await;
     }
 }
@@ -146,7 +146,7 @@ async fn a_text_connection_takes_text_and_only_in_utf8() {
     ] {
         let mut peer = Peer::login_with(&server, "mallory", Encoding::Json).await;
         peer.socket.write(&bytes).await;
-        assert_eq!(peer.to_the_end().await, [Heard::Close(code.number())]);
+        assert_eq!(peer.rest().await, [Heard::Close(code.number())]);
         bystander.is_untroubled().await;
     }
 }
@@ -162,13 +162,13 @@ async fn a_message_may_have_64_kib_and_before_the_login_4() {
     assert_eq!(peer.published(1).await.unwrap().sequence, 1);
     bystander.resync().await;
     peer.socket.write(&masked(BINARY, &publish_of(64 * 1024 + 1))).await;
-    assert_eq!(peer.to_the_end().await, too_big);
+    assert_eq!(peer.rest().await, too_big);
 
     let mut peer = Peer::anonymous(&server, Encoding::Proto).await;
     peer.socket.write(&masked(BINARY, &publish_of(4 * 1024))).await;
     assert_eq!(code_of(peer.published(1).await), ErrorCode::NotAuthenticated);
     peer.socket.write(&masked(BINARY, &publish_of(4 * 1024 + 1))).await;
-    assert_eq!(peer.to_the_end().await, too_big);
+    assert_eq!(peer.rest().await, too_big);
     bystander.is_untroubled().await;
 }
 
@@ -287,7 +287,7 @@ async fn a_ping_gets_its_pong_and_a_close_its_close() {
         peer.socket.write(&masked(PING, payload)).await;
         assert_eq!(peer.hear().await, Heard::Pong(payload.into()));
         peer.socket.write(&masked(CLOSE, &1000_u16.to_be_bytes())).await;
-        assert_eq!(peer.to_the_end().await, [Heard::Close(1000)]);
+        assert_eq!(peer.rest().await, [Heard::Close(1000)]);
     }
 }
 
@@ -302,7 +302,7 @@ async fn who_does_not_answer_a_ping_is_taken_for_dead() {
     for mut dead in
         [Peer::login(&server, "ada").await, Peer::anonymous(&server, Encoding::Json).await]
     {
-        let heard = dead.to_the_end().await;
+        let heard = dead.rest().await;
         assert_eq!(heard, [Heard::Ping, Heard::Close(CloseCode::PongTimeout.number())]);
     }
 }
@@ -356,7 +356,7 @@ async fn half_a_frame_is_not_waited_for() {
         let mut peer = Peer::login(&server, "mallory").await;
         peer.socket.write(&whole[..cut]).await;
         let closed = [Heard::Close(CloseCode::PolicyViolation.number())];
-        assert_eq!(peer.to_the_end().await, closed, "{cut} bytes");
+        assert_eq!(peer.rest().await, closed, "{cut} bytes");
     }
     bystander.is_untroubled().await;
 }
@@ -389,7 +389,7 @@ async fn without_a_subprotocol_in_common_the_close_says_so() {
         assert_eq!(socket.head().await.0, 101);
         let mut peer = Peer::over(socket, Encoding::Proto);
         let closed = [Heard::Close(CloseCode::UnsupportedVersion.number())];
-        assert_eq!(peer.to_the_end().await, closed, "{offered:?}");
+        assert_eq!(peer.rest().await, closed, "{offered:?}");
     }
     bystander.is_untroubled().await;
 }
@@ -425,7 +425,7 @@ async fn who_finds_no_place_is_told_so_and_the_place_is_given_back() {
     let mut refused = Socket::connect(server.address()).await;
     assert!(refused.rest().await.starts_with("HTTP/1.1 503 "));
     peer.socket.write(&masked(CLOSE, &1000_u16.to_be_bytes())).await;
-    peer.to_the_end().await;
+    peer.rest().await;
     drop(peer);
     // The place is free a moment after the end is seen.
     loop {

@@ -335,7 +335,7 @@ impl Peer {
     }
 
     /// Everything to the end of the connection.
-    pub(crate) async fn to_the_end(&mut self) -> Vec<Heard> {
+    pub(crate) async fn rest(&mut self) -> Vec<Heard> {
         let mut heard = Vec::new();
         loop {
             match self.hear().await {

@@ -123,11 +123,6 @@ impl<E: Engine> TestServer<E> {
         self.config.server.internal_listen
     }
 
-    /// How the server was configured.
-    pub(crate) const fn config(&self) -> &Config {
-        &self.config
-    }
-
     /// What the Rust client wants to know of the server.
     pub(crate) fn url(&self) -> ServerUrl {
         format!("http://{}", self.address()).parse().unwrap()
