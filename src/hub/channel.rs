@@ -550,13 +550,14 @@ impl Channel {
 
     fn history_now(&self, ticket: Ticket, page: Page, effects: &mut Vec<Effect>) {
         let head = self.head.sequence;
+        // Pages end at the head and not at the log's end, where entries may lie that are not applied
+        // yet: a page of those alone would be cut to nothing.
+        let ending_with = |last: Sequence| (last.0 > 0).then_some(ReadFrom::EndingWith(last));
         // A client may name any sequence, also the largest, which has no next one.
         let from = match page.from {
-            PageFrom::Before(before) if before.0 <= 1 => None,
+            PageFrom::Newest => ending_with(head),
+            PageFrom::Before(before) => ending_with(head.min(Sequence(before.0.saturating_sub(1)))),
             PageFrom::After(after) if after >= head => None,
-            PageFrom::Newest => Some(ReadFrom::Tail),
-            PageFrom::Before(before) if before > head => Some(ReadFrom::Tail),
-            PageFrom::Before(before) => Some(ReadFrom::EndingWith(Sequence(before.0 - 1))),
             PageFrom::After(after) => Some(ReadFrom::Holding(after.next())),
         };
         effects.push(match from {

@@ -13,7 +13,7 @@ use hubbub::{
     },
 };
 
-use crate::harness::{LOBBY, Message, Peer, TestServer, code_of, history, within};
+use crate::harness::{LOBBY, Message, Peer, TestServer, code_of, history, publish, within};
 
 fn sequences(messages: &[Message]) -> Vec<u64> {
     messages.iter().map(|message| message.sequence).collect()
@@ -131,6 +131,26 @@ async fn history_works_without_a_subscription_and_moves_none() {
     assert_eq!(peer.catch_up().await, []);
     peer.publish(LOBBY, "two").await.unwrap();
     assert_eq!(sequences(&peer.messages(1).await), [2]);
+}
+
+#[tokio::test]
+async fn a_page_ends_at_the_head_although_the_log_goes_on() {
+    let server = TestServer::in_memory().await;
+    let engine = server.engine();
+    let mut peer = Peer::login(&server, "ada").await;
+    peer.publish(LOBBY, "one").await.unwrap();
+    // A read of the log's end would find this alone, and it is not to be shown yet.
+    let hold = engine.faults().hold(Stage::Answer);
+    let large = peer.send(publish(LOBBY, &"x".repeat(READ_BYTES_MAX - 100), 0)).await;
+    within("the append", hold.waiting(1)).await;
+    for from in [None, Some(BeforeSequence(2)), Some(BeforeSequence(3)), Some(AfterSequence(0))] {
+        let (page, outline) = peer.history(LOBBY, from, 0).await.unwrap();
+        assert_eq!((sequences(&page), outline.head_sequence), (vec![1], 1), "{from:?}");
+    }
+    drop(hold);
+    assert_eq!(peer.published(large).await.unwrap().sequence, 2);
+    let (page, _) = peer.history(LOBBY, None, 0).await.unwrap();
+    assert_eq!(page.last().map(|message| message.sequence), Some(2));
 }
 
 #[tokio::test]

@@ -228,11 +228,9 @@ async fn what_the_log_holds_before_its_commit_is_known_comes_once_and_afterwards
     let mut peer = Peer::login(&server, "ada").await;
     peer.subscribe(LOBBY, position(epoch, 0)).await.unwrap();
     assert_sequences(&peer.messages(100).await, 1..=100);
-    for from in [None, Some(history::From::AfterSequence(98))] {
-        let (page, outline) = peer.history(LOBBY, from, 2).await.unwrap();
-        assert_sequences(&page, 99..=100);
-        assert_eq!(outline.head_sequence, 100);
-    }
+    let (page, outline) = peer.history(LOBBY, None, 1).await.unwrap();
+    assert_sequences(&page, 100..=100);
+    assert_eq!(outline.head_sequence, 100);
     assert_eq!(peer.catch_up().await, []);
     drop(hold);
     assert_eq!(publisher.published(id).await.unwrap().sequence, 101);
