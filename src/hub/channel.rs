@@ -52,6 +52,8 @@ pub enum Effect {
     Tell(ConnectionKey, Control),
     /// The connection is no longer a subscriber.
     Ended(ConnectionKey),
+    /// The stored log is damaged: an operator must know.
+    Sealed,
 }
 
 /// Why a channel reads its log.
@@ -86,6 +88,8 @@ pub struct Channel {
     is_stale: bool,
     /// A catch-up read is under way, or will be: appends wait for it.
     is_catching_up: bool,
+    /// Pages that are being read.
+    history_reads: u32,
     /// Entries that extended no chain and were skipped.
     junk: u64,
 }
@@ -134,6 +138,7 @@ impl Channel {
             waiting: Vec::new(),
             is_stale: false,
             is_catching_up: false,
+            history_reads: 0,
             junk: 0,
         }
     }
@@ -163,6 +168,7 @@ impl Channel {
             && self.is_idle()
             && self.subscribers.as_slice().is_empty()
             && self.replays.is_empty()
+            && self.history_reads == 0
     }
 
     /// Whether no publish is under way.
@@ -347,6 +353,9 @@ impl Channel {
         answer: Result<Vec<Entry>, ReadError>,
         effects: &mut Vec<Effect>,
     ) {
+        if matches!(purpose, Purpose::History(..)) {
+            self.history_reads -= 1;
+        }
         match (purpose, answer) {
             (Purpose::Load, Ok(entries)) => self.loaded(entries, effects),
             (Purpose::Load, Err(error)) => self.not_loaded(&error, effects),
@@ -412,6 +421,9 @@ impl Channel {
     fn not_loaded(&mut self, error: &ReadError, effects: &mut Vec<Effect>) {
         let is_damaged = matches!(error, ReadError::Damaged { .. });
         self.state = if is_damaged { State::Sealed } else { State::Unloaded };
+        if is_damaged {
+            effects.push(Effect::Sealed);
+        }
         self.refuse_all(read_code(error), effects);
     }
 
@@ -548,7 +560,7 @@ impl Channel {
         }
     }
 
-    fn history_now(&self, ticket: Ticket, page: Page, effects: &mut Vec<Effect>) {
+    fn history_now(&mut self, ticket: Ticket, page: Page, effects: &mut Vec<Effect>) {
         let head = self.head.sequence;
         let from = match page.from {
             PageFrom::Newest => ReadFrom::Tail,
@@ -564,6 +576,7 @@ impl Channel {
         if is_empty {
             effects.push(self.page(ticket, page, &[]));
         } else {
+            self.history_reads += 1;
             effects.push(Effect::Read(from, Purpose::History(ticket, page)));
         }
     }
@@ -577,6 +590,7 @@ impl Channel {
     /// The stored log is not what was written: stop serving it, loudly.
     fn seal(&mut self, effects: &mut Vec<Effect>) {
         self.state = State::Sealed;
+        effects.push(Effect::Sealed);
         let code = ErrorCode::ChannelSealed;
         let replays = mem::take(&mut self.replays);
         let replaying = replays.into_values().map(|replay| replay.subscriber);

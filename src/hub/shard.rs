@@ -85,6 +85,8 @@ pub struct Port<S> {
     pub socket: S,
     /// The frames.
     pub outbox: RefCell<Outbox>,
+    /// The socket took less than was written last time.
+    pub is_blocked: Cell<bool>,
     /// Rung when the connection's task must look: at a blocked outbox, or at a close.
     pub wake: Notify,
     is_dirty: Cell<bool>,
@@ -177,6 +179,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             encoding,
             socket,
             outbox: RefCell::new(Outbox::new(outbox_bytes_max.unwrap_or(usize::MAX))),
+            is_blocked: Cell::new(false),
             wake: Notify::new(),
             is_dirty: Cell::new(false),
             closing: Cell::new(None),
@@ -431,6 +434,10 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 if let Some(port) = find(state, connection) {
                     port.subscriptions.borrow_mut().remove(&channel);
                 }
+            }
+            Effect::Sealed => {
+                tracing::error!(channel = channel.0, "the channel's log is damaged: it is sealed");
+                self.metrics.channels_sealed.inc();
             }
             Effect::Read(from, purpose) => self.read(state, channel, from, purpose),
             Effect::RecoverLater => {
