@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     engine::{Append, AppendError, Caps, ReadError, ReadFrom, Refusal},
-    limits::{DRAFTS_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX},
+    limits::{DRAFTS_MAX, READ_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, TAIL_BYTES_MAX},
     log::{
         batch::Entry,
         place::{BatchId, ChannelId, Cursor, Epoch, Head, Position, Sequence},
@@ -67,6 +67,17 @@ pub enum Purpose {
     Replay(ConnectionKey),
     /// To serve a page.
     History(Ticket, Page),
+}
+
+impl Purpose {
+    /// How many bytes of the log are wanted at once.
+    #[must_use]
+    pub const fn bytes_max(self) -> usize {
+        match self {
+            Self::Load => TAIL_BYTES_MAX,
+            Self::CatchUp | Self::Replay(_) | Self::History(..) => READ_BYTES_MAX,
+        }
+    }
 }
 
 /// One channel.
@@ -668,3 +679,6 @@ const fn read_code(error: &ReadError) -> ErrorCode {
         ReadError::Damaged { .. } => ErrorCode::ChannelSealed,
     }
 }
+
+#[cfg(test)]
+mod tests;

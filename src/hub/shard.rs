@@ -492,7 +492,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             port.history_reads.update(|reads| reads + 1);
         }
         let shard = Rc::clone(self);
-        let answer = self.engine.read(channel, from, READ_BYTES_MAX);
+        let answer = self.engine.read(channel, from, purpose.bytes_max());
         spawn_local(async move {
             let answer: Result<Vec<Entry>, ReadError> = answer.await;
             if let Some(port) = reader {
