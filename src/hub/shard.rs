@@ -30,10 +30,7 @@ use super::{
 };
 use crate::{
     engine::{Append, AppendError, Engine, ReadError, ReadFrom},
-    limits::{
-        HISTORY_READS_PER_CONNECTION_MAX, IDLE_CHANNELS_LOADED_MAX, Limits, READ_BYTES_MAX,
-        RECOVERY_PAUSE,
-    },
+    limits::{HISTORY_READS_PER_CONNECTION_MAX, IDLE_CHANNELS_LOADED_MAX, Limits, RECOVERY_PAUSE},
     log::{
         batch::Entry,
         place::{BatchId, ChannelId, ClientMessageId, Cursor, Position, UserId},
