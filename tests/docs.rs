@@ -73,7 +73,8 @@ fn commands(document: &'static str) -> impl Iterator<Item = &'static str> {
     let blocks = document.split("```").skip(1).step_by(2);
     blocks.flat_map(str::lines).filter_map(|line| {
         let line = line.trim_start().trim_start_matches("$ ");
-        line.strip_prefix("hubbub ")
+        // What the program prints of itself is no command.
+        line.strip_prefix("hubbub ").filter(|rest| rest.starts_with(|it: char| it.is_lowercase()))
     })
 }
 
