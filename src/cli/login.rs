@@ -31,17 +31,31 @@ use rustyline::{
 
 use super::{
     CliError,
+    program::program,
     saved::{Place, SavedLogin},
 };
 
 /// Beyond this a file holds something else than a password.
 const PASSWORD_BYTES_MAX: u64 = 4 * 1024;
 
+/// Where a server listens that was told nothing else.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:7878";
+
+/// A command line for the server at this URL, to be pasted.
+pub(super) fn command(server: &str, words: &str) -> String {
+    let program = program();
+    if server == DEFAULT_SERVER {
+        format!("{program} {words}")
+    } else {
+        format!("{program} {words} --server {server}")
+    }
+}
+
 /// Where the server is, and where the password comes from.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServerArgs {
     /// The server
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7878")]
+    #[arg(long, value_name = "URL", default_value = DEFAULT_SERVER)]
     pub(super) server: ServerUrl,
     /// File with the password; - is standard input [env: HUBBUB_PASSWORD_FILE, HUBBUB_PASSWORD]
     #[arg(long, value_name = "FILE")]
@@ -59,6 +73,11 @@ pub(crate) struct LoginArgs {
 }
 
 impl ServerArgs {
+    /// A command line for the same server, to be pasted.
+    pub(super) fn command(&self, words: &str) -> String {
+        command(&self.server.to_string(), words)
+    }
+
     /// Whether the password takes up standard input.
     pub(super) fn reads_stdin(&self) -> bool {
         self.password_file.as_deref() == Some(Path::new("-"))
@@ -242,7 +261,7 @@ pub(super) fn prompt(question: &str) -> Result<String, CliError> {
     })
 }
 
-/// Shows nothing of what is typed, not even how much.
+/// Shows nothing of what is typed; the cursor alone moves.
 struct Hidden;
 
 impl Completer for Hidden {
