@@ -573,22 +573,21 @@ impl Channel {
 
     fn history_now(&mut self, ticket: Ticket, page: Page, effects: &mut Vec<Effect>) {
         let head = self.head.sequence;
+        // A client may name any sequence, also the largest, which has no next one.
         let from = match page.from {
-            PageFrom::Newest => ReadFrom::Tail,
-            PageFrom::Before(before) if before > head => ReadFrom::Tail,
-            PageFrom::Before(before) => ReadFrom::EndingWith(Sequence(before.0.saturating_sub(1))),
-            PageFrom::After(after) => ReadFrom::Holding(after.next()),
+            PageFrom::Before(before) if before.0 <= 1 => None,
+            PageFrom::After(after) if after >= head => None,
+            PageFrom::Newest => Some(ReadFrom::Tail),
+            PageFrom::Before(before) if before > head => Some(ReadFrom::Tail),
+            PageFrom::Before(before) => Some(ReadFrom::EndingWith(Sequence(before.0 - 1))),
+            PageFrom::After(after) => Some(ReadFrom::Holding(after.next())),
         };
-        let is_empty = match page.from {
-            PageFrom::Newest => false,
-            PageFrom::Before(before) => before.0 <= 1,
-            PageFrom::After(after) => after >= head,
-        };
-        if is_empty {
-            effects.push(self.page(ticket, page, &[]));
-        } else {
-            self.history_reads += 1;
-            effects.push(Effect::Read(from, Purpose::History(ticket, page)));
+        match from {
+            Some(from) => {
+                self.history_reads += 1;
+                effects.push(Effect::Read(from, Purpose::History(ticket, page)));
+            }
+            None => effects.push(self.page(ticket, page, &[])),
         }
     }
 

@@ -63,7 +63,10 @@ pub struct Server<E> {
     hub: Hub,
     edge: Runtime,
     vitals: Arc<Vitals>,
+    /// Ends the public port.
     shutdown: watch::Sender<bool>,
+    /// Ends the internal port, which tells how a drain goes and so outlives it.
+    internal_shutdown: watch::Sender<bool>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -153,6 +156,7 @@ fn start_on<E: Engine>(
     let public = public_listener.local_addr().map_err(StartError::Thread)?;
     let internal = internal_listener.local_addr().map_err(StartError::Thread)?;
     let (shutdown, is_shutdown) = watch::channel(false);
+    let (internal_shutdown, is_internal_shutdown) = watch::channel(false);
 
     let directory = Arc::new(Directory::new(Arc::clone(&engine)));
     edge.block_on(create_channels(&directory, &config.channels.created_at_start))?;
@@ -184,7 +188,7 @@ fn start_on<E: Engine>(
         internal_listener,
         Internal::new(health.clone(), move || metrics.to_text()),
         config.limits.clone(),
-        is_shutdown.clone(),
+        is_internal_shutdown,
     )
     .map_err(StartError::Thread)?;
 
@@ -212,6 +216,7 @@ fn start_on<E: Engine>(
         edge,
         vitals,
         shutdown,
+        internal_shutdown,
         threads: vec![hub_thread, internal_thread],
     })
 }
@@ -252,6 +257,8 @@ impl<E: Engine> Server<E> {
         let drained = async { timeout(within, self.hub.drain()).await };
         let in_time = self.edge.block_on(drained).is_ok();
         drop(self.hub);
+        // As above.
+        let _ = self.internal_shutdown.send(true);
         self.edge.shutdown_timeout(DRAIN_RESERVE / 2);
         if in_time {
             for thread in self.threads {

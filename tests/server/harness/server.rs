@@ -1,0 +1,201 @@
+//! A server in this process, with a data directory that goes with it.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use bytesize::ByteSize;
+use hubbub::{
+    auth::{
+        Account, Username,
+        keys::TokenKey,
+        password::Cost,
+        token::{Issuer, Realm},
+    },
+    client::{Accounts, Client, GetToken, Options, ServerUrl},
+    config::Config,
+    engine::{Engine, memory::MemoryEngine, sqlite::SqliteEngine},
+    server::{self, Server, StartError, cores::PinCores},
+};
+use tempfile::TempDir;
+
+use super::{LOBBY, get, off_runtime, within};
+
+type Start<E> = dyn Fn(&Config) -> Result<Server<E>, StartError> + Send + Sync;
+
+/// A server, and what it takes to start it again: its address and its data stay the same.
+pub(crate) struct TestServer<E: Engine> {
+    server: Option<Server<E>>,
+    start: Arc<Start<E>>,
+    config: Config,
+    _data_dir: TempDir,
+}
+
+impl TestServer<SqliteEngine> {
+    /// A server on SQLite, with the usual limits.
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A server on SQLite, with limits that a test can wait for.
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::with(change, server::start).await
+    }
+}
+
+impl TestServer<MemoryEngine> {
+    /// A server whose log does as the test says.
+    pub(crate) async fn in_memory() -> Self {
+        Self::in_memory_with(|_| {}).await
+    }
+
+    /// The same, with limits that a test can wait for.
+    pub(crate) async fn in_memory_with(change: impl FnOnce(&mut Config)) -> Self {
+        let engine = Arc::new(MemoryEngine::default());
+        Self::with(change, move |config| server::start_with(config, Arc::clone(&engine))).await
+    }
+}
+
+impl<E: Engine> TestServer<E> {
+    async fn with(
+        change: impl FnOnce(&mut Config),
+        start: impl Fn(&Config) -> Result<Server<E>, StartError> + Send + Sync + 'static,
+    ) -> Self {
+        let data_dir = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.server.data_dir = data_dir.path().to_owned();
+        config.server.listen = address_of_our_own();
+        config.server.internal_listen = config.server.listen;
+        config.hub.pin_cores = PinCores::Off;
+        config.channels.created_at_start = vec![LOBBY.to_owned()];
+        config.auth.workers = 1;
+        config.auth.cost = Cost { memory: ByteSize::kib(64), passes: 1, lanes: 1 };
+        change(&mut config);
+        let mut server = Self { server: None, start: Arc::new(start), config, _data_dir: data_dir };
+        server.start_again().await;
+        server
+    }
+
+    /// Starts the server, which has been taken out by [`TestServer::take`].
+    pub(crate) async fn start_again(&mut self) {
+        assert!(self.server.is_none(), "one at a time");
+        let (start, config) = (Arc::clone(&self.start), self.config.clone());
+        let server = off_runtime(move || start(&config)).await.unwrap();
+        self.config.server.listen = server.public_address();
+        self.config.server.internal_listen = server.internal_address();
+        self.server = Some(server);
+    }
+
+    /// Takes the server out, for a test that ends it in its own way.
+    pub(crate) fn take(&mut self) -> Server<E> {
+        self.server.take().expect("it runs")
+    }
+
+    /// Drains the server. Whether it was in time.
+    pub(crate) async fn drain(&mut self) -> bool {
+        let server = self.take();
+        within("a drain", off_runtime(move || server.drain())).await
+    }
+
+    /// Ends the server in order, and starts it on the same data and address.
+    pub(crate) async fn restart(&mut self) {
+        assert!(self.drain().await, "drained too late");
+        self.start_again().await;
+    }
+
+    /// The engine.
+    pub(crate) fn engine(&self) -> Arc<E> {
+        Arc::clone(self.server.as_ref().expect("it runs").engine())
+    }
+
+    /// The public address. It stays the same.
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.config.server.listen
+    }
+
+    /// The internal address. It stays the same.
+    pub(crate) const fn internal_address(&self) -> SocketAddr {
+        self.config.server.internal_listen
+    }
+
+    /// What the Rust client wants to know of the server.
+    pub(crate) fn url(&self) -> ServerUrl {
+        format!("http://{}", self.address()).parse().unwrap()
+    }
+
+    /// The accounts and tokens of the server, over HTTP.
+    pub(crate) fn accounts(&self) -> Accounts {
+        Accounts::new(self.url(), None)
+    }
+
+    /// A Rust client that acts as this user.
+    pub(crate) fn client(&self, name: &str) -> Client {
+        Client::connect(Options::new(self.url(), GetToken::fixed(&self.token(name))))
+    }
+
+    /// A token of this user that is good for an hour.
+    pub(crate) fn token(&self, name: &str) -> String {
+        self.token_for(name, Duration::from_secs(3_600))
+    }
+
+    /// A token of this user that is good for so long, in whole seconds.
+    pub(crate) fn token_for(&self, name: &str, lifetime: Duration) -> String {
+        self.token_from(name, lifetime, now_s())
+    }
+
+    /// A token of this user that ran out an hour ago.
+    pub(crate) fn expired_token(&self, name: &str) -> String {
+        self.token_from(name, Duration::from_secs(3_600), now_s() - 7_200)
+    }
+
+    fn token_from(&self, name: &str, lifetime: Duration, now_s: u64) -> String {
+        let key = TokenKey::load_or_create(&self.config.server.data_dir).unwrap();
+        let realm = Realm {
+            issuer: self.config.auth.issuer.clone(),
+            audience: self.config.auth.audience.clone(),
+        };
+        let issuer =
+            Issuer::new(key.encoding_key().unwrap(), key.key_id().to_owned(), realm, lifetime);
+        let account =
+            Account { subject: name.to_owned(), username: Username::parse(name).unwrap() };
+        issuer.issue(&account, rand::random(), now_s).unwrap()
+    }
+
+    /// How often a connection was closed with this code, as the metrics have it.
+    pub(crate) async fn closed(&self, name: &str) -> u64 {
+        let (status, metrics) = get(self.internal_address(), "/metrics").await;
+        assert_eq!(status, 200);
+        let label = format!("\"{name}\"");
+        let counts_it =
+            |line: &&str| line.starts_with("hubbub_closed_total{") && line.contains(&label);
+        let line = metrics.lines().find(counts_it);
+        line.and_then(|line| line.rsplit(' ').next()).map_or(0, |count| count.parse().unwrap())
+    }
+}
+
+impl<E: Engine> Drop for TestServer<E> {
+    fn drop(&mut self) {
+        // Its runtime must not be dropped on a thread of ours.
+        if let Some(server) = self.server.take() {
+            std::thread::spawn(move || drop(server));
+        }
+    }
+}
+
+/// A loopback address for one server only, so that its port is still free when it starts again:
+/// all clients are on 127.0.0.1, and take their ports there.
+fn address_of_our_own() -> SocketAddr {
+    static SERVERS: AtomicU16 = AtomicU16::new(0);
+    let [high, low] = SERVERS.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    SocketAddr::from(([127, 1 + high, low, 1], 0))
+}
+
+/// The wall clock, for what tokens say.
+fn now_s() -> u64 {
+    SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()
+}

@@ -1,0 +1,23 @@
+//! The server as its clients see it: a real one in this process, on a port of its own, and real
+//! sockets. Nothing here knows how the server is built inside.
+//!
+//! A test waits for events, never for a while: [`harness::within`] is the only clock, and it runs
+//! out only when something is broken. What a test needs to happen slowly it holds back with the
+//! gates of the memory engine; a limit that it waits for it makes short by configuration.
+
+#![allow(clippy::unwrap_used, reason = "in a test, a panic is the report")]
+
+mod harness;
+
+mod publish;
+mod resume;
+
+mod history;
+mod idempotency;
+
+mod auth;
+mod limits;
+mod slow_consumer;
+
+mod drain;
+mod json;
