@@ -8,7 +8,6 @@ use std::{
     io::{BufRead as _, BufReader, Write as _},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
-    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -17,9 +16,6 @@ use crate::Failure;
 
 /// The size of the disk; the file takes what is used of it.
 const DISK_BYTES: u64 = 1024 * 1024 * 1024;
-/// How often unmounting is tried, while the kernel still lets go of what a killed process held.
-const UNMOUNT_ATTEMPTS_MAX: u32 = 100;
-const UNMOUNT_PAUSE: Duration = Duration::from_millis(20);
 
 /// The call takes a pointer, which our own code has no safe way to make. The program opens the disk
 /// beforehand, so that the cut comes within microseconds of the word.
@@ -54,7 +50,8 @@ impl Disk {
             if holds {
                 return Ok(());
             }
-            Err(Failure::configuration(anyhow!("a power cut needs {what}, which is not here")))
+            let error = anyhow!("a power cut needs {what}, which is not here");
+            Err(Failure::Configuration(error))
         };
         must(rustix::process::geteuid().is_root(), "root")?;
         must(Path::new("/dev/loop-control").exists(), "loop devices")?;
@@ -73,7 +70,9 @@ impl Disk {
         call(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk.image))?;
         // The first mount tells whether this machine can do it at all.
         let mut disk = disk;
-        disk.mount().map_err(Failure::Configuration)?;
+        disk.mount()
+            .context("a power cut needs a disk that can be mounted, which is not here")
+            .map_err(Failure::Configuration)?;
         Ok(disk)
     }
 
@@ -115,15 +114,7 @@ impl Disk {
 
     /// Unmounts it. Nobody may have a file open on it.
     pub(crate) fn unmount(&mut self) -> Result<()> {
-        let mut attempts = 0;
-        while let Err(error) = call(Command::new("umount").arg(&self.mount)) {
-            attempts += 1;
-            if attempts == UNMOUNT_ATTEMPTS_MAX {
-                return Err(error);
-            }
-            std::thread::sleep(UNMOUNT_PAUSE);
-        }
-        Ok(())
+        call(Command::new("umount").arg(&self.mount))
     }
 }
 
@@ -141,10 +132,9 @@ impl Drop for Disk {
             drop(stdin);
             let _ = child.wait();
         }
-        let is_mounted = fs::read_to_string("/proc/mounts")
-            .is_ok_and(|mounts| mounts.contains(&*self.mount.to_string_lossy()));
-        // A server that is just being killed may hold it yet; then it goes when that is over.
-        if is_mounted && self.unmount().is_err() {
+        let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+        if mounts.contains(&*self.mount.to_string_lossy()) {
+            // Lazily: a server that is just being killed may still hold it for a moment.
             let _ = call(Command::new("umount").arg("--lazy").arg(&self.mount));
         }
         let _ = fs::remove_file(&self.image);

@@ -568,7 +568,7 @@ mod tests {
             due.extend((0..).map_while(|n| plan.due(n)));
         }
         let plateau = (IDLE + flags.ramp_up)..(IDLE + flags.ramp_up + Duration::from_secs(30));
-        let on_plateau = due.iter().filter(|due| plateau.contains(due)).count();
+        let on_plateau = due.iter().filter(|due| plateau.contains(*due)).count();
         assert!((145..=155).contains(&on_plateau), "{on_plateau}");
         // Any second has about its share.
         let busiest = (12..40)
