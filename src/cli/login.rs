@@ -118,7 +118,7 @@ pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
     {
         return Ok(client);
     }
-    let password = prompt(&format!("Password of {}: ", args.name))?;
+    let password = prompt(&format!("Password for {}: ", args.name))?;
     let token = accounts.token(&args.name, &password).await;
     let token = token.map_err(|error| not_logged_in(error, args))?;
     if let Some(place) = place {
