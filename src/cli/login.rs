@@ -17,7 +17,7 @@ use std::{
 use clap::Args;
 use hubbub::{
     client::{Accounts, Client, ClientError, GetToken, Options, ServerUrl, State, TokenError},
-    wire::code::CloseCode,
+    wire::code::{CloseCode, ErrorCode},
 };
 use rustyline::{
     Behavior, ColorMode, Config, Editor, Helper,
@@ -108,7 +108,8 @@ pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
     let accounts = Accounts::new(args.server.server.clone(), None);
     let place = Place::of(&args.server.server, &args.name);
     if let Some(password) = args.server.password()? {
-        let token = accounts.token(&args.name, &password).await?;
+        let token = accounts.token(&args.name, &password).await;
+        let token = token.map_err(|error| not_logged_in(error, args))?;
         let client = start(args, accounts, token.access_token, Renewal::Password(password));
         return settled(client, args).await;
     }
@@ -117,13 +118,25 @@ pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
     {
         return Ok(client);
     }
-    let password = prompt(&format!("Password of {}: ", args.name))?;
-    let token = accounts.token(&args.name, &password).await?;
+    let password = prompt(&format!("Password for {}: ", args.name))?;
+    let token = accounts.token(&args.name, &password).await;
+    let token = token.map_err(|error| not_logged_in(error, args))?;
     if let Some(place) = place {
         place.save(&SavedLogin::new(&token, SystemTime::now()))?;
     }
     let client = start(args, accounts, token.access_token, Renewal::Password(password));
     settled(client, args).await
+}
+
+/// Says how to make an account, since the server does not tell whether there is one.
+fn not_logged_in(error: TokenError, args: &LoginArgs) -> CliError {
+    match error {
+        TokenError::Refused(refusal) if refusal.is(ErrorCode::InvalidCredentials) => {
+            let command = args.server.command(&format!("account add {}", args.name));
+            CliError::WrongPassword { command }
+        }
+        error => error.into(),
+    }
 }
 
 /// Connects with the saved login. `None` if there is none that still works.

@@ -111,6 +111,8 @@ pub(crate) enum CliError {
         max = CHANNEL_NAME_BYTES_MAX
     )]
     ChannelName(String),
+    #[error("the user name or the password is wrong; to make an account: {command}")]
+    WrongPassword { command: String },
     #[error("there is an account {name} already; if it is yours: {command}")]
     NameTaken { name: String, command: String },
     #[error(
