@@ -71,6 +71,10 @@ const CHANNELS: [&str; 2] = ["crash-0", "crash-1"];
 const READERS: usize = 2;
 /// The longest wait of a client before it connects again: the server is never away for long.
 const BACKOFF_MAX: Duration = Duration::from_millis(50);
+/// How many starts are killed before the server comes up, and how old they get: about as old as a
+/// start takes.
+const STILLBORN: f64 = 0.2;
+const STILLBORN_AGE_MAX: Duration = Duration::from_millis(15);
 /// How long a publish is tried. Beyond it the server is taken for broken.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long the readers may take to get everything, at the end.
@@ -176,11 +180,15 @@ impl Machine {
         self.stop().await
     }
 
-    /// Starts it again, on what it left.
-    async fn restart(&mut self) -> Result<()> {
+    /// Starts it again, on what it left. At times the first start does not survive either, so that
+    /// what a start does with the log is interrupted as well.
+    async fn restart(&mut self, stillborn: Option<Duration>) -> Result<()> {
         if let Some(disk) = &mut self.disk {
             disk.unmount()?;
             disk.mount()?;
+        }
+        if let Some(after) = stillborn {
+            self.setup.start_and_kill(after).await?;
         }
         self.server = Some(self.setup.start().await?);
         Ok(())
@@ -220,13 +228,18 @@ async fn crash(flags: &Flags, machine: &mut Machine, mut random: SmallRng) -> Re
 
     let mut restarts = Latency::new();
     let mut per_life = Vec::new();
+    let mut stillbirths = 0;
     for cycle in 1..=flags.cycles {
         let before = shared.audit().acknowledgements();
         let (first, last) = flags.restart_after_ms;
         tokio::time::sleep(Duration::from_millis(random.random_range(first..=last))).await;
         machine.crash().await?;
+        let stillborn = random
+            .random_bool(STILLBORN)
+            .then(|| STILLBORN_AGE_MAX.mul_f64(random.random_range(0.0..1.0)));
+        stillbirths += u32::from(stillborn.is_some());
         let begun = Instant::now();
-        machine.restart().await.with_context(|| format!("after crash {cycle}"))?;
+        machine.restart(stillborn).await.with_context(|| format!("after crash {cycle}"))?;
         restarts.record(begun.elapsed());
         check_history(&shared, &auditor.client).await?;
         let audit = shared.audit();
@@ -261,6 +274,7 @@ async fn crash(flags: &Flags, machine: &mut Machine, mut random: SmallRng) -> Re
     per_life.sort_unstable();
     Ok(Run {
         crashes: per_life.len(),
+        stillbirths,
         acknowledged: audit.acknowledgements(),
         retried: shared.retried.load(Ordering::Relaxed),
         messages: heads.iter().map(|head| head.0).sum(),
@@ -351,6 +365,8 @@ async fn check_history(shared: &Shared, client: &Client) -> Result<Vec<Sequence>
 /// What the run showed.
 struct Run {
     crashes: usize,
+    /// Starts that were killed on top of these.
+    stillbirths: u32,
     messages: u64,
     acknowledged: u64,
     retried: u64,
@@ -371,6 +387,7 @@ impl Run {
             "power_cut": flags.power_cut,
             "synchronous": flags.synchronous,
             "crashes": self.crashes,
+            "killed_starts": self.stillbirths,
             "messages": self.messages,
             "acknowledged": self.acknowledged,
             "acknowledged_per_life_min": self.acknowledged_per_life[0],
@@ -388,8 +405,8 @@ impl Run {
         let how = if flags.power_cut { "power cuts" } else { "kills" };
         let [fewest, median] = self.acknowledged_per_life;
         println!(
-            "crashes       {} {how}, synchronous={}, seed {seed}",
-            self.crashes, flags.synchronous
+            "crashes       {} {how} and {} killed starts, synchronous={}, seed {seed}",
+            self.crashes, self.stillbirths, flags.synchronous
         );
         println!(
             "acknowledged  {}, per life at least {fewest}, median {median}",

@@ -65,8 +65,14 @@ impl Setup {
         })
     }
 
-    /// Starts it, and waits until it listens.
-    pub(crate) async fn start(&self) -> Result<Server> {
+    /// Starts it, and kills it before it can have come far.
+    pub(crate) async fn start_and_kill(&self, after: Duration) -> Result<()> {
+        let mut child = self.spawn()?;
+        tokio::time::sleep(after).await;
+        child.kill().await.context("the server cannot be killed")
+    }
+
+    fn spawn(&self) -> Result<Child> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.binary);
         command.args(["serve", "--internal-listen", "127.0.0.1:0", "--pin-cores", "auto"]);
@@ -75,7 +81,12 @@ impl Setup {
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let binary = self.binary.display();
-        let mut child = command.spawn().with_context(|| format!("{binary} cannot be started"))?;
+        command.spawn().with_context(|| format!("{binary} cannot be started"))
+    }
+
+    /// Starts it, and waits until it listens.
+    pub(crate) async fn start(&self) -> Result<Server> {
+        let mut child = self.spawn()?;
         let stdout = child.stdout.take().context("the server has no standard output")?;
         let mut stdout = BufReader::new(stdout);
         let mut line = String::new();

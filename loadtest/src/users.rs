@@ -27,9 +27,10 @@ pub(crate) async fn log_in(server: &ServerUrl, name: &str, backoff_max: Duration
             {
                 break;
             }
-            Err(error) if error.again() && attempts < ATTEMPTS_MAX => {
+            // A server that is not there, on the other hand, is a wrong address.
+            Err(TokenError::Refused(refusal)) if refusal.again() && attempts < ATTEMPTS_MAX => {
                 attempts += 1;
-                tokio::time::sleep(error.retry_after().unwrap_or(PAUSE)).await;
+                tokio::time::sleep(refusal.retry_after.unwrap_or(PAUSE)).await;
             }
             Err(error) => return Err(error).context("an account cannot be made"),
         }
