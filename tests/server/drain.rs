@@ -11,6 +11,8 @@ use hubbub::{
     },
 };
 
+use tokio::net::TcpStream;
+
 use crate::harness::{Heard, LOBBY, Peer, TestServer, code_of, get, off_runtime, publish, within};
 
 fn is_going_away(heard: &Heard) -> bool {
@@ -124,7 +126,8 @@ async fn a_drain_waits_for_the_commit_and_says_so_meanwhile() {
     assert_eq!((status, body.trim_end()), (503, "draining"));
     assert_eq!(get(internal, "/livez").await.0, 200);
     assert_eq!(get(internal, "/metrics").await.0, 200);
-    tokio::net::TcpStream::connect(server.address()).await.unwrap_err();
+    let refuses = async { while TcpStream::connect(server.address()).await.is_ok() {} };
+    within("a closed port", refuses).await;
 
     drop(hold);
     assert_eq!(publisher.published(accepted).await.unwrap().sequence, 1);

@@ -214,6 +214,32 @@ async fn what_is_committed_during_a_replay_follows_it() {
 }
 
 #[tokio::test]
+async fn what_the_log_holds_before_its_commit_is_known_comes_once_and_afterwards() {
+    let mut server = TestServer::in_memory().await;
+    let epoch = fill(&server, 100, 2_000).await;
+    server.restart().await;
+    let engine = server.engine();
+    let mut publisher = Peer::login(&server, "bob").await;
+    publisher.history(LOBBY, None, 1).await.unwrap();
+
+    let hold = engine.faults().hold(Stage::Answer);
+    let id = publisher.send(publish(LOBBY, "in the log already", 0)).await;
+    within("the append", hold.waiting(1)).await;
+    let mut peer = Peer::login(&server, "ada").await;
+    peer.subscribe(LOBBY, position(epoch, 0)).await.unwrap();
+    assert_sequences(&peer.messages(100).await, 1..=100);
+    for from in [None, Some(history::From::AfterSequence(98))] {
+        let (page, outline) = peer.history(LOBBY, from, 2).await.unwrap();
+        assert_sequences(&page, 99..=100);
+        assert_eq!(outline.head_sequence, 100);
+    }
+    assert_eq!(peer.catch_up().await, []);
+    drop(hold);
+    assert_eq!(publisher.published(id).await.unwrap().sequence, 101);
+    assert_sequences(&peer.messages(1).await, 101..=101);
+}
+
+#[tokio::test]
 async fn an_unsubscribe_during_a_replay_ends_it() {
     let mut server = TestServer::in_memory().await;
     let epoch = fill(&server, 200, 2_000).await;
