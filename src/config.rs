@@ -135,16 +135,18 @@ pub struct Flags {
     /// The configuration file [default: ./hubbub.toml, if there is one]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Address of the public port: WebSocket and HTTP; port 0 takes a free one
+    /// Address of the public port: WebSocket and HTTP; port 0 takes a free one [default:
+    /// 127.0.0.1:7878]
     #[arg(long, value_name = "ADDR")]
     pub listen: Option<SocketAddr>,
-    /// Address of the internal port: health and metrics
+    /// Address of the internal port: health and metrics [default: 127.0.0.1:7879]
     #[arg(long, value_name = "ADDR")]
     pub internal_listen: Option<SocketAddr>,
-    /// Where messages, accounts and keys are kept
+    /// Where messages, accounts and keys are kept [default: ./hubbub-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// `auto`, `off`, or the hub's cores, such as `0,2-3`
+    /// Which cores the hub has to itself: auto is the first allowed one, off leaves it to the
+    /// kernel, and a list is such as 0,2-3 [default: auto]
     #[arg(long, value_name = "auto|off|LIST")]
     pub pin_cores: Option<PinCores>,
 }

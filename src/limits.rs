@@ -91,6 +91,9 @@ pub const RECONNECTS_PER_SECOND: u32 = 500;
 /// How long a login counts at most, whatever its token says.
 pub const LOGIN_LIFETIME_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 
+/// Connections that the kernel holds ready while the accept loop is busy. Beyond it, a client's
+/// connect is tried again by its own kernel, a second later.
+pub const LISTEN_BACKLOG: u32 = 4_096;
 /// What a drain keeps of its time for the end of threads and files.
 pub const DRAIN_RESERVE: Duration = Duration::from_secs(1);
 /// How often the hub's thread says that it has its turns.

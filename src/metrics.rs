@@ -28,6 +28,8 @@ pub struct Metrics {
     pub publishes: Counter,
     /// Frames that a resume was served.
     pub replayed_frames: Counter,
+    /// Channels that were sealed because their stored log is damaged.
+    pub channels_sealed: Counter,
     /// Bytes written to WebSockets.
     pub written_bytes: Counter,
     /// Write calls on WebSockets.
@@ -52,6 +54,7 @@ impl Default for Metrics {
             connections: Gauge::default(),
             publishes: Counter::default(),
             replayed_frames: Counter::default(),
+            channels_sealed: Counter::default(),
             written_bytes: Counter::default(),
             writes: Counter::default(),
             messages: Counter::default(),
@@ -106,6 +109,7 @@ impl Metrics {
         add("messages", "Messages committed and handed out", &self.messages);
         add("deliveries", "Messages handed to subscribers, once for each", &self.deliveries);
         add("replayed_frames", "Frames that resumes were served", &self.replayed_frames);
+        add("channels_sealed", "Channels sealed: their log is damaged", &self.channels_sealed);
         add("written_bytes", "Bytes written to WebSockets", &self.written_bytes);
         add("writes", "Write calls on WebSockets", &self.writes);
         registry.register("connections", "Open WebSocket connections", self.connections.clone());

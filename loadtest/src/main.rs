@@ -1,3 +1,119 @@
-//! Placeholder.
+//! The load generator: virtual users over the real wire, who measure and who audit what they get.
+//!
+//! It shares nothing with the server but the wire contract, which it speaks through the Rust client
+//! like every other program. What it says about a server therefore holds for what people see of it.
+//!
+//! The parts: `reference` and `crash` (the two runs), `audit` (what must hold, pure), `latency`
+//! (histograms), `users` (accounts, clients, bodies), `server` (a server of our own, started,
+//! frozen and killed), `disk` (a disk that can lose its power), `usage` (CPU and memory).
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+
+mod audit;
+mod crash;
+mod disk;
+mod latency;
+mod reference;
+mod server;
+mod usage;
+mod users;
+
+#[derive(Parser)]
+#[command(name = "loadtest", about = "Loads a hubbub server and audits every delivery", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// Print one JSON object instead of lines.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The reference workload: everybody in one channel, each sending now and then.
+    Reference(reference::Flags),
+    /// Kills the server again and again under writers, and looks for what it lost.
+    Crash(crash::Flags),
+}
+
+/// How a run ended that could be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Verdict {
+    Holds,
+    Broken,
+}
+
+/// Why a run could not be made.
+#[derive(Debug)]
+enum Failure {
+    /// What was asked for cannot be done here.
+    Configuration(anyhow::Error),
+    /// It began, and could not go on.
+    Aborted(anyhow::Error),
+}
+
+impl<E: Into<anyhow::Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Aborted(error.into())
+    }
+}
+
+impl Failure {
+    fn configuration(error: impl Into<anyhow::Error>) -> Self {
+        Self::Configuration(error.into())
+    }
+}
+
+/// The exit codes of k6.
+const BROKEN: u8 = 99;
+const BAD_CONFIGURATION: u8 = 104;
+const ABORTED: u8 = 105;
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // Nothing is left to do when even this cannot be printed.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(BAD_CONFIGURATION),
+            };
+        }
+    };
+    match run(arguments) {
+        Ok(Verdict::Holds) => ExitCode::SUCCESS,
+        Ok(Verdict::Broken) => ExitCode::from(BROKEN),
+        Err(Failure::Configuration(error)) => {
+            eprintln!("error: {error:#}");
+            ExitCode::from(BAD_CONFIGURATION)
+        }
+        Err(Failure::Aborted(error)) => {
+            eprintln!("aborted: {error:#}");
+            ExitCode::from(ABORTED)
+        }
+    }
+}
+
+/// All virtual users share one thread, so that the generator has one core and not two.
+fn run(arguments: Arguments) -> Result<Verdict, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let run = async {
+            match arguments.command {
+                Command::Reference(flags) => reference::run(flags, arguments.json).await,
+                Command::Crash(flags) => crash::run(flags, arguments.json).await,
+            }
+        };
+        let mut terminate =
+            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        // Dropping the run ends the server and unmounts the disk.
+        tokio::select! {
+            verdict = run => verdict,
+            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted").into()),
+            _ = terminate.recv() => Err(anyhow::anyhow!("terminated").into()),
+        }
+    })
+}

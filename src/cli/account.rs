@@ -6,7 +6,10 @@ use std::{
 };
 
 use clap::Subcommand;
-use hubbub::client::Accounts;
+use hubbub::{
+    client::{Accounts, ClientError, TokenError},
+    wire::code::ErrorCode,
+};
 
 use super::{
     CliError,
@@ -42,15 +45,26 @@ pub(crate) async fn run(command: AccountCommand) -> Result<(), CliError> {
         }
     };
     let accounts = Accounts::new(server.server.clone(), None);
-    accounts.create(&name, &password).await?;
     let shown = escape(&name);
+    accounts.create(&name, &password).await.map_err(|error| not_made(error, &shown, &server))?;
     let mut words = format!("{shown} has an account.\n");
     if !no_login && let Some(place) = Place::of(&server.server, &name) {
         let token = accounts.token(&name, &password).await?;
         place.save(&SavedLogin::new(&token, SystemTime::now()))?;
-        words.push_str(&format!(
-            "You are logged in here for a while. Try: hubbub chat lobby --as {shown} --create\n"
-        ));
+        let chat = server.command(&format!("chat lobby --as {shown}"));
+        words.push_str(&format!("You are logged in here for a while. Try: {chat}\n"));
     }
     io::stdout().write_all(words.as_bytes()).map_err(CliError::Output)
+}
+
+/// What is refused here is no login, and a name that is taken may be the person's own.
+fn not_made(error: TokenError, name: &str, server: &ServerArgs) -> CliError {
+    match error {
+        TokenError::Refused(refusal) if refusal.is(ErrorCode::UsernameTaken) => {
+            let command = server.command(&format!("chat lobby --as {name}"));
+            CliError::NameTaken { name: name.to_owned(), command }
+        }
+        TokenError::Refused(refusal) => ClientError::Refused(refusal).into(),
+        error => error.into(),
+    }
 }

@@ -27,6 +27,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::{
     CliError,
+    channel::not_created,
     feed::{Feed, names_of},
     login::{LoginArgs, connect},
     send::{no_channel, stdin_lines},
@@ -62,7 +63,7 @@ pub(crate) async fn run(args: ChatArgs) -> Result<(), CliError> {
     let _guard = TerminalGuard::new();
     let chatted = chat(&client, &args).await;
     client.close().await;
-    chatted.map_err(|error| no_channel(error, &args.channel, &args.login.name))
+    chatted.map_err(|error| no_channel(error, &args.channel, &args.login))
 }
 
 async fn chat(client: &Client, args: &ChatArgs) -> Result<(), CliError> {
@@ -70,7 +71,7 @@ async fn chat(client: &Client, args: &ChatArgs) -> Result<(), CliError> {
         match client.create_channel(&args.channel).await {
             Ok(_) => {}
             Err(ClientError::Refused(refusal)) if refusal.is(ErrorCode::ChannelExists) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) => return Err(not_created(error, &args.channel)),
         }
     }
     let page = client.history(&args.channel, HistoryFrom::Newest, HISTORY_SHOWN).await?;

@@ -12,8 +12,8 @@ use super::CliError;
 
 #[derive(Debug, Args)]
 pub(crate) struct ExplainArgs {
-    /// The number or the name of a code. Absent: list all
-    #[arg(value_name = "NUMBER")]
+    /// The number or the name of an error or close code. Absent: list all
+    #[arg(value_name = "CODE")]
     code: Option<String>,
 }
 

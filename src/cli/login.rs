@@ -17,7 +17,7 @@ use std::{
 use clap::Args;
 use hubbub::{
     client::{Accounts, Client, ClientError, GetToken, Options, ServerUrl, State, TokenError},
-    wire::code::CloseCode,
+    wire::code::{CloseCode, ErrorCode},
 };
 use rustyline::{
     Behavior, ColorMode, Config, Editor, Helper,
@@ -31,17 +31,31 @@ use rustyline::{
 
 use super::{
     CliError,
+    program::program,
     saved::{Place, SavedLogin},
 };
 
 /// Beyond this a file holds something else than a password.
 const PASSWORD_BYTES_MAX: u64 = 4 * 1024;
 
+/// Where a server listens that was told nothing else.
+const DEFAULT_SERVER: &str = "http://127.0.0.1:7878";
+
+/// A command line for the server at this URL, to be pasted.
+pub(super) fn command(server: &str, words: &str) -> String {
+    let program = program();
+    if server == DEFAULT_SERVER {
+        format!("{program} {words}")
+    } else {
+        format!("{program} {words} --server {server}")
+    }
+}
+
 /// Where the server is, and where the password comes from.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct ServerArgs {
     /// The server
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7878")]
+    #[arg(long, value_name = "URL", default_value = DEFAULT_SERVER)]
     pub(super) server: ServerUrl,
     /// File with the password; - is standard input [env: HUBBUB_PASSWORD_FILE, HUBBUB_PASSWORD]
     #[arg(long, value_name = "FILE")]
@@ -59,6 +73,11 @@ pub(crate) struct LoginArgs {
 }
 
 impl ServerArgs {
+    /// A command line for the same server, to be pasted.
+    pub(super) fn command(&self, words: &str) -> String {
+        command(&self.server.to_string(), words)
+    }
+
     /// Whether the password takes up standard input.
     pub(super) fn reads_stdin(&self) -> bool {
         self.password_file.as_deref() == Some(Path::new("-"))
@@ -89,7 +108,8 @@ pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
     let accounts = Accounts::new(args.server.server.clone(), None);
     let place = Place::of(&args.server.server, &args.name);
     if let Some(password) = args.server.password()? {
-        let token = accounts.token(&args.name, &password).await?;
+        let token = accounts.token(&args.name, &password).await;
+        let token = token.map_err(|error| not_logged_in(error, args))?;
         let client = start(args, accounts, token.access_token, Renewal::Password(password));
         return settled(client, args).await;
     }
@@ -98,13 +118,25 @@ pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
     {
         return Ok(client);
     }
-    let password = prompt(&format!("Password of {}: ", args.name))?;
-    let token = accounts.token(&args.name, &password).await?;
+    let password = prompt(&format!("Password for {}: ", args.name))?;
+    let token = accounts.token(&args.name, &password).await;
+    let token = token.map_err(|error| not_logged_in(error, args))?;
     if let Some(place) = place {
         place.save(&SavedLogin::new(&token, SystemTime::now()))?;
     }
     let client = start(args, accounts, token.access_token, Renewal::Password(password));
     settled(client, args).await
+}
+
+/// Says how to make an account, since the server does not tell whether there is one.
+fn not_logged_in(error: TokenError, args: &LoginArgs) -> CliError {
+    match error {
+        TokenError::Refused(refusal) if refusal.is(ErrorCode::InvalidCredentials) => {
+            let command = args.server.command(&format!("account add {}", args.name));
+            CliError::WrongPassword { command }
+        }
+        error => error.into(),
+    }
 }
 
 /// Connects with the saved login. `None` if there is none that still works.
@@ -242,7 +274,7 @@ pub(super) fn prompt(question: &str) -> Result<String, CliError> {
     })
 }
 
-/// Shows nothing of what is typed, not even how much.
+/// Shows nothing of what is typed; the cursor alone moves.
 struct Hidden;
 
 impl Completer for Hidden {

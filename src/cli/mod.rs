@@ -6,6 +6,7 @@ use clap::{Parser, Subcommand};
 use hubbub::{
     client::{ClientError, Refusal, TokenError},
     config::{ConfigError, Flags},
+    limits::CHANNEL_NAME_BYTES_MAX,
     server::StartError,
 };
 use thiserror::Error;
@@ -16,6 +17,7 @@ mod chat;
 mod explain;
 mod feed;
 mod login;
+mod program;
 mod saved;
 mod send;
 pub(crate) mod serve;
@@ -43,11 +45,11 @@ enum Command {
     /// Make channels
     #[command(subcommand)]
     Channel(channel::ChannelCommand),
-    /// Read and write a channel in the terminal
+    /// Read and write a channel in the terminal; /quit or Ctrl-D leaves
     Chat(chat::ChatArgs),
-    /// Publish to a channel, and wait until it is durable
+    /// Publish to a channel, wait until it is durable, and print its sequence
     Send(send::SendArgs),
-    /// Follow a channel
+    /// Follow a channel until Ctrl-C
     Tail(tail::TailArgs),
     /// Say what an error code or close code means
     Explain(explain::ExplainArgs),
@@ -101,11 +103,18 @@ pub(crate) enum CliError {
     Terminal(#[source] rustyline::error::ReadlineError),
     #[error("could not reach the server at {server} ({because}); is `hubbub serve` running?")]
     CannotConnect { server: String, because: String },
+    #[error("there is no channel {channel}, or it is not for {user}; to make it: {command}")]
+    NoChannel { channel: String, user: String, command: String },
     #[error(
-        "there is no channel {channel}, or it is not for {user}; make it with `hubbub channel \
-         create {channel} --as {user}`"
+        "{0} cannot be a channel's name: it has a-z and 0-9, with '.', '_' and '-' between them, \
+         and at most {max} characters",
+        max = CHANNEL_NAME_BYTES_MAX
     )]
-    NoChannel { channel: String, user: String },
+    ChannelName(String),
+    #[error("the user name or the password is wrong; to make an account: {command}")]
+    WrongPassword { command: String },
+    #[error("there is an account {name} already; if it is yours: {command}")]
+    NameTaken { name: String, command: String },
     #[error(
         "a password is needed; give it by --password-file, HUBBUB_PASSWORD_FILE or \
          HUBBUB_PASSWORD, or run this on a terminal"

@@ -49,7 +49,7 @@ async fn publish(client: &Client, args: &SendArgs, text: &str) -> Result<(), Cli
     let published = client
         .publish(&args.channel, text)
         .await
-        .map_err(|error| no_channel(error.into(), &args.channel, &args.login.name))?;
+        .map_err(|error| no_channel(error.into(), &args.channel, &args.login))?;
     writeln!(io::stdout(), "{}", published.position.sequence).map_err(CliError::Output)
 }
 
@@ -89,9 +89,11 @@ pub(super) fn stdin_lines() -> mpsc::Receiver<io::Result<String>> {
 }
 
 /// Says how to make a channel that does not exist.
-pub(super) fn no_channel(error: CliError, channel: &str, user: &str) -> CliError {
+pub(super) fn no_channel(error: CliError, channel: &str, login: &LoginArgs) -> CliError {
     if error.refusal().is_some_and(|refusal| refusal.is(ErrorCode::UnknownChannel)) {
-        return CliError::NoChannel { channel: channel.to_owned(), user: user.to_owned() };
+        let user = login.name.clone();
+        let command = login.server.command(&format!("channel create {channel} --as {user}"));
+        return CliError::NoChannel { channel: channel.to_owned(), user, command };
     }
     error
 }
@@ -205,6 +207,9 @@ mod tests {
         let error = proto::Error { code, ..Default::default() };
         let (sent, _) = send(reply::Result::Error(error)).await;
         let words = sent.unwrap_err().to_string();
-        assert!(words.contains("hubbub channel create lobby --as ada"), "{words}");
+        assert!(
+            words.contains(" channel create lobby --as ada --server http://127.0.0.1:"),
+            "{words}"
+        );
     }
 }

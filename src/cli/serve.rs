@@ -3,7 +3,7 @@
 use std::{
     fmt::Write as _,
     io::{IsTerminal as _, Write as _, stderr, stdout},
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     panic,
     process::abort,
     thread,
@@ -16,7 +16,7 @@ use hubbub::{
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::CliError;
+use super::{CliError, login::command};
 
 /// Runs the server until SIGTERM or SIGINT, then drains it. A second signal ends it at once.
 pub(crate) fn serve(flags: &Flags) -> Result<(), CliError> {
@@ -92,11 +92,13 @@ impl Signals {
 /// What a person sees first. Scripts wait for the first line.
 fn greeting(config: &Config, public: SocketAddr, internal: SocketAddr) -> String {
     let channel = config.channels.created_at_start.first().map_or("lobby", String::as_str);
-    let server = if public.port() == 7878 && public.ip().is_loopback() {
-        String::new()
-    } else {
-        format!(" --server http://{public}")
+    // What listens everywhere is reached from here by the loopback.
+    let here = match public.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(Ipv6Addr::LOCALHOST),
+        ip => ip,
     };
+    let server = format!("http://{}", SocketAddr::new(here, public.port()));
     format!(
         "listening on http://{public}\n\
          \n\
@@ -107,12 +109,14 @@ fn greeting(config: &Config, public: SocketAddr, internal: SocketAddr) -> String
          \x20 data        {data}\n\
          \n\
          Try, in another terminal:\n\
-         \x20 hubbub account add ada{server}\n\
-         \x20 hubbub chat {channel} --as ada{server}\n\
+         \x20 {account}\n\
+         \x20 {chat}\n\
          \n\
          Ctrl-C stops it.\n",
         version = env!("CARGO_PKG_VERSION"),
         data = config.server.data_dir.display(),
+        account = command(&server, "account add ada"),
+        chat = command(&server, &format!("chat {channel} --as ada")),
     )
 }
 

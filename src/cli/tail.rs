@@ -59,7 +59,7 @@ pub(crate) async fn run(args: TailArgs) -> Result<(), CliError> {
         interrupted = tokio::signal::ctrl_c() => interrupted.map_err(CliError::Input),
     };
     client.close().await;
-    followed.map_err(|error| no_channel(error, &args.channel, &args.login.name))
+    followed.map_err(|error| no_channel(error, &args.channel, &args.login))
 }
 
 async fn follow(client: &Client, args: &TailArgs) -> Result<(), CliError> {

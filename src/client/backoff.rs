@@ -5,14 +5,26 @@ use std::time::Duration;
 use crate::limits::{CLIENT_BACKOFF_MAX, CLIENT_BACKOFF_MIN};
 
 /// Exponential back-off with full jitter: the n-th wait is drawn evenly from zero up to a ceiling
-/// that doubles from [`CLIENT_BACKOFF_MIN`] to [`CLIENT_BACKOFF_MAX`]. The jitter is full because
-/// clients of one server lose their connections together, and must not come back together.
-#[derive(Clone, Copy, Debug, Default)]
+/// that doubles from [`CLIENT_BACKOFF_MIN`] to a maximum. The jitter is full because clients of one
+/// server lose their connections together, and must not come back together.
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
     attempts: u32,
+    max: Duration,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self::up_to(CLIENT_BACKOFF_MAX)
+    }
 }
 
 impl Backoff {
+    /// With another maximum than [`CLIENT_BACKOFF_MAX`].
+    pub(super) fn up_to(max: Duration) -> Self {
+        Self { attempts: 0, max }
+    }
+
     /// The next wait. `uniform` is drawn evenly from 0 up to, not including, 1. What the server
     /// asked for wins: it knows how many others are waiting.
     pub(super) fn next(&mut self, uniform: f64, retry_after: Option<Duration>) -> Duration {
@@ -29,7 +41,7 @@ impl Backoff {
     /// The most that the next wait can be.
     fn ceiling(self) -> Duration {
         // Past the sixth doubling the maximum rules, so the shift cannot overflow.
-        (CLIENT_BACKOFF_MIN * (1 << self.attempts.min(6))).min(CLIENT_BACKOFF_MAX)
+        (CLIENT_BACKOFF_MIN * (1 << self.attempts.min(6))).min(self.max)
     }
 }
 
@@ -56,7 +68,7 @@ mod tests {
 
         #[test]
         fn what_the_server_asks_for_wins(millis in 0..600_000_u64, attempts in 0..40_u32) {
-            let mut backoff = Backoff { attempts };
+            let mut backoff = Backoff { attempts, ..Backoff::default() };
             let asked = Duration::from_millis(millis);
             prop_assert_eq!(backoff.next(0.5, Some(asked)), asked);
         }
@@ -71,5 +83,12 @@ mod tests {
         assert_eq!(waits, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 20_000, 20_000]);
         backoff.reset();
         assert_eq!(backoff.next(1.0, None), CLIENT_BACKOFF_MIN);
+    }
+
+    #[test]
+    fn another_maximum_holds_from_the_first_wait_on() {
+        let max = Duration::from_millis(50);
+        let mut backoff = Backoff::up_to(max);
+        assert_eq!([backoff.next(1.0, None), backoff.next(1.0, None)], [max, max]);
     }
 }

@@ -158,6 +158,7 @@ impl<C: Connect> Driver<C> {
         get_token: GetToken,
         requests: mpsc::Receiver<Request>,
         state: watch::Sender<State>,
+        backoff_max: Duration,
     ) -> Self {
         Self {
             connect,
@@ -169,7 +170,7 @@ impl<C: Connect> Driver<C> {
             mailboxes: HashMap::new(),
             undelivered: VecDeque::new(),
             link: Link::Waiting(Instant::now()),
-            backoff: Backoff::default(),
+            backoff: Backoff::up_to(backoff_max),
             connections: 0,
             token: None,
             token_is_reused: false,

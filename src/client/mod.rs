@@ -100,7 +100,8 @@ impl Client {
         let (requests, mailbox) = mpsc::channel(CLIENT_MAILBOX_MAX);
         let (state, watched) = watch::channel(State::Connecting);
         let url = options.server.web_socket();
-        let driver = Driver::new(connect, url, options.get_token, mailbox, state);
+        let driver =
+            Driver::new(connect, url, options.get_token, mailbox, state, options.backoff_max);
         tokio::spawn(driver.run());
         let shared = Shared {
             requests,

@@ -6,7 +6,7 @@ use hyper::Uri;
 use thiserror::Error;
 
 use super::error::TokenError;
-use crate::limits::{CLIENT_COMMAND_TIMEOUT, CLIENT_DELIVERIES_MAX};
+use crate::limits::{CLIENT_BACKOFF_MAX, CLIENT_COMMAND_TIMEOUT, CLIENT_DELIVERIES_MAX};
 
 /// How a client connects.
 #[derive(Clone, Debug)]
@@ -19,6 +19,9 @@ pub struct Options {
     pub local_address: Option<IpAddr>,
     /// How long a command is retried when its call names no deadline.
     pub command_timeout: Duration,
+    /// The longest wait before the next attempt to connect. A harness that restarts its server all
+    /// the time wants less than people do.
+    pub backoff_max: Duration,
     /// Deliveries that may wait for the reader of each subscription.
     pub deliveries_max: usize,
 }
@@ -32,6 +35,7 @@ impl Options {
             get_token,
             local_address: None,
             command_timeout: CLIENT_COMMAND_TIMEOUT,
+            backoff_max: CLIENT_BACKOFF_MAX,
             deliveries_max: CLIENT_DELIVERIES_MAX,
         }
     }

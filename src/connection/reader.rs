@@ -4,9 +4,9 @@
 //! lies. What is left of a read when a command must wait for an answer is kept here, so that a
 //! client may send its next command before the last is answered, and they still happen in order.
 
-use std::{cell::RefCell, io, ops::ControlFlow};
+use std::{cell::RefCell, io, mem, ops::ControlFlow};
 
-use tokio::net::TcpStream;
+use tokio::{io::Interest, net::TcpStream};
 
 use crate::{
     limits::TURN_READ_BYTES_MAX,
@@ -22,8 +22,10 @@ thread_local! {
 #[derive(Debug)]
 pub struct Incoming {
     reader: Reader,
-    /// Bytes that were read and not looked at yet. At most one read.
+    /// Bytes that were read and not looked at yet, behind some that were. At most one read.
     unread: Vec<u8>,
+    /// Where in `unread` the bytes begin that were not looked at.
+    unread_from: usize,
 }
 
 /// What a visitor of messages wants next.
@@ -56,7 +58,7 @@ impl Incoming {
     /// A connection from which `early` has been read already.
     #[must_use]
     pub fn new(message_bytes_max: usize, early: Vec<u8>) -> Self {
-        Self { reader: Reader::new(message_bytes_max), unread: early }
+        Self { reader: Reader::new(message_bytes_max), unread: early, unread_from: 0 }
     }
 
     /// Sets the bound of the messages that follow.
@@ -76,36 +78,53 @@ impl Incoming {
         socket: &TcpStream,
         visit: impl FnMut(Received<'_>) -> Next<W>,
     ) -> Read<W> {
-        SCRATCH.with_borrow_mut(|scratch| match socket.try_read(scratch) {
-            Ok(0) => Read::Gone,
-            Ok(count) => self.take(&mut scratch[..count], visit),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Read::Taken,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => Read::Taken,
-            Err(_) => Read::Gone,
+        SCRATCH.with_borrow_mut(|scratch| {
+            let count = match socket.try_read(scratch) {
+                Ok(0) => return Read::Gone,
+                Ok(count) => count,
+                Err(error) if is_passing(&error) => return Read::Taken,
+                Err(_) => return Read::Gone,
+            };
+            if count < scratch.len() {
+                // That was all there is: say so, and save the read that would find nothing.
+                let _ = socket
+                    .try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
+            }
+            let mut input = &mut scratch[..count];
+            let read = self.take(&mut input, visit);
+            if matches!(read, Read::Wait(_)) {
+                self.unread.extend_from_slice(input);
+            }
+            read
         })
     }
 
     /// Shows `visit` what was read before and not looked at.
     pub fn resume<W>(&mut self, visit: impl FnMut(Received<'_>) -> Next<W>) -> Read<W> {
-        let mut unread = std::mem::take(&mut self.unread);
-        self.take(&mut unread, visit)
+        let mut unread = mem::take(&mut self.unread);
+        let mut input = &mut unread[self.unread_from..];
+        let read = self.take(&mut input, visit);
+        let left = input.len();
+        self.unread_from = 0;
+        if matches!(read, Read::Wait(_)) {
+            self.unread_from = unread.len() - left;
+            self.unread = unread;
+        }
+        read
     }
 
     fn take<W>(
         &mut self,
-        mut input: &mut [u8],
+        input: &mut &mut [u8],
         mut visit: impl FnMut(Received<'_>) -> Next<W>,
     ) -> Read<W> {
         loop {
-            match self.reader.next(&mut input) {
+            match self.reader.next(input) {
                 Ok(None) => return Read::Taken,
                 Ok(Some(received)) => match visit(received) {
                     Next::Go => {}
                     Next::Stop => return Read::Stop,
-                    Next::Wait(wait) => {
-                        self.unread = input.to_vec();
-                        return Read::Wait(wait);
-                    }
+                    Next::Wait(wait) => return Read::Wait(wait),
                 },
                 Err(violation) => return Read::Violation(violation),
             }
@@ -113,11 +132,15 @@ impl Incoming {
     }
 }
 
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted)
+}
+
 /// Reads and forgets what a connection that is being closed still sends. `Break`: it has hung up.
 pub fn discard(socket: &TcpStream) -> ControlFlow<()> {
     SCRATCH.with_borrow_mut(|scratch| match socket.try_read(scratch) {
         Ok(0) => ControlFlow::Break(()),
-        Err(error) if error.kind() != io::ErrorKind::WouldBlock => ControlFlow::Break(()),
+        Err(error) if !is_passing(&error) => ControlFlow::Break(()),
         Ok(_) | Err(_) => ControlFlow::Continue(()),
     })
 }

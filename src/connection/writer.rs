@@ -34,6 +34,12 @@ pub enum Flushed {
 
 /// Writes as much as the socket takes.
 pub fn flush(port: &Port<TcpStream>, metrics: &Metrics) -> Flushed {
+    let flushed = write(port, metrics);
+    port.is_blocked.set(matches!(flushed, Flushed::Blocked { .. }));
+    flushed
+}
+
+fn write(port: &Port<TcpStream>, metrics: &Metrics) -> Flushed {
     let mut outbox = port.outbox.borrow_mut();
     let mut progressed = false;
     while !outbox.is_empty() {
@@ -70,7 +76,8 @@ pub async fn end_turns<E: Engine>(shard: Rc<Shard<E, TcpStream>>) {
             if flushed % FLUSH_CHUNK_CONNECTIONS == FLUSH_CHUNK_CONNECTIONS - 1 {
                 yield_now().await;
             }
-            if flush(&port, shard.metrics()) != Flushed::Empty {
+            // A blocked socket is its own task's to write on.
+            if !port.is_blocked.get() && flush(&port, shard.metrics()) != Flushed::Empty {
                 port.wake.notify_one();
             }
         }

@@ -96,8 +96,8 @@ pub struct Append {
     pub after: Cursor,
     /// The batch.
     pub batch: Arc<Batch>,
-    /// The keys of the batch's records that have one. If any of them is taken in this channel,
-    /// nothing is appended.
+    /// The keys of the batch's records that have one, each at most once. If any of them is taken in
+    /// this channel, nothing is appended.
     pub keys: Vec<MessageKey>,
 }
 

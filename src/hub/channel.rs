@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     engine::{Append, AppendError, Caps, ReadError, ReadFrom, Refusal},
-    limits::{DRAFTS_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX},
+    limits::{DRAFTS_MAX, READ_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, TAIL_BYTES_MAX},
     log::{
         batch::Entry,
         place::{BatchId, ChannelId, Cursor, Epoch, Head, Position, Sequence},
@@ -52,6 +52,8 @@ pub enum Effect {
     Tell(ConnectionKey, Control),
     /// The connection is no longer a subscriber.
     Ended(ConnectionKey),
+    /// The stored log is damaged: an operator must know.
+    Sealed,
 }
 
 /// Why a channel reads its log.
@@ -65,6 +67,17 @@ pub enum Purpose {
     Replay(ConnectionKey),
     /// To serve a page.
     History(Ticket, Page),
+}
+
+impl Purpose {
+    /// How many bytes of the log are wanted at once.
+    #[must_use]
+    pub const fn bytes_max(self) -> usize {
+        match self {
+            Self::Load => TAIL_BYTES_MAX,
+            Self::CatchUp | Self::Replay(_) | Self::History(..) => READ_BYTES_MAX,
+        }
+    }
 }
 
 /// One channel.
@@ -86,6 +99,8 @@ pub struct Channel {
     is_stale: bool,
     /// A catch-up read is under way, or will be: appends wait for it.
     is_catching_up: bool,
+    /// Pages that are being read.
+    history_reads: u32,
     /// Entries that extended no chain and were skipped.
     junk: u64,
 }
@@ -134,6 +149,7 @@ impl Channel {
             waiting: Vec::new(),
             is_stale: false,
             is_catching_up: false,
+            history_reads: 0,
             junk: 0,
         }
     }
@@ -163,6 +179,7 @@ impl Channel {
             && self.is_idle()
             && self.subscribers.as_slice().is_empty()
             && self.replays.is_empty()
+            && self.history_reads == 0
     }
 
     /// Whether no publish is under way.
@@ -347,6 +364,9 @@ impl Channel {
         answer: Result<Vec<Entry>, ReadError>,
         effects: &mut Vec<Effect>,
     ) {
+        if matches!(purpose, Purpose::History(..)) {
+            self.history_reads -= 1;
+        }
         match (purpose, answer) {
             (Purpose::Load, Ok(entries)) => self.loaded(entries, effects),
             (Purpose::Load, Err(error)) => self.not_loaded(&error, effects),
@@ -412,6 +432,9 @@ impl Channel {
     fn not_loaded(&mut self, error: &ReadError, effects: &mut Vec<Effect>) {
         let is_damaged = matches!(error, ReadError::Damaged { .. });
         self.state = if is_damaged { State::Sealed } else { State::Unloaded };
+        if is_damaged {
+            effects.push(Effect::Sealed);
+        }
         self.refuse_all(read_code(error), effects);
     }
 
@@ -548,7 +571,7 @@ impl Channel {
         }
     }
 
-    fn history_now(&self, ticket: Ticket, page: Page, effects: &mut Vec<Effect>) {
+    fn history_now(&mut self, ticket: Ticket, page: Page, effects: &mut Vec<Effect>) {
         let head = self.head.sequence;
         // Pages end at the head and not at the log's end, where entries may lie that are not applied
         // yet: a page of those alone would be cut to nothing.
@@ -560,10 +583,13 @@ impl Channel {
             PageFrom::After(after) if after >= head => None,
             PageFrom::After(after) => Some(ReadFrom::Holding(after.next())),
         };
-        effects.push(match from {
-            Some(from) => Effect::Read(from, Purpose::History(ticket, page)),
-            None => self.page(ticket, page, &[]),
-        });
+        match from {
+            Some(from) => {
+                self.history_reads += 1;
+                effects.push(Effect::Read(from, Purpose::History(ticket, page)));
+            }
+            None => effects.push(self.page(ticket, page, &[])),
+        }
     }
 
     fn page(&self, ticket: Ticket, page: Page, entries: &[Entry]) -> Effect {
@@ -575,6 +601,7 @@ impl Channel {
     /// The stored log is not what was written: stop serving it, loudly.
     fn seal(&mut self, effects: &mut Vec<Effect>) {
         self.state = State::Sealed;
+        effects.push(Effect::Sealed);
         let code = ErrorCode::ChannelSealed;
         let replays = mem::take(&mut self.replays);
         let replaying = replays.into_values().map(|replay| replay.subscriber);
@@ -652,3 +679,6 @@ const fn read_code(error: &ReadError) -> ErrorCode {
         ReadError::Damaged { .. } => ErrorCode::ChannelSealed,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -348,3 +348,6 @@ fn parse<T: DeserializeOwned>(record: &Versioned) -> Result<T, DirectoryError> {
 fn format(record: &impl Serialize) -> Bytes {
     serde_json::to_vec(record).expect("numbers and strings always have a JSON form").into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,10 +30,7 @@ use super::{
 };
 use crate::{
     engine::{Append, AppendError, Engine, ReadError, ReadFrom},
-    limits::{
-        HISTORY_READS_PER_CONNECTION_MAX, IDLE_CHANNELS_LOADED_MAX, Limits, READ_BYTES_MAX,
-        RECOVERY_PAUSE,
-    },
+    limits::{HISTORY_READS_PER_CONNECTION_MAX, IDLE_CHANNELS_LOADED_MAX, Limits, RECOVERY_PAUSE},
     log::{
         batch::Entry,
         place::{BatchId, ChannelId, ClientMessageId, Cursor, Position, UserId},
@@ -85,6 +82,8 @@ pub struct Port<S> {
     pub socket: S,
     /// The frames.
     pub outbox: RefCell<Outbox>,
+    /// The socket took less than was written last time.
+    pub is_blocked: Cell<bool>,
     /// Rung when the connection's task must look: at a blocked outbox, or at a close.
     pub wake: Notify,
     is_dirty: Cell<bool>,
@@ -177,6 +176,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             encoding,
             socket,
             outbox: RefCell::new(Outbox::new(outbox_bytes_max.unwrap_or(usize::MAX))),
+            is_blocked: Cell::new(false),
             wake: Notify::new(),
             is_dirty: Cell::new(false),
             closing: Cell::new(None),
@@ -432,6 +432,10 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                     port.subscriptions.borrow_mut().remove(&channel);
                 }
             }
+            Effect::Sealed => {
+                tracing::error!(channel = channel.0, "the channel's log is damaged: it is sealed");
+                self.metrics.channels_sealed.inc();
+            }
             Effect::Read(from, purpose) => self.read(state, channel, from, purpose),
             Effect::RecoverLater => {
                 let shard = Rc::clone(self);
@@ -485,7 +489,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             port.history_reads.update(|reads| reads + 1);
         }
         let shard = Rc::clone(self);
-        let answer = self.engine.read(channel, from, READ_BYTES_MAX);
+        let answer = self.engine.read(channel, from, purpose.bytes_max());
         spawn_local(async move {
             let answer: Result<Vec<Entry>, ReadError> = answer.await;
             if let Some(port) = reader {

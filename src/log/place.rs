@@ -22,10 +22,10 @@ impl Sequence {
     /// The place before the first message.
     pub const ZERO: Self = Self(0);
 
-    /// The place `n` further on.
+    /// The place `n` further on, or the last there is.
     #[must_use]
     pub const fn plus(self, n: u64) -> Self {
-        Self(self.0 + n)
+        Self(self.0.saturating_add(n))
     }
 
     /// The place after this one.

@@ -8,17 +8,11 @@
 //! internal       health, metrics                        the other cores
 //! ```
 
-use std::{
-    io,
-    net::{SocketAddr, TcpListener},
-    rc::Rc,
-    sync::Arc,
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::{io, net::SocketAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};
 
 use thiserror::Error;
 use tokio::{
+    net::{TcpListener, TcpSocket},
     runtime::{Builder, LocalOptions, Runtime},
     sync::{mpsc, watch},
     time::timeout,
@@ -50,7 +44,7 @@ use crate::{
         directory::{Directory, DirectoryError},
         shard::Shard,
     },
-    limits::{DRAIN_RESERVE, SHARD_MAILBOX_MAX},
+    limits::{DRAIN_RESERVE, LISTEN_BACKLOG, SHARD_MAILBOX_MAX},
     metrics::Metrics,
 };
 
@@ -153,13 +147,17 @@ fn start_on<E: Engine>(
     metrics: Metrics,
     failed_commits: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<Server<E>, StartError> {
-    let public_listener = listen(config.server.listen)?;
-    let internal_listener = listen(config.server.internal_listen)?;
-    let (public, internal) = (address(&public_listener)?, address(&internal_listener)?);
+    let edge = edge_runtime(&plan).map_err(StartError::Thread)?;
+    let public_listener = {
+        let _entered = edge.enter();
+        listen(config.server.listen)?
+    };
+    let internal_listener = listen_internally(config.server.internal_listen)?;
+    let public = public_listener.local_addr().map_err(StartError::Thread)?;
+    let internal = internal_listener.local_addr().map_err(StartError::Thread)?;
     let (shutdown, is_shutdown) = watch::channel(false);
     let (internal_shutdown, is_internal_shutdown) = watch::channel(false);
 
-    let edge = edge_runtime(&plan).map_err(StartError::Thread)?;
     let directory = Arc::new(Directory::new(Arc::clone(&engine)));
     edge.block_on(create_channels(&directory, &config.channels.created_at_start))?;
 
@@ -202,14 +200,10 @@ fn start_on<E: Engine>(
         settings: config.edge.clone(),
         limits: config.limits.clone(),
     });
-    let listener = {
-        let _entered = edge.enter();
-        tokio::net::TcpListener::from_std(public_listener).map_err(StartError::Thread)?
-    };
     let limits = config.limits.clone();
     edge.spawn(async move {
         let permits = Permits::for_process(limits.connections_max);
-        accept::serve(listener, router, permits, &limits, is_shutdown).await;
+        accept::serve(public_listener, router, permits, &limits, is_shutdown).await;
     });
 
     Ok(Server {
@@ -311,17 +305,22 @@ impl<E: Engine> ShardThread<E> {
 /// Tasks that the hub's runtime polls before it asks the kernel for more.
 const EVENT_INTERVAL: u32 = 1_024;
 
+/// Listens with room for a storm of connects: all clients of a server that was restarted.
 fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
     let listen = || {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        Ok(listener)
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4()?,
+            SocketAddr::V6(_) => TcpSocket::new_v6()?,
+        };
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(LISTEN_BACKLOG)
     };
     listen().map_err(|source| StartError::Listen { address, source })
 }
 
-fn address(listener: &TcpListener) -> Result<SocketAddr, StartError> {
-    listener.local_addr().map_err(StartError::Thread)
+fn listen_internally(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
+    std::net::TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })
 }
 
 fn edge_runtime(plan: &Plan) -> io::Result<Runtime> {

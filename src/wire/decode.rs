@@ -214,3 +214,78 @@ pub fn is_channel_name(name: &str) -> bool {
         && bytes.last().is_some_and(is_alphanumeric)
         && bytes.iter().all(|byte| is_alphanumeric(byte) || b"._-".contains(byte))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn json(frame: &str) -> Result<Command, ErrorCode> {
+        let request = decode(Encoding::Json, frame.as_bytes()).unwrap();
+        assert_eq!(request.id, 7);
+        request.command
+    }
+
+    #[test]
+    fn a_command_typed_by_hand_is_understood() {
+        let publish = json(r#"{"id":7,"publish":{"channelName":"lobby","body":"hi"}}"#);
+        let channel = ChannelRef::Name("lobby".into());
+        let body = "hi".to_owned();
+        assert_eq!(publish, Ok(Command::Publish { channel, client_message_id: None, body }));
+
+        let subscribe =
+            r#"{"id":7,"subscribe":{"channelId":2,"since":{"epoch":1,"sequence":"40"}}}"#;
+        let since = Some(Position { epoch: Epoch(1), sequence: Sequence(40) });
+        let channel = ChannelRef::Id(ChannelId(2));
+        assert_eq!(json(subscribe), Ok(Command::Subscribe { channel, since }));
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_has_its_code() {
+        for (frame, code) in [
+            (r#"{"id":7}"#, ErrorCode::UnknownCommand),
+            (r#"{"id":7,"dance":{}}"#, ErrorCode::UnknownCommand),
+            (r#"{"id":7,"publish":{"body":"hi"}}"#, ErrorCode::BadRequest),
+            (r#"{"id":7,"publish":{"channelId":1}}"#, ErrorCode::EmptyMessage),
+            (r#"{"id":7,"subscribe":{"channelName":"No Such"}}"#, ErrorCode::UnknownChannel),
+            (r#"{"id":7,"createChannel":{"channelName":"Lobby"}}"#, ErrorCode::InvalidChannelName),
+        ] {
+            assert_eq!(json(frame), Err(code), "{frame}");
+        }
+        assert!(decode(Encoding::Json, b"{").is_err());
+        assert!(decode(Encoding::Proto, b"\xff\xff").is_err());
+    }
+
+    #[test]
+    fn a_page_is_never_larger_than_the_server_allows() {
+        for (asked, limit) in
+            [(0, HISTORY_MESSAGES_DEFAULT), (5, 5), (u32::MAX, HISTORY_MESSAGES_MAX)]
+        {
+            let history =
+                json(&format!(r#"{{"id":7,"history":{{"channelId":1,"limit":{asked}}}}}"#));
+            let Ok(Command::History { page, .. }) = history else { panic!("{history:?}") };
+            assert_eq!(page, Page { from: PageFrom::Newest, limit });
+        }
+    }
+
+    #[test]
+    fn a_channel_name_fits_a_url_and_looks_like_no_other() {
+        for name in ["a", "lobby", "dev-2.x", "a_b", "0"] {
+            assert!(is_channel_name(name), "{name}");
+        }
+        let long = "a".repeat(CHANNEL_NAME_BYTES_MAX + 1);
+        for name in ["", "Lobby", "a b", ".a", "a.", "-", "é", "a/b", "a\u{200b}", &long] {
+            assert!(!is_channel_name(name), "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_a_request_or_not_but_never_a_panic(frame in prop::collection::vec(any::<u8>(), 0..300)) {
+            for encoding in Encoding::ALL {
+                let _ = decode(encoding, &frame);
+            }
+        }
+    }
+}

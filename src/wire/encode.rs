@@ -391,3 +391,6 @@ fn write(encoding: Encoding, envelope: proto::server_envelope::Envelope, out: &m
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -193,7 +193,7 @@ async fn a_channel_has_one_subscription_per_connection() {
 #[tokio::test]
 async fn what_is_committed_during_a_replay_follows_it() {
     let mut server = TestServer::in_memory().await;
-    let epoch = fill(&server, 100, 2_000).await;
+    let epoch = fill(&server, 200, 2_000).await;
     server.restart().await;
     let engine = server.engine();
     let mut publisher = Peer::login(&server, "bob").await;
@@ -208,9 +208,9 @@ async fn what_is_committed_during_a_replay_follows_it() {
         publisher.publish(LOBBY, "meanwhile").await.unwrap();
     }
     drop(hold);
-    assert_sequences(&peer.messages(106).await, 1..=106);
+    assert_sequences(&peer.messages(206).await, 1..=206);
     publisher.publish(LOBBY, "afterwards").await.unwrap();
-    assert_sequences(&peer.messages(1).await, 107..=107);
+    assert_sequences(&peer.messages(1).await, 207..=207);
 }
 
 #[tokio::test]
@@ -240,7 +240,7 @@ async fn what_the_log_holds_before_its_commit_is_known_comes_once_and_afterwards
 #[tokio::test]
 async fn an_unsubscribe_during_a_replay_ends_it() {
     let mut server = TestServer::in_memory().await;
-    let epoch = fill(&server, 100, 2_000).await;
+    let epoch = fill(&server, 200, 2_000).await;
     server.restart().await;
     let engine = server.engine();
     let mut peer = Peer::login(&server, "ada").await;

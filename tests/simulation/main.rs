@@ -4,6 +4,8 @@
 //! Each seed is one history of some thousand steps. A failure prints its seed; `SEED=… cargo test
 //! --test simulation` runs that one again, step for step. `SEEDS=…` sets how many are tried.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test reports")]
+
 mod world;
 
 use world::{Defect, World};

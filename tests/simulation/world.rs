@@ -486,6 +486,7 @@ impl World {
                         self.clients[client].position = Some(to);
                     }
                 }
+                Effect::Sealed => return Err("the channel was sealed".into()),
                 Effect::Tell(_, control) => return Err(format!("unexpected {control:?}")),
                 Effect::Ended(connection) => {
                     if let Some(client) = self.client(node, connection) {

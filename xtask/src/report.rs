@@ -121,6 +121,24 @@ pub(crate) fn one_check(name: &str, command: Command) -> Result<Outcome> {
     counted_by(name, command, |_| Counted::default())
 }
 
+/// Runs a command that is one check, or none when the last line that it prints says that something
+/// is needed which is not here. (An exit code would not do: a wrong flag has the same.)
+pub(crate) fn check_unless(needs: &str, name: &str, mut command: Command) -> Result<Outcome> {
+    let (file, log) = log_file(name)?;
+    command.stdout(file.try_clone()?).stderr(file).current_dir(root());
+    let program = command.get_program().display().to_string();
+    let status = command.status().with_context(|| format!("{program} could not be started"))?;
+    let output = String::from_utf8_lossy(&fs::read(&log)?).into_owned();
+    let last = output.trim_end().lines().next_back().unwrap_or_default();
+    let passed = Counted { passed: 1, ..Counted::default() };
+    let failed = Counted { failed: 1, ..Counted::default() };
+    Ok(match last.strip_prefix("error: ").filter(|reason| reason.starts_with(needs)) {
+        _ if status.success() => Outcome::Counted(passed),
+        Some(reason) => Outcome::Counted(Counted::skipped(reason)),
+        None => Outcome::Failed { counted: failed, output, log },
+    })
+}
+
 /// Runs `cargo test`, and counts by its `test result:` lines.
 pub(crate) fn cargo_tests(name: &str, command: Command) -> Result<Outcome> {
     counted_by(name, command, count_cargo_tests)
@@ -212,7 +230,9 @@ fn tail(output: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{count_cargo_tests, count_unittests, tail};
+    use std::process::Command;
+
+    use super::{Outcome, check_unless, count_cargo_tests, count_unittests, tail};
 
     #[test]
     fn the_results_of_all_test_programs_are_added_up() {
@@ -233,6 +253,23 @@ mod tests {
         );
         assert_eq!((counted.passed, counted.failed), (1, 1));
         assert_eq!(counted.skipped, ["no moon"]);
+    }
+
+    #[test]
+    fn a_check_is_skipped_only_when_it_says_what_it_needs() {
+        let run = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            check_unless("a moon needs", "test-of-xtask", command).unwrap()
+        };
+        let counted = |outcome| match outcome {
+            Outcome::Counted(it) => (it.passed, it.failed, it.skipped.len()),
+            Outcome::Failed { counted: it, .. } => (it.passed, it.failed, it.skipped.len()),
+        };
+        assert_eq!(counted(run("true")), (1, 0, 0));
+        assert_eq!(counted(run("echo 'error: a moon needs a planet'; exit 104")), (0, 0, 1));
+        assert_eq!(counted(run("echo 'error: unexpected argument'; exit 104")), (0, 1, 0));
+        assert_eq!(counted(run("exit 99")), (0, 1, 0));
     }
 
     #[test]

@@ -1,15 +1,16 @@
 //! The steps of `cargo xtask test`: one line of [`STEPS`] each, in the order in which they run.
 //!
-//! The order is that of patience: what fails fastest comes first. All steps share one target folder
-//! and the dev profile, so clippy and rustdoc use the same checked dependencies, and the tests and
-//! the Python peer the same server.
+//! The order is that of patience: what fails fastest comes first. All steps share one target folder.
+//! Up to `python` they share the dev profile too, so clippy and rustdoc use the same checked
+//! dependencies, and the tests and the Python peer the same server; those after `release` run what
+//! people run.
 
 use std::{env, path::PathBuf, process::ExitCode};
 
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    report::{Counted, Outcome, Report, cargo_tests, one_check, unittests},
+    report::{Counted, Outcome, Report, cargo_tests, check_unless, one_check, unittests},
     root, target,
     tools::{Command, cargo, cargo_deny, python_venv},
 };
@@ -29,6 +30,11 @@ const STEPS: &[Step] = &[
     Step { name: "deny", about: "cargo deny: bans, licences, sources", run: deny },
     Step { name: "advisories", about: "cargo deny: known vulnerabilities", run: advisories },
     Step { name: "python", about: "a Python client, from proto/ alone", run: python },
+    Step { name: "release", about: "cargo build --release", run: release },
+    Step { name: "reference", about: "100 users, every delivery audited", run: reference },
+    Step { name: "crash", about: "kill -9 under writers, 20 times", run: crash },
+    Step { name: "power-cut", about: "the disk's power cut, 5 times", run: power_cut },
+    Step { name: "control", about: "a server that does lose messages is caught", run: control },
 ];
 
 /// Runs the steps of these names, or all.
@@ -128,4 +134,42 @@ fn python() -> Result<Outcome> {
     unittest.env("HUBBUB", target().join("debug/hubbub"));
     unittest.env("PYTHONDONTWRITEBYTECODE", "1");
     unittests("python", unittest)
+}
+
+fn release() -> Result<Outcome> {
+    one_check(
+        "release",
+        cargo(["build", "--release", "--package", "hubbub", "--package", "loadtest"]),
+    )
+}
+
+fn reference() -> Result<Outcome> {
+    let arguments =
+        "reference --start-server --users 100 --rate-per-user 0.5 --ramp-up 2s --seconds 10";
+    loadtest("reference", arguments)
+}
+
+fn crash() -> Result<Outcome> {
+    loadtest("crash", "crash --cycles 20")
+}
+
+fn power_cut() -> Result<Outcome> {
+    loadtest("power-cut", "crash --power-cut --cycles 5")
+}
+
+/// Without it nobody would know whether the steps before could fail at all.
+fn control() -> Result<Outcome> {
+    loadtest("control", "crash --power-cut --cycles 20 --synchronous normal --expect-loss")
+}
+
+/// One run of the load generator, as it was built by the step `release`. It can cut a disk's power
+/// only as root and where there are loop devices.
+fn loadtest(name: &str, arguments: &str) -> Result<Outcome> {
+    let program = target().join("release/loadtest");
+    if !program.is_file() {
+        bail!("{} is missing: the step `release` builds it", program.display());
+    }
+    let mut run = Command::new(program);
+    run.args(arguments.split(' '));
+    check_unless("a power cut needs", name, run)
 }

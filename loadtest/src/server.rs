@@ -1,0 +1,164 @@
+//! A server of our own: started, frozen, killed and started again on the same data.
+
+use std::{
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use hubbub::client::ServerUrl;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    process::{Child, ChildStdout, Command},
+};
+
+use crate::Failure;
+
+/// From the start of the process to the line that tells its address.
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+/// From SIGSTOP until no thread runs any more.
+const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How to start a server.
+#[derive(Clone, Debug)]
+pub(crate) struct Setup {
+    binary: PathBuf,
+    pub(crate) listen: SocketAddr,
+    pub(crate) data_dir: PathBuf,
+    /// Where it logs to; starts are appended.
+    pub(crate) log: PathBuf,
+    pub(crate) environment: Vec<(&'static str, String)>,
+}
+
+impl Setup {
+    /// For the server that was built together with this program, or the one of this path. Passwords
+    /// are hashed as cheaply as argon2 can: logging in is not what is measured here.
+    pub(crate) fn new(
+        binary: Option<PathBuf>,
+        listen: SocketAddr,
+        folder: &Path,
+    ) -> Result<Self, Failure> {
+        let binary = match binary {
+            Some(binary) => binary,
+            None => std::env::current_exe()?.with_file_name("hubbub"),
+        };
+        if !binary.is_file() {
+            return Err(Failure::configuration(anyhow!(
+                "there is no server at {}: build it with `cargo build --release -p hubbub`",
+                binary.display()
+            )));
+        }
+        let cheap = |key, value: &str| (key, value.to_owned());
+        Ok(Self {
+            binary,
+            listen,
+            data_dir: folder.join("data"),
+            log: folder.join("server.log"),
+            environment: vec![
+                cheap("HUBBUB__AUTH__COST__MEMORY", "8KiB"),
+                cheap("HUBBUB__AUTH__COST__PASSES", "1"),
+            ],
+        })
+    }
+
+    /// Starts it, and kills it before it can have come far.
+    pub(crate) async fn start_and_kill(&self, after: Duration) -> Result<()> {
+        let mut child = self.spawn()?;
+        tokio::time::sleep(after).await;
+        child.kill().await.context("the server cannot be killed")
+    }
+
+    fn spawn(&self) -> Result<Child> {
+        let log = File::options().create(true).append(true).open(&self.log)?;
+        let mut command = Command::new(&self.binary);
+        command.args(["serve", "--internal-listen", "127.0.0.1:0", "--pin-cores", "auto"]);
+        command.arg("--listen").arg(self.listen.to_string());
+        command.arg("--data-dir").arg(&self.data_dir);
+        command.envs(self.environment.iter().map(|(key, value)| (key, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
+        let binary = self.binary.display();
+        command.spawn().with_context(|| format!("{binary} cannot be started"))
+    }
+
+    /// Starts it, and waits until it listens.
+    pub(crate) async fn start(&self) -> Result<Server> {
+        let mut child = self.spawn()?;
+        let stdout = child.stdout.take().context("the server has no standard output")?;
+        let mut stdout = BufReader::new(stdout);
+        let mut line = String::new();
+        let reading = stdout.read_line(&mut line);
+        match tokio::time::timeout(START_TIMEOUT, reading).await {
+            Ok(read) => read?,
+            Err(_) => bail!("the server did not say in {START_TIMEOUT:?} where it listens"),
+        };
+        let Some(url) = line.trim().strip_prefix("listening on ") else {
+            let said = fs::read_to_string(&self.log).unwrap_or_default();
+            let last: Vec<_> = said.lines().rev().take(5).collect();
+            let last: Vec<_> = last.into_iter().rev().collect();
+            bail!("the server did not start; it said last:\n{}", last.join("\n"));
+        };
+        let url = url.parse().with_context(|| format!("the server listens on `{url}`"))?;
+        Ok(Server { child, url, _stdout: stdout })
+    }
+}
+
+/// A running server. Dropping it kills it.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    pub(crate) url: ServerUrl,
+    /// Held open, so that it can go on printing.
+    _stdout: BufReader<ChildStdout>,
+}
+
+impl Server {
+    pub(crate) fn pid(&self) -> Result<u32> {
+        self.child.id().context("the server has ended by itself")
+    }
+
+    /// Kills it with SIGKILL, and waits until nothing of it is left.
+    pub(crate) async fn kill(mut self) -> Result<()> {
+        // A server that is not there any more has crashed without our help.
+        if let Some(status) = self.child.try_wait()? {
+            bail!("the server ended by itself: {status}");
+        }
+        self.child.kill().await.context("the server cannot be killed")
+    }
+
+    /// Stops it with SIGSTOP, and waits until no thread of it can run: each has stopped, or is in
+    /// the middle of a system call that does not let it go, such as fsync, and will stop before it
+    /// sees the outcome. Whatever it has told anybody, it told before.
+    pub(crate) fn freeze(&self) -> Result<()> {
+        let pid = self.pid()?;
+        let raw = Pid::from_raw(i32::try_from(pid)?).context("process 0 is not ours")?;
+        kill_process(raw, Signal::STOP)?;
+        let started = Instant::now();
+        while !is_frozen(pid)? {
+            if started.elapsed() > FREEZE_TIMEOUT {
+                bail!("the server still runs {FREEZE_TIMEOUT:?} after SIGSTOP");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_frozen(pid: u32) -> Result<bool> {
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let Ok(stat) = fs::read_to_string(task?.path().join("stat")) else { continue };
+        let state = stat.rsplit_once(") ").and_then(|(_, after)| after.chars().next());
+        if !matches!(state, Some('T' | 'D' | 'Z' | 'X')) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A loopback port that is free now, for a server that has to come back to the same one.
+pub(crate) fn free_address() -> Result<SocketAddr> {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no free port")?;
+    Ok(listener.local_addr()?)
+}

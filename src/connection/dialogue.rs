@@ -1,0 +1,273 @@
+//! What is said on a connection: messages of the client → commands → the shard, and their answers.
+//!
+//! Apart from [`super::reader`] and [`super::writer`], which move the bytes. What can be done from
+//! memory is done at once; a login, or a name that nobody has asked for yet, waits for the edge or
+//! the engine, and what the client sent behind it waits too.
+
+use std::{
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    TcpPort, TcpShard, bytes,
+    heartbeat::Heartbeat,
+    login::{Login, LoginError, seconds_since_1970},
+    reader::Next,
+};
+use crate::{
+    engine::Engine,
+    hub::{
+        Identity,
+        directory::{ChannelInfo, DirectoryError},
+        shard::Publish,
+    },
+    limits::{LOGIN_LIFETIME_MAX, UNDECODABLE_FRAMES_MAX},
+    log::place::UserId,
+    websocket::reader::Received,
+    wire::{
+        Encoding,
+        code::{CloseCode, ErrorCode},
+        decode::{ChannelRef, Command, Request, Undecodable, decode},
+        encode::{Control, Reply},
+    },
+};
+
+/// What is said on a connection, apart from how its bytes are read.
+pub(super) struct Dialogue<E> {
+    pub(super) heartbeat: Heartbeat,
+    pub(super) state: State,
+    /// Frames so far that held no envelope.
+    undecodable: u8,
+    port: Rc<TcpPort>,
+    login: Arc<Login<E>>,
+    pub(super) shard: Rc<TcpShard<E>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) enum State {
+    /// Nobody has logged in.
+    Unauthenticated { until: Instant },
+    /// This user has, with a token that is good until then.
+    Ready { user: UserId, until: Instant },
+}
+
+/// A command that must wait for the edge or the engine, and holds up what comes behind it.
+pub(super) type Waiting = (u32, Command);
+
+impl<E: Engine> Dialogue<E> {
+    /// The beginning of a conversation with somebody unknown.
+    pub(super) fn new(
+        port: Rc<TcpPort>,
+        shard: Rc<TcpShard<E>>,
+        login: Arc<Login<E>>,
+        now: Instant,
+    ) -> Self {
+        let limits = shard.limits();
+        let spread = rand::random();
+        Self {
+            heartbeat: Heartbeat::new(limits.ping_interval, limits.pong_timeout, spread, now),
+            state: State::Unauthenticated { until: now + limits.authenticate_timeout },
+            undecodable: 0,
+            port,
+            login,
+            shard,
+        }
+    }
+
+    /// The largest message that is taken now.
+    pub(super) fn message_bytes_max(&self) -> usize {
+        let limits = self.shard.limits();
+        bytes(match self.state {
+            State::Unauthenticated { .. } => limits.login_message_bytes_max,
+            State::Ready { .. } => limits.message_bytes_max,
+        })
+    }
+
+    /// Lets the user in who came with a login, or has just logged in.
+    pub(super) fn begin(&mut self, identity: &Identity) {
+        let limits = self.shard.limits();
+        self.shard.tell(
+            &self.port,
+            &Control::Welcome {
+                user: identity.user,
+                name: identity.name.clone(),
+                expires_at: identity.expires_at,
+                ping_interval_ms: millis(limits.ping_interval),
+                pong_timeout_ms: millis(limits.pong_timeout),
+                message_bytes_max: u32::try_from(limits.message_bytes_max.as_u64())
+                    .unwrap_or(u32::MAX),
+            },
+        );
+        self.admit(identity);
+    }
+
+    /// Answers a command that had to wait.
+    pub(super) async fn answer(&mut self, id: u32, command: Command) {
+        let Self { shard, port, .. } = self;
+        match command {
+            Command::Authenticate { token } => {
+                let login = self.login.login_from_shard(token).await;
+                self.logged_in(id, login);
+            }
+            Command::CreateChannel { name } => {
+                let now_s = u32::try_from(seconds_since_1970()).unwrap_or(u32::MAX);
+                match shard.directory().create_channel(&name, now_s).await {
+                    Ok(channel) => {
+                        shard.reply(port, id, &Reply::Channel { channel: channel.id, name });
+                    }
+                    Err(error) => shard.refuse(port, id, (&error).into()),
+                }
+            }
+            Command::Users { users } => match self.names(&users).await {
+                Ok(names) => self.shard.reply(&self.port, id, &Reply::Users(names)),
+                Err(error) => self.shard.refuse(&self.port, id, (&error).into()),
+            },
+            Command::Publish { ref channel, .. }
+            | Command::Subscribe { ref channel, .. }
+            | Command::History { ref channel, .. } => {
+                let found = match channel {
+                    ChannelRef::Id(id) => shard.directory().channel(*id).await,
+                    ChannelRef::Name(name) => shard.directory().channel_by_name(name).await,
+                };
+                match found {
+                    Ok(info) => self.act(id, command, &info),
+                    Err(error) => shard.refuse(port, id, (&error).into()),
+                }
+            }
+            Command::Unsubscribe { channel } => shard.unsubscribe(port, id, channel),
+        }
+    }
+
+    fn logged_in(&mut self, id: u32, login: Result<Identity, LoginError>) {
+        let Self { shard, port, state, .. } = self;
+        let identity = match login {
+            Ok(identity) => identity,
+            Err(error) => {
+                shard.refuse(port, id, (&error).into());
+                // A bad renewal ends nothing: the login before it is still good.
+                if let (State::Unauthenticated { .. }, Some(code)) = (state, error.close_code()) {
+                    shard.close(port, code, code.name());
+                }
+                return;
+            }
+        };
+        match state {
+            State::Ready { user, .. } if *user != identity.user => {
+                return shard.refuse(port, id, ErrorCode::WrongUser);
+            }
+            State::Ready { .. } => self.admit(&identity),
+            State::Unauthenticated { .. } => self.begin(&identity),
+        }
+        let Identity { user, name, expires_at } = identity;
+        self.shard.reply(&self.port, id, &Reply::Authenticated { user, name, expires_at });
+    }
+
+    /// Takes in what the client sent.
+    pub(super) fn hear(&mut self, received: Received<'_>) -> Next<Waiting> {
+        let next = match (received, self.port.encoding()) {
+            (Received::Text(text), Encoding::Json) => self.hear_frame(text.as_bytes()),
+            (Received::Binary(bytes), Encoding::Proto) => self.hear_frame(bytes),
+            (Received::Text(_) | Received::Binary(_), _) => self.close(CloseCode::UnsupportedData),
+            (Received::Ping(payload), _) => {
+                self.shard.pong(&self.port, payload);
+                Next::Go
+            }
+            (Received::Pong(_), _) => Next::Go,
+            (Received::Close(_), _) => self.close(CloseCode::Normal),
+        };
+        if self.port.closing().is_some() { Next::Stop } else { next }
+    }
+
+    fn hear_frame(&mut self, frame: &[u8]) -> Next<Waiting> {
+        let request = match decode(self.port.encoding(), frame) {
+            Ok(request) => request,
+            Err(Undecodable) => {
+                self.undecodable += 1;
+                let is_over = self.undecodable >= UNDECODABLE_FRAMES_MAX;
+                if is_over || matches!(self.state, State::Unauthenticated { .. }) {
+                    return self.close(CloseCode::ProtocolViolation);
+                }
+                self.shard.refuse(&self.port, 0, ErrorCode::BadRequest);
+                return Next::Go;
+            }
+        };
+        match request {
+            Request { id, command: Err(code) } => self.shard.refuse(&self.port, id, code),
+            Request { id, command: Ok(command @ Command::Authenticate { .. }) } => {
+                return Next::Wait((id, command));
+            }
+            Request { id, .. } if matches!(self.state, State::Unauthenticated { .. }) => {
+                self.shard.refuse(&self.port, id, ErrorCode::NotAuthenticated);
+            }
+            Request { id, command: Ok(command) } => return self.obey(id, command),
+        }
+        Next::Go
+    }
+
+    /// Does at once what can be done from memory.
+    fn obey(&self, id: u32, command: Command) -> Next<Waiting> {
+        let directory = self.shard.directory();
+        let known = match &command {
+            Command::Publish { channel, .. }
+            | Command::Subscribe { channel, .. }
+            | Command::History { channel, .. } => match channel {
+                ChannelRef::Id(id) => directory.cached_channel(*id),
+                ChannelRef::Name(name) => directory.cached_channel_by_name(name),
+            },
+            Command::Unsubscribe { channel } => {
+                self.shard.unsubscribe(&self.port, id, *channel);
+                return Next::Go;
+            }
+            Command::Authenticate { .. }
+            | Command::Users { .. }
+            | Command::CreateChannel { .. } => None,
+        };
+        match known {
+            Some(channel) => {
+                self.act(id, command, &channel);
+                Next::Go
+            }
+            None => Next::Wait((id, command)),
+        }
+    }
+
+    /// Hands a command on a known channel to the shard.
+    fn act(&self, id: u32, command: Command, channel: &ChannelInfo) {
+        let (shard, port) = (&self.shard, &self.port);
+        match (command, self.state) {
+            (Command::Publish { client_message_id, body, .. }, State::Ready { user, .. }) => {
+                shard.publish(port, Publish { id, user, client_message_id, body }, channel);
+            }
+            (Command::Subscribe { since, .. }, _) => shard.subscribe(port, id, channel, since),
+            (Command::History { page, .. }, _) => shard.history(port, id, channel, page),
+            (command, _) => unreachable!("{command:?} names no channel, or nobody is logged in"),
+        }
+    }
+
+    async fn names(&self, users: &[UserId]) -> Result<Vec<(UserId, String)>, DirectoryError> {
+        let mut names = Vec::with_capacity(users.len());
+        for &user in users {
+            if let Some(name) = self.shard.directory().user_name(user).await? {
+                names.push((user, name.to_string()));
+            }
+        }
+        Ok(names)
+    }
+
+    fn admit(&mut self, identity: &Identity) {
+        let left_s = identity.expires_at.saturating_sub(seconds_since_1970());
+        let left = Duration::from_secs(left_s).min(LOGIN_LIFETIME_MAX);
+        self.state = State::Ready { user: identity.user, until: Instant::now() + left };
+    }
+
+    fn close(&self, code: CloseCode) -> Next<Waiting> {
+        self.shard.close(&self.port, code, code.name());
+        Next::Stop
+    }
+}
+
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,108 @@
+use std::collections::BTreeSet;
+
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::engine::memory::{MemoryEngine, MemoryLog};
+
+fn engine() -> MemoryEngine {
+    MemoryEngine::new(MemoryLog::default())
+}
+
+#[tokio::test]
+async fn a_channel_is_found_by_name_and_by_number_also_by_others() {
+    let engine = engine();
+    let there = Directory::new(Arc::new(engine.another_node()));
+    let here = Directory::new(Arc::new(engine));
+    let made = here.create_channel("lobby", 1_700_000_000).await.unwrap();
+    assert_eq!(there.cached_channel_by_name("lobby"), None);
+    assert_eq!(there.channel_by_name("lobby").await, Ok(made.clone()));
+    assert_eq!(there.channel(made.id).await, Ok(made.clone()));
+    assert_eq!(there.cached_channel(made.id), Some(made.clone()));
+    assert_eq!(made.epoch, Epoch(1_700_000_000));
+}
+
+#[tokio::test]
+async fn nobody_is_given_a_channel_that_is_not_there() {
+    let directory = Directory::new(Arc::new(engine()));
+    assert_eq!(directory.channel_by_name("lobby").await, Err(DirectoryError::UnknownChannel));
+    assert_eq!(directory.channel(ChannelId(1)).await, Err(DirectoryError::UnknownChannel));
+    let long = "a".repeat(CHANNEL_NAME_BYTES_MAX + 1);
+    assert_eq!(directory.channel_by_name(&long).await, Err(DirectoryError::UnknownChannel));
+}
+
+#[tokio::test]
+async fn of_many_who_make_the_same_channel_one_does() {
+    let engine = engine();
+    let directories = [(); 4].map(|()| Arc::new(Directory::new(Arc::new(engine.another_node()))));
+    let mut tries = JoinSet::new();
+    for attempt in 0..40 {
+        let directory = Arc::clone(&directories[attempt % 4]);
+        tries.spawn(async move { directory.create_channel("lobby", 1).await });
+    }
+    let outcomes = tries.join_all().await;
+    let made: Vec<ChannelInfo> = outcomes.iter().flatten().cloned().collect();
+    assert_eq!(made.len(), 1, "{outcomes:?}");
+    for directory in &directories {
+        assert_eq!(directory.channel_by_name("lobby").await.as_ref(), Ok(&made[0]));
+    }
+    // The numbers of the tries that lost lead nowhere.
+    for number in 1..400 {
+        let found = directories[0].channel(ChannelId(number)).await;
+        assert_eq!(found.is_ok(), ChannelId(number) == made[0].id, "{number}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_has_one_number_however_many_log_in_at_once() {
+    let engine = engine();
+    let directories = [(); 3].map(|()| Arc::new(Directory::new(Arc::new(engine.another_node()))));
+    let mut logins = JoinSet::new();
+    for login in 0..120 {
+        let directory = Arc::clone(&directories[login % 3]);
+        let subject = format!("subject {}", login % 20);
+        logins.spawn(async move {
+            let id = directory.user(&subject, "name").await.unwrap();
+            (subject, id)
+        });
+    }
+    let pairs: BTreeSet<(String, UserId)> = logins.join_all().await.into_iter().collect();
+    let numbers: BTreeSet<UserId> = pairs.iter().map(|(_, id)| *id).collect();
+    assert_eq!((pairs.len(), numbers.len()), (20, 20));
+}
+
+#[tokio::test]
+async fn a_name_follows_the_latest_login() {
+    let engine = engine();
+    let there = Directory::new(Arc::new(engine.another_node()));
+    let here = Directory::new(Arc::new(engine));
+    let id = here.user("subject", "Ada").await.unwrap();
+    assert_eq!(there.user_name(id).await.unwrap().as_deref(), Some("Ada"));
+    assert_eq!(here.user("subject", "Ada Lovelace").await, Ok(id));
+    assert_eq!(here.user_name(id).await.unwrap().as_deref(), Some("Ada Lovelace"));
+    assert_eq!(here.user_name(UserId(999)).await, Ok(None));
+}
+
+#[tokio::test]
+async fn a_failing_store_is_an_error_and_no_answer() {
+    let engine = engine();
+    engine.faults().fail_next_record(RecordError::StorageUnavailable);
+    let directory = Directory::new(Arc::new(engine));
+    let failed = directory.channel_by_name("lobby").await.unwrap_err();
+    assert_eq!(failed, DirectoryError::Records(RecordError::StorageUnavailable));
+    assert_eq!(ErrorCode::from(&failed), ErrorCode::StorageUnavailable);
+}
+
+#[tokio::test]
+async fn numbers_are_reserved_in_blocks_and_never_twice() {
+    let engine = engine();
+    let mut numbers = BTreeSet::new();
+    for _ in 0..3 {
+        let directory = Directory::new(Arc::new(engine.another_node()));
+        for _ in 0..NUMBER_BLOCK + 1 {
+            let number = directory.next_number(&directory.user_numbers).await.unwrap();
+            assert!(numbers.insert(number), "{number} twice");
+        }
+    }
+    assert_eq!(numbers.first(), Some(&1));
+}
