@@ -246,25 +246,35 @@ async fn finish(port: &TcpPort, metrics: &Metrics) {
     let end = sleep(CLOSE_TIMEOUT);
     tokio::pin!(end);
     let mut is_shut = false;
+    let mut has_hung_up = false;
     loop {
-        let interest = match flush(port, metrics) {
+        let flushed = flush(port, metrics);
+        match flushed {
             Flushed::Broken => return,
-            Flushed::Blocked { .. } => Interest::READABLE.add(Interest::WRITABLE),
-            Flushed::Empty => {
-                if !is_shut && shutdown(&port.socket, Shutdown::Write).is_err() {
+            // A client that said its last word may still be reading ours.
+            Flushed::Empty if has_hung_up => return,
+            Flushed::Empty if !is_shut => {
+                if shutdown(&port.socket, Shutdown::Write).is_err() {
                     return;
                 }
                 is_shut = true;
-                Interest::READABLE
             }
+            Flushed::Empty | Flushed::Blocked { .. } => {}
+        }
+        let interest = match (flushed, has_hung_up) {
+            (Flushed::Blocked { .. }, true) => Interest::WRITABLE,
+            (Flushed::Blocked { .. }, false) => Interest::READABLE.add(Interest::WRITABLE),
+            _ => Interest::READABLE,
         };
         tokio::select! {
             () = &mut end => return,
-            ready = port.socket.ready(interest) => {
-                if ready.is_err() || reader::discard(&port.socket).is_break() {
-                    return;
+            ready = port.socket.ready(interest) => match ready {
+                Ok(ready) if ready.is_readable() => {
+                    has_hung_up |= reader::discard(&port.socket).is_break();
                 }
-            }
+                Ok(_) => {}
+                Err(_) => return,
+            },
         }
     }
 }

@@ -67,7 +67,7 @@ pub struct Server<E> {
     shutdown: watch::Sender<bool>,
     /// Ends the internal port, which tells how a drain goes and so outlives it.
     internal_shutdown: watch::Sender<bool>,
-    threads: Vec<JoinHandle<()>>,
+    hub_thread: JoinHandle<()>,
 }
 
 /// Why a server does not start.
@@ -184,7 +184,8 @@ fn start_on<E: Engine>(
     let hub_thread = shard.spawn().map_err(StartError::Thread)?;
 
     let health = health(&vitals);
-    let internal_thread = internal::spawn(
+    // It ends by itself once it is told to; nobody waits for it.
+    internal::spawn(
         internal_listener,
         Internal::new(health.clone(), move || metrics.to_text()),
         config.limits.clone(),
@@ -217,7 +218,7 @@ fn start_on<E: Engine>(
         vitals,
         shutdown,
         internal_shutdown,
-        threads: vec![hub_thread, internal_thread],
+        hub_thread,
     })
 }
 
@@ -261,10 +262,8 @@ impl<E: Engine> Server<E> {
         let _ = self.internal_shutdown.send(true);
         self.edge.shutdown_timeout(DRAIN_RESERVE / 2);
         if in_time {
-            for thread in self.threads {
-                // A thread that panicked has said so already.
-                let _ = thread.join();
-            }
+            // A thread that panicked has said so already.
+            let _ = self.hub_thread.join();
         }
         in_time
     }
