@@ -15,7 +15,7 @@ use tokio::{
     net::{TcpListener, TcpSocket},
     runtime::{Builder, LocalOptions, Runtime},
     sync::{mpsc, watch},
-    time::timeout,
+    time::{sleep, timeout},
 };
 
 use self::{
@@ -44,7 +44,7 @@ use crate::{
         directory::{Directory, DirectoryError},
         shard::Shard,
     },
-    limits::{DRAIN_RESERVE, LISTEN_BACKLOG, SHARD_MAILBOX_MAX},
+    limits::{DRAIN_CHECK_INTERVAL, DRAIN_RESERVE, LISTEN_BACKLOG, SHARD_MAILBOX_MAX},
     metrics::Metrics,
 };
 
@@ -68,6 +68,7 @@ pub struct Server<E> {
     /// Ends the internal port, which tells how a drain goes and so outlives it.
     internal_shutdown: watch::Sender<bool>,
     hub_thread: JoinHandle<()>,
+    internal_thread: JoinHandle<()>,
 }
 
 /// Why a server does not start.
@@ -184,8 +185,7 @@ fn start_on<E: Engine>(
     let hub_thread = shard.spawn().map_err(StartError::Thread)?;
 
     let health = health(&vitals);
-    // It ends by itself once it is told to; nobody waits for it.
-    internal::spawn(
+    let internal_thread = internal::spawn(
         internal_listener,
         Internal::new(health.clone(), move || metrics.to_text()),
         config.limits.clone(),
@@ -219,6 +219,7 @@ fn start_on<E: Engine>(
         shutdown,
         internal_shutdown,
         hub_thread,
+        internal_thread,
     })
 }
 
@@ -260,6 +261,14 @@ impl<E: Engine> Server<E> {
         drop(self.hub);
         // As above.
         let _ = self.internal_shutdown.send(true);
+        let internal_ended = async {
+            while !self.internal_thread.is_finished() {
+                sleep(DRAIN_CHECK_INTERVAL).await;
+            }
+        };
+        // Who is slow to read the metrics does not hold up the end.
+        let bounded = async { timeout(DRAIN_RESERVE / 2, internal_ended).await };
+        let _ = self.edge.block_on(bounded);
         self.edge.shutdown_timeout(DRAIN_RESERVE / 2);
         if in_time {
             // A thread that panicked has said so already.
