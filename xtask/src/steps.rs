@@ -108,7 +108,11 @@ fn deny() -> Result<Outcome> {
 fn advisories() -> Result<Outcome> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(env::var_os("HOME")?).join(".cargo")));
-    let fetched = home.is_some_and(|home| home.join("advisory-dbs").is_dir());
+    // A fetch that failed leaves the folder behind, without a database in it.
+    let fetched = home.is_some_and(|home| {
+        let mut databases = home.join("advisory-dbs").read_dir().into_iter().flatten().flatten();
+        databases.any(|database| database.path().join(".git").exists())
+    });
     if !fetched {
         return Ok(Outcome::Counted(Counted::skipped(
             "no RustSec database here; `cargo deny fetch db` gets it from GitHub, and deny.toml \
