@@ -35,6 +35,7 @@ const LAYERS: &[&[&str]] = &[
 /// Modules beside the layers, and what of ours each may use.
 const BESIDE: &[(&str, &[&str])] = &[
     ("limits", &[]),
+    ("clock", &[]),
     // They count and close by code: the codes are words of the contract, and know nobody.
     ("metrics", &["limits", "wire::code"]),
     ("websocket", &["limits", "wire::code"]),
@@ -45,7 +46,7 @@ const BESIDE: &[(&str, &[&str])] = &[
 ];
 
 /// Which modules every layer may use.
-const FOR_ALL: &[&str] = &["limits", "metrics", "websocket", "config"];
+const FOR_ALL: &[&str] = &["limits", "clock", "metrics", "websocket", "config"];
 
 /// Names that only some may say: the name, who may, why the others may not.
 const ONLY: &[(&str, &[&str], &str)] = &[
@@ -90,6 +91,7 @@ const IMPURE: &[&str] = &[
     "std::thread",
     "std::time::Instant::now",
     "std::time::SystemTime::now",
+    "crate::clock",
 ];
 
 /// Plain values that live beside I/O in the standard library.
@@ -552,6 +554,7 @@ fn a_pure_module_has_no_clock_runtime_or_io() {
     accepted("src/websocket/frame.rs", "use std::io::IoSlice;");
     refused("src/hub/channel.rs", "use std::time::Instant; fn f() { Instant::now(); }", because);
     refused("src/hub/channel.rs", "use std::time as t; fn f() { t::SystemTime::now(); }", because);
+    refused("src/hub/channel.rs", "fn f() { crate::clock::unix_ms(); }", because);
     refused("src/hub/outbox.rs", "async fn f() { tokio::select! {} }", because);
     refused("src/log/batch.rs", "use std::fs;", because);
     refused("src/websocket/frame.rs", "use std::io::{IoSlice, Read};", because);

@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread::JoinHandle,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use rusqlite::{Connection, OptionalExtension, params};
@@ -17,7 +17,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::{Account, Username};
-use crate::limits;
+use crate::{clock, limits};
 
 /// The file's name in the data directory.
 pub const FILE_NAME: &str = "accounts.db";
@@ -191,7 +191,7 @@ impl Store {
 
     fn create(&self, username: &Username, password_hash: &str) -> Result<Account, AccountsError> {
         let subject = base32(&rand::random::<[u8; SUBJECT_RANDOM_BYTES]>());
-        let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now_s = clock::unix_s();
         let created = self
             .connection
             .prepare_cached(

@@ -13,10 +13,11 @@ use std::{
 use super::{
     TcpPort, TcpShard, bytes,
     heartbeat::Heartbeat,
-    login::{Login, LoginError, seconds_since_1970},
+    login::{Login, LoginError},
     reader::Next,
 };
 use crate::{
+    clock,
     engine::Engine,
     hub::{
         Identity,
@@ -112,8 +113,7 @@ impl<E: Engine> Dialogue<E> {
                 self.logged_in(id, login);
             }
             Command::CreateChannel { name } => {
-                let now_s = u32::try_from(seconds_since_1970()).unwrap_or(u32::MAX);
-                match shard.directory().create_channel(&name, now_s).await {
+                match shard.directory().create_channel(&name, clock::unix_s()).await {
                     Ok(channel) => {
                         shard.reply(port, id, &Reply::Channel { channel: channel.id, name });
                     }
@@ -257,7 +257,7 @@ impl<E: Engine> Dialogue<E> {
     }
 
     fn admit(&mut self, identity: &Identity) {
-        let left_s = identity.expires_at.saturating_sub(seconds_since_1970());
+        let left_s = identity.expires_at.saturating_sub(clock::unix_s());
         let left = Duration::from_secs(left_s).min(LOGIN_LIFETIME_MAX);
         self.state = State::Ready { user: identity.user, until: Instant::now() + left };
     }

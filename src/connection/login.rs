@@ -1,15 +1,13 @@
 //! A token → the user behind it. Runs on the edge's threads, never on a shard's.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::sync::Arc;
 
 use thiserror::Error;
 use tokio::runtime::Handle;
 
 use crate::{
     auth::token::{Reason, TokenError, Verifier},
+    clock,
     engine::Engine,
     hub::{
         Identity,
@@ -76,7 +74,7 @@ impl<E: Engine> Login<E> {
     /// # Errors
     /// When it is nobody's, or nobody's any more.
     pub async fn login(&self, token: &str) -> Result<Identity, LoginError> {
-        let claims = self.verifier.verify(token, seconds_since_1970())?;
+        let claims = self.verifier.verify(token, clock::unix_s())?;
         if claims.sub.is_empty() || claims.sub.len() > SUBJECT_BYTES_MAX {
             return Err(TokenError::Invalid(Reason::Claims).into());
         }
@@ -98,9 +96,4 @@ impl<E: Engine> Login<E> {
 
 fn cut(text: &str, bytes_max: usize) -> &str {
     &text[..text.floor_char_boundary(bytes_max)]
-}
-
-/// The wall clock, for what tokens say.
-pub(crate) fn seconds_since_1970() -> u64 {
-    SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO).as_secs()
 }

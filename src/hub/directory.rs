@@ -182,20 +182,21 @@ impl<E: Engine> Directory<E> {
     pub async fn create_channel(
         &self,
         name: &str,
-        now_s: u32,
+        now_s: u64,
     ) -> Result<ChannelInfo, DirectoryError> {
         let by_name = format!("name:{name}");
         if self.engine.get(Table::Channels, &by_name).await?.is_some() {
             return Err(DirectoryError::ChannelExists);
         }
         let id = self.next_number(&self.channel_numbers).await?;
-        let record = ChannelRecord { name: name.to_owned(), epoch: now_s };
+        let epoch = u32::try_from(now_s).unwrap_or(u32::MAX);
+        let record = ChannelRecord { name: name.to_owned(), epoch };
         self.insert(Table::Channels, &format!("id:{id}"), &record).await?;
         match self.insert(Table::Channels, &by_name, &NumberRecord { id }).await {
             Ok(()) => Ok(self.keep_channel(ChannelInfo {
                 id: ChannelId(id),
                 name: name.into(),
-                epoch: Epoch(now_s),
+                epoch: Epoch(epoch),
             })),
             Err(RecordError::Conflict) => Err(DirectoryError::ChannelExists),
             Err(error) => Err(error.into()),

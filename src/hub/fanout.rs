@@ -15,7 +15,7 @@ use crate::{
         place::{ChannelId, Sequence},
         tail::HoldsBatch,
     },
-    websocket::frame::{BINARY, FrameBuilder, OpCode, TEXT},
+    websocket::frame::{BINARY, FrameBuilder, OpCode, SharedFrame, TEXT},
     wire::{
         Encoding,
         encode::{self, Control, Reply, Run},
@@ -29,8 +29,8 @@ pub struct Delivery {
     pub channel: ChannelId,
     /// What was committed.
     pub batch: Arc<Batch>,
-    proto: OnceCell<Bytes>,
-    json: OnceCell<Bytes>,
+    proto: OnceCell<SharedFrame>,
+    json: OnceCell<SharedFrame>,
 }
 
 impl HoldsBatch for Delivery {
@@ -47,19 +47,20 @@ impl Delivery {
     }
 
     /// The whole batch as one frame, the same bytes for every connection of this encoding.
-    pub fn frame(&self, encoding: Encoding) -> &Bytes {
+    pub fn frame(&self, encoding: Encoding) -> Bytes {
         let made = match encoding {
             Encoding::Proto => &self.proto,
             Encoding::Json => &self.json,
         };
-        made.get_or_init(|| run_frame(encoding, self.channel, &Run::whole(&self.batch)))
+        let whole = || run_frame(encoding, self.channel, &Run::whole(&self.batch));
+        made.get_or_init(|| SharedFrame::new(whole())).pick()
     }
 
     /// The frame of what the batch holds after `sequence`, if anything.
     #[must_use]
     pub fn frame_after(&self, encoding: Encoding, sequence: Sequence) -> Option<Bytes> {
         if sequence < self.batch.first_sequence {
-            return Some(self.frame(encoding).clone());
+            return Some(self.frame(encoding));
         }
         let rest = Run::after(&self.batch, sequence)?;
         Some(run_frame(encoding, self.channel, &rest))

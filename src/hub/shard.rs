@@ -13,7 +13,6 @@ use std::{
     mem,
     rc::Rc,
     sync::Arc,
-    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -29,6 +28,7 @@ use super::{
     sequencer::Draft,
 };
 use crate::{
+    clock,
     engine::{Append, AppendError, Engine, ReadError, ReadFrom},
     limits::{HISTORY_READS_PER_CONNECTION_MAX, IDLE_CHANNELS_LOADED_MAX, Limits, RECOVERY_PAUSE},
     log::{
@@ -198,7 +198,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     }
 
     /// Publishes a message.
-    pub fn publish(self: &Rc<Self>, port: &Port<S>, publish: Publish, channel: &ChannelInfo) {
+    pub fn publish(self: &Rc<Self>, port: &Rc<Port<S>>, publish: Publish, channel: &ChannelInfo) {
         let Publish { id, user, client_message_id, body } = publish;
         if self.is_draining.get() {
             return self.refuse(port, id, ErrorCode::Draining);
@@ -218,7 +218,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     /// Starts delivery of a channel.
     pub fn subscribe(
         self: &Rc<Self>,
-        port: &Port<S>,
+        port: &Rc<Port<S>>,
         id: u32,
         channel: &ChannelInfo,
         since: Option<Position>,
@@ -238,7 +238,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     }
 
     /// Ends delivery of a channel.
-    pub fn unsubscribe(self: &Rc<Self>, port: &Port<S>, id: u32, channel: ChannelId) {
+    pub fn unsubscribe(self: &Rc<Self>, port: &Rc<Port<S>>, id: u32, channel: ChannelId) {
         if !port.subscriptions.borrow_mut().remove(&channel) {
             return self.refuse(port, id, ErrorCode::NotSubscribed);
         }
@@ -247,7 +247,13 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     }
 
     /// Reads a page of history.
-    pub fn history(self: &Rc<Self>, port: &Port<S>, id: u32, channel: &ChannelInfo, page: Page) {
+    pub fn history(
+        self: &Rc<Self>,
+        port: &Rc<Port<S>>,
+        id: u32,
+        channel: &ChannelInfo,
+        page: Page,
+    ) {
         if port.history_reads.get() >= HISTORY_READS_PER_CONNECTION_MAX {
             return self.refuse(port, id, ErrorCode::Busy);
         }
@@ -256,39 +262,38 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     }
 
     /// Refuses a command.
-    pub fn refuse(&self, port: &Port<S>, id: u32, code: ErrorCode) {
+    pub fn refuse(&self, port: &Rc<Port<S>>, id: u32, code: ErrorCode) {
         self.metrics.refused(code);
         self.reply(port, id, &Reply::Refused(code.into()));
     }
 
     /// Answers a command.
-    pub fn reply(&self, port: &Port<S>, id: u32, reply: &Reply) {
+    pub fn reply(&self, port: &Rc<Port<S>>, id: u32, reply: &Reply) {
         self.push_own(port, reply_frame(port.encoding, id, reply));
     }
 
     /// Tells a connection something.
-    pub fn tell(&self, port: &Port<S>, control: &Control) {
+    pub fn tell(&self, port: &Rc<Port<S>>, control: &Control) {
         self.push_own(port, control_frame(port.encoding, control));
     }
 
     /// Answers a ping.
-    pub fn pong(&self, port: &Port<S>, payload: &[u8]) {
+    pub fn pong(&self, port: &Rc<Port<S>>, payload: &[u8]) {
         self.push_own(port, frame::pong(payload));
     }
 
     /// Asks a connection for a sign of life.
-    pub fn ping(&self, port: &Port<S>) {
+    pub fn ping(&self, port: &Rc<Port<S>>) {
         self.push_own(port, frame::ping(&[]));
     }
 
-    /// Closes a connection once its frames are out.
+    /// Closes a connection once its frames are out, for which its own task is woken.
     pub fn close(&self, port: &Port<S>, code: CloseCode, reason: &str) {
         if port.closing.get().is_some() {
             return;
         }
         self.begin_close(port, code);
         port.outbox.borrow_mut().push_close(frame::close(code.number(), reason));
-        self.mark_dirty(port);
     }
 
     /// Closes a connection that does not take its frames: those that have not begun are dropped.
@@ -309,7 +314,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     /// Ends the reading part of a turn: every channel with drafts forms a batch.
     pub fn form_batches(self: &Rc<Self>) {
         let mut ready = mem::take(&mut self.state.borrow_mut().ready);
-        let now_ms = now_ms();
+        let now_ms = clock::unix_ms();
         for id in ready.drain(..) {
             self.with_channel(id, |channel, effects| {
                 if channel.is_ready_to_append() {
@@ -454,7 +459,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             if let Some(port) = ports.get(connection.slot as usize)
                 && port.key == connection
             {
-                self.push(dirty, port, delivery.frame(encoding).clone());
+                self.push(dirty, port, delivery.frame(encoding));
             }
         }
         self.metrics.fanned_out(u64::from(delivery.batch.count), count as u64);
@@ -529,21 +534,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         }
     }
 
-    fn push_own(&self, port: &Port<S>, frame: Bytes) {
-        let mut state = self.state.borrow_mut();
-        if let Some(port) = find(&state, port.key) {
-            self.push(&mut state.dirty, &port, frame);
-        }
-    }
-
-    fn mark_dirty(&self, port: &Port<S>) {
-        let mut state = self.state.borrow_mut();
-        if !port.is_dirty.replace(true)
-            && let Some(port) = find(&state, port.key)
-        {
-            state.dirty.push(port);
-            self.turn.notify_one();
-        }
+    fn push_own(&self, port: &Rc<Port<S>>, frame: Bytes) {
+        self.push(&mut self.state.borrow_mut().dirty, port, frame);
     }
 
     fn begin_close(&self, port: &Port<S>, code: CloseCode) {
@@ -556,9 +548,4 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 fn find<S>(state: &State<S>, connection: ConnectionKey) -> Option<Rc<Port<S>>> {
     let port = state.ports.get(connection.slot as usize)?;
     (port.key == connection).then(|| Rc::clone(port))
-}
-
-fn now_ms() -> u64 {
-    let since_1970 = SystemTime::UNIX_EPOCH.elapsed().unwrap_or(Duration::ZERO);
-    u64::try_from(since_1970.as_millis()).unwrap_or(u64::MAX)
 }

@@ -24,11 +24,9 @@ use self::{
 };
 use crate::{
     auth::{Auth, AuthStartError},
+    clock,
     config::{self, Config},
-    connection::{
-        login::{Login, seconds_since_1970},
-        run_shard,
-    },
+    connection::{login::Login, run_shard},
     edge::{
         Edge,
         accept::{self, Permits},
@@ -354,9 +352,8 @@ async fn create_channels<E: Engine>(
     directory: &Directory<E>,
     names: &[String],
 ) -> Result<(), StartError> {
-    let now_s = u32::try_from(seconds_since_1970()).unwrap_or(u32::MAX);
     for name in names {
-        match directory.create_channel(name, now_s).await {
+        match directory.create_channel(name, clock::unix_s()).await {
             Ok(_) | Err(DirectoryError::ChannelExists) => {}
             Err(source) => return Err(StartError::Channel { name: name.clone(), source }),
         }

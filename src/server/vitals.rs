@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn a_hub_that_does_not_beat_is_not_live() {
         let now = Instant::now();
-        let Some(started) = now.checked_sub(BEAT_AGE_MAX * 2) else { return };
+        let started = now.checked_sub(BEAT_AGE_MAX * 2).expect("up for some seconds");
         let vitals = Vitals { started, ..Vitals::new(|| 0) };
         assert!(vitals.is_live().is_err());
         vitals.beat();

@@ -30,24 +30,23 @@ impl Run {
     /// All of a batch.
     #[must_use]
     pub fn whole(batch: &Batch) -> Self {
-        Self {
-            first_sequence: batch.first_sequence,
-            timestamp_ms: batch.timestamp_ms,
-            records: batch.records.clone(),
-        }
+        Self::part(batch, (batch.first_sequence, batch.records.clone()))
     }
 
     /// What a batch holds after `sequence`, if anything.
     #[must_use]
     pub fn after(batch: &Batch, sequence: Sequence) -> Option<Self> {
-        Self::between(batch, sequence.next(), batch.last_sequence())
+        batch.records_after(sequence).map(|part| Self::part(batch, part))
     }
 
     /// What a batch holds from `first` to `last`, both included, if anything.
     #[must_use]
     pub fn between(batch: &Batch, first: Sequence, last: Sequence) -> Option<Self> {
-        let (first_sequence, records) = batch.records_between(first, last)?;
-        Some(Self { first_sequence, timestamp_ms: batch.timestamp_ms, records })
+        batch.records_between(first, last).map(|part| Self::part(batch, part))
+    }
+
+    fn part(batch: &Batch, (first_sequence, records): (Sequence, Bytes)) -> Self {
+        Self { first_sequence, timestamp_ms: batch.timestamp_ms, records }
     }
 
     /// The length of this run as a `Messages`.

@@ -1,9 +1,6 @@
 //! `POST /v1/token`: a password → an access token, in the shape of OAuth 2.0 (RFC 6749 §4.3).
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
 
 use axum::{
     Json,
@@ -18,6 +15,7 @@ use super::{
 };
 use crate::{
     auth::{Auth, LogInError},
+    clock,
     wire::code::ErrorCode,
 };
 
@@ -68,7 +66,7 @@ pub async fn issue(
     let (Some(username), Some(password)) = (grant.username, grant.password) else {
         return Err(invalid_request("username or password is missing"));
     };
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now_s = clock::unix_s();
     let issued = token.auth.log_in(&username, password, now_s).await.map_err(refusal)?;
     let granted = Granted {
         access_token: issued.token,
