@@ -27,9 +27,9 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     Failure, Verdict,
-    audit::{Audit, Fingerprint},
-    disk::Disk,
+    audit::earlier::{Audit, Fingerprint},
     latency::Latency,
+    server::disk::Disk,
     server::{self, Server, Setup},
     users::{self, User},
 };
@@ -382,6 +382,8 @@ struct Run {
 
 impl Run {
     fn json(&self, flags: &Flags, seed: u64) -> Value {
+        let mut restarts = std::collections::BTreeMap::new();
+        self.restarts.figures("restart", &mut restarts);
         json!({
             "seed": seed,
             "power_cut": flags.power_cut,
@@ -394,7 +396,7 @@ impl Run {
             "acknowledged_per_life_p50": self.acknowledged_per_life[1],
             "retried": self.retried,
             "deliveries": self.deliveries,
-            "restart": self.restarts.json(),
+            "restart": restarts,
             "lost": self.lost,
             "violations": self.violations,
             "evidence": self.evidence,

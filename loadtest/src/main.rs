@@ -12,12 +12,18 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand, error::ErrorKind};
 
 mod audit;
+mod capacity;
+mod ceiling;
+mod compare;
 mod crash;
-mod disk;
 mod latency;
-mod reference;
+mod outcome;
+mod profile;
+mod report;
+mod run;
+mod scenario;
 mod server;
-mod usage;
+mod swarm;
 mod users;
 
 #[derive(Parser)]
@@ -32,8 +38,14 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The reference workload: everybody in one channel, each sending now and then.
-    Reference(reference::Flags),
+    /// Loads a server with virtual users, and audits every delivery.
+    Run(run::Flags),
+    /// Searches for the most users that a server carries within bounds.
+    Capacity(capacity::Flags),
+    /// Compares two runs, figure by figure.
+    Compare(compare::Flags),
+    /// Measures this generator alone, against a sink: what it could count at most.
+    Ceiling(ceiling::Flags),
     /// Kills the server again and again under writers, and looks for what it lost.
     Crash(crash::Flags),
 }
@@ -103,7 +115,10 @@ fn run(arguments: Arguments) -> Result<Verdict, Failure> {
     runtime.block_on(async {
         let run = async {
             match arguments.command {
-                Command::Reference(flags) => reference::run(flags, arguments.json).await,
+                Command::Run(flags) => run::run(flags, arguments.json).await,
+                Command::Capacity(flags) => capacity::run(flags, arguments.json).await,
+                Command::Compare(flags) => compare::run(&flags, arguments.json),
+                Command::Ceiling(flags) => ceiling::run(&flags, arguments.json),
                 Command::Crash(flags) => crash::run(flags, arguments.json).await,
             }
         };

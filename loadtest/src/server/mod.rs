@@ -1,5 +1,9 @@
 //! A server of our own: started, frozen, killed and started again on the same data.
 
+pub(crate) mod disk;
+pub(crate) mod figures;
+pub(crate) mod usage;
+
 use std::{
     fs::{self, File},
     net::SocketAddr,

@@ -1,0 +1,5 @@
+//! What people see of a run: lines while it goes on, lines at its end, and a page.
+
+pub(crate) mod live;
+pub(crate) mod page;
+pub(crate) mod summary;

@@ -1,0 +1,131 @@
+//! The virtual users: one thread, one loop over all their sockets.
+//!
+//! Nothing is allocated for a message that is received. The thread tells the conductor once a second
+//! what it saw, and at the end everything.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use crate::{
+    audit::Findings,
+    latency::Latency,
+    scenario::{Scenario, schedule::Phase},
+};
+
+pub(crate) mod frame;
+pub(crate) mod http;
+pub(crate) mod scan;
+
+/// Where the users go.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub(crate) address: SocketAddr,
+    /// For the `Host` head.
+    pub(crate) host: String,
+}
+
+/// What the thread is to do.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) scenario: Scenario,
+    pub(crate) target: Target,
+    /// Names of users and channels begin with it, so that runs on one server do not meet. Users:
+    /// `virtual-0`, …: they are used again by the next run. Channels: `{run}-0`, …
+    pub(crate) run: String,
+    /// Access tokens, if nobody is to log in: user `n` takes the one at `n % len`, the witness the
+    /// last.
+    pub(crate) tokens: Option<Vec<String>>,
+}
+
+/// What the thread tells.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A phase has begun, at this time since the beginning of the run.
+    Phase(Phase, Duration),
+    /// Another second is over. Dropped, and counted, if the conductor does not keep up.
+    Interval(Box<Interval>),
+    /// The run is over.
+    Over(Box<Harvest>),
+    /// It could not be made, or could not go on.
+    Failed(crate::Failure),
+}
+
+/// What the thread is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Order {
+    /// End now, without an audit.
+    Abort,
+    /// The server has been killed or stopped on purpose: failing connections are to be expected.
+    ChaosBegins,
+}
+
+/// What was seen in one second.
+#[derive(Clone, Debug)]
+pub(crate) struct Interval {
+    /// Its end, since the beginning of the run.
+    pub(crate) at: Duration,
+    pub(crate) phase: Phase,
+    /// Users with a subscribed connection.
+    pub(crate) connected: u32,
+    pub(crate) active: u32,
+    pub(crate) messages: u64,
+    pub(crate) acks: u64,
+    pub(crate) deliveries: u64,
+    pub(crate) errors: u64,
+    pub(crate) reconnects: u64,
+    pub(crate) deliver: Option<[f64; 5]>,
+    pub(crate) ack: Option<[f64; 5]>,
+    pub(crate) login: Option<[f64; 5]>,
+    /// How late the loop came to what was due, at most.
+    pub(crate) lag_max: Duration,
+    /// CPU time of the thread in this second.
+    pub(crate) cpu: Duration,
+}
+
+/// All that was seen.
+#[derive(Clone, Debug)]
+pub(crate) struct Harvest {
+    pub(crate) latencies: Latencies,
+    pub(crate) totals: Totals,
+    pub(crate) findings: Findings,
+    /// Failed attempts and closed connections, by what was said: `login: 503`, `closed: 4008`.
+    pub(crate) errors: BTreeMap<String, u64>,
+    pub(crate) server_version: Option<String>,
+}
+
+/// From the moment at which something was due to the moment at which it was there.
+#[derive(Clone, Debug)]
+pub(crate) struct Latencies {
+    /// Connecting and upgrading, in all phases.
+    pub(crate) handshake: Latency,
+    /// The token endpoint, in all phases.
+    pub(crate) login: Latency,
+    pub(crate) subscribe: Latency,
+    /// Of messages that were due on the plateau, like all that follow.
+    pub(crate) ack: Latency,
+    pub(crate) first: Latency,
+    pub(crate) last: Latency,
+    pub(crate) deliver: Latency,
+    /// How late the loop came to what was due.
+    pub(crate) lag: Latency,
+}
+
+/// Counts of the whole run, but for those whose name says otherwise.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Totals {
+    pub(crate) messages: u64,
+    pub(crate) acks: u64,
+    pub(crate) deliveries: u64,
+    pub(crate) plateau_messages: u64,
+    pub(crate) plateau_deliveries: u64,
+    pub(crate) reconnects: u64,
+    /// Gaps that the server announced, whose messages are to be found in history.
+    pub(crate) gaps: u64,
+    /// Messages that were due while too many of the user's were unacknowledged, and were left out.
+    pub(crate) unsent: u64,
+    /// Intervals that the conductor did not take.
+    pub(crate) dropped_intervals: u64,
+    /// Slow readers that the server closed, which is its right.
+    pub(crate) slow_closed: u64,
+    /// CPU time of the thread on the plateau.
+    pub(crate) plateau_cpu: Duration,
+}
