@@ -1,12 +1,14 @@
 //! A scenario → when each user joins and leaves, and when each message is due. Pure.
 //!
-//! Times count from the beginning of the first stage.
+//! Times count from the beginning of the first stage. The same scenario and seed give the same
+//! times, always.
 
 use std::{ops::Range, time::Duration};
 
+use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use serde::{Deserialize, Serialize};
 
-use super::Scenario;
+use super::{Publish, Scenario};
 
 /// A part of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,43 +30,183 @@ pub(crate) enum Phase {
     Audit,
 }
 
-/// When users join and leave.
+/// When users join and leave: in order, user 0 first, and out in the opposite order.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
-    /// The stages, merged where neighbours are of the same phase.
+    /// The stages, merged where neighbours are of the same phase. Stages without length are in
+    /// none. A number that stands at 0 is `Idle` and no plateau.
     pub(crate) phases: Vec<(Phase, Range<Duration>)>,
+    moves: Vec<Move>,
+}
+
+/// One stage: the number of active users goes from one to another.
+#[derive(Clone, Copy, Debug)]
+struct Move {
+    begins: Duration,
+    lasts: Duration,
+    from: u32,
+    to: u32,
 }
 
 impl Schedule {
-    pub(crate) fn new(_scenario: &Scenario) -> Self {
-        todo!()
+    pub(crate) fn new(scenario: &Scenario) -> Self {
+        let mut schedule = Self { phases: Vec::new(), moves: Vec::new() };
+        let (mut begins, mut from) = (Duration::ZERO, 0);
+        for stage in &scenario.stages {
+            let (lasts, to) = (stage.duration, stage.target);
+            schedule.moves.push(Move { begins, lasts, from, to });
+            let phase = match from.cmp(&to) {
+                std::cmp::Ordering::Less => Phase::RampUp,
+                std::cmp::Ordering::Greater => Phase::RampDown,
+                std::cmp::Ordering::Equal if to == 0 => Phase::Idle,
+                std::cmp::Ordering::Equal => Phase::Plateau,
+            };
+            let ends = begins.saturating_add(lasts);
+            match schedule.phases.last_mut() {
+                _ if lasts.is_zero() => {}
+                Some((last, span)) if *last == phase => span.end = ends,
+                _ => schedule.phases.push((phase, begins..ends)),
+            }
+            (begins, from) = (ends, to);
+        }
+        schedule
     }
 
     /// The times in which this user is active. Several, where the stages go down and up again.
-    pub(crate) fn active(&self, _user: u32) -> Vec<Range<Duration>> {
-        todo!()
+    pub(crate) fn active(&self, user: u32) -> Vec<Range<Duration>> {
+        let mut ranges: Vec<Range<Duration>> = Vec::new();
+        let mut joined = None;
+        for it in &self.moves {
+            if it.from <= user && user < it.to {
+                let joins = it.moment(user - it.from);
+                // Somebody who left at this very moment has not left.
+                let stays = ranges.pop_if(|last| last.end == joins);
+                joined = Some(stays.map_or(joins, |last| last.start));
+            } else if it.to <= user && user < it.from {
+                let leaves = it.moment(it.from - user);
+                ranges.extend(joined.take().map(|joins| joins..leaves));
+                ranges.pop_if(|last| last.is_empty());
+            }
+        }
+        ranges.extend(joined.map(|joins| joins..self.end()));
+        ranges.pop_if(|last| last.is_empty());
+        ranges
     }
 
-    /// Whether a message that is due at this time counts.
-    pub(crate) fn is_measured(&self, _at: Duration) -> bool {
-        todo!()
+    /// How many users are active. They are the first ones.
+    pub(crate) fn active_at(&self, at: Duration) -> u32 {
+        let next = self.moves.partition_point(|it| it.begins <= at);
+        let Some(it) = next.checked_sub(1).map(|last| &self.moves[last]) else { return 0 };
+        if at >= it.begins + it.lasts {
+            return 0;
+        }
+        let moved = it.moments_until(at);
+        if it.from <= it.to { it.from + moved } else { it.from - moved }
+    }
+
+    /// Whether a message that is due at this time counts. Where no number ever stands, all count.
+    pub(crate) fn is_measured(&self, at: Duration) -> bool {
+        let mut plateaus = self.plateaus().peekable();
+        plateaus.peek().is_none() || plateaus.any(|span| span.contains(&at))
+    }
+
+    /// What is measured.
+    pub(crate) fn plateaus(&self) -> impl Iterator<Item = &Range<Duration>> {
+        self.phases.iter().filter(|(phase, _)| *phase == Phase::Plateau).map(|(_, span)| span)
     }
 
     /// The end of the last stage.
     pub(crate) fn end(&self) -> Duration {
-        todo!()
+        self.moves.last().map_or(Duration::ZERO, |it| it.begins.saturating_add(it.lasts))
     }
+}
+
+impl Move {
+    /// How far it moves, up or down.
+    fn users(&self) -> u32 {
+        self.from.abs_diff(self.to)
+    }
+
+    /// When the number has moved by so many. Not asked where it does not move.
+    fn moment(&self, moved: u32) -> Duration {
+        self.begins + nanos(self.lasts.as_nanos() * u128::from(moved) / u128::from(self.users()))
+    }
+
+    /// The moments that are over, the one at `at` too: the opposite of `moment`. Going up, the
+    /// first user joins at once; going down, the last one leaves at the end.
+    fn moments_until(&self, at: Duration) -> u32 {
+        let users = u128::from(self.users());
+        let over = ((at - self.begins).as_nanos() + 1) * users;
+        let moments = over.div_ceil(self.lasts.as_nanos());
+        let moments = if self.from < self.to { moments } else { moments.saturating_sub(1) };
+        u32::try_from(moments.min(users)).expect("not more than the users, who are a u32")
+    }
+}
+
+fn nanos(nanos: u128) -> Duration {
+    // A scenario lasts a few days at the most; 2^64 ns are 584 years.
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
 }
 
 /// The moments at which messages are due in an open model: of one user where each has its own pace,
 /// of all together where messages arrive at a rate.
 #[derive(Clone, Debug)]
-pub(crate) struct Pace {}
+pub(crate) struct Pace {
+    random: SmallRng,
+    rhythm: Rhythm,
+    ends: Duration,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Rhythm {
+    /// A message per turn, a little late by chance, so that equal periods do not beat together.
+    Turns {
+        /// Of turn 0, in nanoseconds.
+        first: f64,
+        /// In nanoseconds.
+        period: f64,
+        /// The next one. Times are made from its number, so that no error adds up.
+        turn: u64,
+    },
+    /// A Poisson process.
+    Arrivals {
+        /// The last one, in nanoseconds.
+        last: f64,
+        /// The mean from one to the next, in nanoseconds.
+        gap: f64,
+    },
+}
+
+/// Of the period: how late a message may be by chance.
+const JITTER: f64 = 0.1;
+const SECOND_NS: f64 = 1e9;
 
 impl Pace {
-    /// `None` for the closed models and where nobody publishes.
-    pub(crate) fn new(_scenario: &Scenario, _user: u32, _active: Range<Duration>) -> Option<Self> {
-        todo!()
+    /// `None` for the closed models, where nobody publishes, and for a user who does not.
+    ///
+    /// Where messages arrive at a rate, the whole schedule is one range, and the user plays no part.
+    pub(crate) fn new(scenario: &Scenario, user: u32, active: Range<Duration>) -> Option<Self> {
+        let publishers = scenario.publishers.unwrap_or(scenario.users);
+        let begins = nanoseconds(active.start);
+        let rhythm = match scenario.publish {
+            Publish::Nothing | Publish::Closed { .. } | Publish::Window { .. } => return None,
+            Publish::Paced { .. } if user >= publishers => return None,
+            Publish::Paced { rate_per_user } => {
+                let period = SECOND_NS / rate_per_user;
+                let first = period * f64::from(user) / f64::from(publishers);
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "a negative number of turns is 0, and a checked rate makes few enough"
+                )]
+                let turn = ((begins - first) / period).ceil() as u64;
+                Rhythm::Turns { first, period, turn }
+            }
+            Publish::Open { rate } => Rhythm::Arrivals { last: begins, gap: SECOND_NS / rate },
+        };
+        // Neighbours in users are strangers in randomness: the golden ratio scatters their seeds.
+        let seed = scenario.seed ^ u64::from(user).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        Some(Self { random: SmallRng::seed_from_u64(seed), rhythm, ends: active.end })
     }
 }
 
@@ -72,6 +214,216 @@ impl Iterator for Pace {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        todo!()
+        let chance = self.random.random::<f64>();
+        let due = match &mut self.rhythm {
+            Rhythm::Turns { first, period, turn } => {
+                #[expect(clippy::cast_precision_loss, reason = "far below 2^52 turns")]
+                let turns = *turn as f64;
+                *turn += 1;
+                *first + *period * (turns + JITTER * chance)
+            }
+            Rhythm::Arrivals { last, gap } => {
+                // `chance` may be 0 but never 1, so that the logarithm is finite.
+                *last -= *gap * (1.0 - chance).ln();
+                *last
+            }
+        };
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "not negative, and what is too much is after the end"
+        )]
+        let due = Duration::from_nanos(due as u64);
+        (due < self.ends).then_some(due)
+    }
+}
+
+fn nanoseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * SECOND_NS
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::scenario::Stage;
+
+    fn scenario(users: u32, publish: Publish, stages: &[(u64, u32)]) -> Scenario {
+        let stage = |&(ms, target)| Stage { duration: Duration::from_millis(ms), target };
+        let stages = stages.iter().map(stage).collect();
+        Scenario { users, publish, stages, ..Scenario::default() }
+    }
+
+    fn schedule(stages: &[(u64, u32)]) -> Schedule {
+        Schedule::new(&scenario(100, Publish::Nothing, stages))
+    }
+
+    fn ms(range: Range<u64>) -> Range<Duration> {
+        Duration::from_millis(range.start)..Duration::from_millis(range.end)
+    }
+
+    #[test]
+    fn users_join_in_order_and_leave_in_the_opposite_one() {
+        let schedule = schedule(&[(1_000, 4), (2_000, 4), (400, 0)]);
+        assert_eq!(schedule.active(0), [ms(0..3_400)]);
+        assert_eq!(schedule.active(1), [ms(250..3_300)]);
+        assert_eq!(schedule.active(3), [ms(750..3_100)]);
+        assert_eq!(schedule.active(4), []);
+        assert_eq!(schedule.end(), Duration::from_millis(3_400));
+    }
+
+    #[test]
+    fn neighbours_of_one_phase_are_merged() {
+        let schedule = schedule(&[(100, 2), (100, 4), (50, 4), (50, 4), (0, 1), (20, 1), (10, 0)]);
+        let expected = [
+            (Phase::RampUp, ms(0..200)),
+            (Phase::Plateau, ms(200..320)),
+            (Phase::RampDown, ms(320..330)),
+        ];
+        assert_eq!(schedule.phases, expected);
+    }
+
+    #[test]
+    fn only_the_plateau_counts_where_there_is_one() {
+        let with = schedule(&[(100, 0), (100, 4), (100, 4), (100, 0)]);
+        let counts = [50, 150, 200, 299, 300].map(|it| with.is_measured(Duration::from_millis(it)));
+        assert_eq!(counts, [false, false, true, true, false]);
+        let without = schedule(&[(100, 4), (100, 0)]);
+        assert!(without.is_measured(Duration::ZERO) && without.is_measured(without.end()));
+    }
+
+    #[test]
+    fn a_stage_without_length_jumps() {
+        let schedule = schedule(&[(0, 4), (100, 4), (0, 2), (100, 2)]);
+        assert_eq!(schedule.active(1), [ms(0..200)]);
+        assert_eq!(schedule.active(2), [ms(0..100)]);
+        assert_eq!(schedule.active_at(Duration::ZERO), 4);
+        assert_eq!(schedule.active_at(Duration::from_millis(100)), 2);
+    }
+
+    #[test]
+    fn who_leaves_and_joins_at_once_stays() {
+        let schedule = schedule(&[(100, 4), (100, 2), (100, 4)]);
+        assert_eq!(schedule.active(2), [ms(50..300)]);
+        assert_eq!(schedule.active(3), [ms(75..150), ms(250..300)]);
+    }
+
+    #[test]
+    fn only_open_models_have_a_pace() {
+        let pace = |publish, user| {
+            let scenario = Scenario { publishers: Some(5), ..scenario(10, publish, &[]) };
+            Pace::new(&scenario, user, ms(0..1_000))
+        };
+        assert!(pace(Publish::Nothing, 0).is_none());
+        assert!(pace(Publish::Closed { think_time: Duration::ZERO }, 0).is_none());
+        assert!(pace(Publish::Window { publishes: 1 }, 0).is_none());
+        assert!(pace(Publish::Paced { rate_per_user: 1.0 }, 4).is_some());
+        assert!(pace(Publish::Paced { rate_per_user: 1.0 }, 5).is_none());
+        assert!(pace(Publish::Open { rate: 1.0 }, 5).is_some());
+    }
+
+    #[test]
+    fn the_turns_of_all_users_fill_the_period_evenly() {
+        let scenario = scenario(10, Publish::Paced { rate_per_user: 1.0 }, &[]);
+        for user in 0..10 {
+            let pace = Pace::new(&scenario, user, ms(500..10_500)).unwrap();
+            for (n, due) in pace.enumerate() {
+                let first = if user < 5 { 1_000 } else { 0 } + u64::from(user) * 100;
+                let turn = Duration::from_millis(first) + Duration::from_secs(n as u64);
+                assert!((turn..turn + Duration::from_millis(101)).contains(&due), "{user} {due:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn users_and_seeds_have_a_randomness_of_their_own() {
+        let of = |seed, user| {
+            let publish = Publish::Open { rate: 100.0 };
+            let scenario = Scenario { seed, ..scenario(10, publish, &[]) };
+            Pace::new(&scenario, user, ms(0..1_000)).unwrap().collect::<Vec<_>>()
+        };
+        assert_eq!(of(1, 2), of(1, 2));
+        assert_ne!(of(1, 2), of(1, 3));
+        assert_ne!(of(1, 2), of(2, 2));
+    }
+
+    #[test]
+    fn after_a_week_a_user_is_still_in_time() {
+        let week = 7 * 24 * 3_600 * 1_000;
+        let scenario = scenario(3, Publish::Paced { rate_per_user: 0.3 }, &[]);
+        let last = Pace::new(&scenario, 0, ms(0..week)).unwrap().enumerate().last().unwrap();
+        let exact = last.0 as f64 / 0.3;
+        let late = last.1.as_secs_f64() - exact;
+        assert!((-1e-6..=1.0 / 3.0 + 1e-6).contains(&late), "{late}");
+    }
+
+    proptest! {
+        #[test]
+        fn active_ranges_agree_with_the_number(
+            stages in prop::collection::vec((0_u64..50, 0_u32..7), 1..8),
+            odd in 0_u64..1_000,
+        ) {
+            let schedule = schedule(&stages);
+            let ranges: Vec<_> = (0..8).map(|user| schedule.active(user)).collect();
+            let end = schedule.end();
+            let mut moments: Vec<_> = ranges.iter().flatten().flat_map(|it| [it.start, it.end]).collect();
+            moments.extend((0..=end.as_millis() as u64 + 1).map(Duration::from_millis));
+            for at in moments.clone() {
+                moments.extend(at.checked_sub(Duration::from_nanos(1)));
+                moments.push(at + Duration::from_nanos(odd));
+            }
+            for at in moments {
+                let active = schedule.active_at(at);
+                for (user, ranges) in ranges.iter().enumerate() {
+                    let is_active = ranges.iter().any(|range| range.contains(&at));
+                    prop_assert_eq!(is_active, (user as u32) < active, "user {} at {:?}", user, at);
+                }
+            }
+        }
+
+        #[test]
+        fn phases_are_dense_and_their_ranges_are_in_order(
+            stages in prop::collection::vec((0_u64..50, 0_u32..7), 1..8),
+        ) {
+            let schedule = schedule(&stages);
+            let mut end = Duration::ZERO;
+            for (at, (phase, span)) in schedule.phases.iter().enumerate() {
+                prop_assert_eq!(span.start, end);
+                prop_assert!(span.start < span.end);
+                prop_assert!(at == 0 || schedule.phases[at - 1].0 != *phase);
+                end = span.end;
+            }
+            prop_assert_eq!(end, schedule.end());
+            for user in 0..8 {
+                let active = schedule.active(user);
+                prop_assert!(active.iter().all(|it| it.start < it.end && it.end <= end));
+                prop_assert!(active.windows(2).all(|two| two[0].end < two[1].start));
+            }
+        }
+
+        #[test]
+        fn a_pace_keeps_its_rate_and_its_range(
+            rate in 0.5_f64..50.0,
+            begins in 0_u64..10_000,
+            user in 0_u32..20,
+            seed: u64,
+            is_open: bool,
+        ) {
+            let publish = if is_open {
+                Publish::Open { rate }
+            } else {
+                Publish::Paced { rate_per_user: rate }
+            };
+            let scenario = Scenario { seed, ..scenario(20, publish, &[]) };
+            let active = ms(begins..begins + 2_000_000);
+            let dues: Vec<_> = Pace::new(&scenario, user, active.clone()).unwrap().collect();
+            prop_assert!(dues.iter().all(|due| active.contains(due)));
+            prop_assert!(dues.is_sorted());
+            let expected = rate * 2_000.0;
+            // Arrivals vary by the root of their number; six of them are beyond chance.
+            let tolerance = if is_open { 6.0 * expected.sqrt() } else { 1.5 };
+            prop_assert!((dues.len() as f64 - expected).abs() <= tolerance, "{} of {expected}", dues.len());
+        }
     }
 }
