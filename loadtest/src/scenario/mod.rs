@@ -1,26 +1,34 @@
 //! What a run does: a scenario file and flags → one checked [`Scenario`].
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
+use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
 
+use crate::Failure;
+
 pub(crate) mod chaos;
+mod check;
+pub(crate) mod figure;
+mod file;
+mod flags;
 pub(crate) mod schedule;
+mod suggestion;
 pub(crate) mod threshold;
 
 use chaos::Chaos;
+pub(crate) use flags::{Flags, Overrides};
 use threshold::Threshold;
 
 /// Everything that a run needs to know but which server it meets.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Scenario {
-    /// The file's stem, or `flags`.
-    #[serde(skip_deserializing)]
+    /// The file's stem.
     pub(crate) name: String,
     /// One sentence for people.
     pub(crate) about: String,
-    /// Users at the most. Stages without targets of their own rise to it.
+    /// Users at the most.
     pub(crate) users: u32,
     /// How the number of active users moves over time: linearly to each target in turn.
     pub(crate) stages: Vec<Stage>,
@@ -55,12 +63,11 @@ pub(crate) struct Scenario {
 impl Default for Scenario {
     /// The reference workload: everybody in one channel, each sending now and then.
     fn default() -> Self {
-        let stage = |seconds, target| Stage { duration: Duration::from_secs(seconds), target };
         Self {
-            name: "flags".to_owned(),
+            name: "unnamed".to_owned(),
             about: String::new(),
             users: 425,
-            stages: vec![stage(10, 425), stage(60, 425), stage(10, 0)],
+            stages: three_stages(425, [10, 60, 10].map(Duration::from_secs)),
             login: Login::First,
             logins_max: 8,
             idle: Duration::from_secs(2),
@@ -77,6 +84,85 @@ impl Default for Scenario {
             server: BTreeMap::new(),
         }
     }
+}
+
+/// Those that come with the program: a name, and the file.
+const SHIPPED: [(&str, &str); 10] = [
+    ("reference-250", include_str!("../../scenarios/reference-250.toml")),
+    ("reference-425", include_str!("../../scenarios/reference-425.toml")),
+    ("auth-storm", include_str!("../../scenarios/auth-storm.toml")),
+    ("connect-storm", include_str!("../../scenarios/connect-storm.toml")),
+    ("reconnect-storm", include_str!("../../scenarios/reconnect-storm.toml")),
+    ("slow-readers", include_str!("../../scenarios/slow-readers.toml")),
+    ("many-channels", include_str!("../../scenarios/many-channels.toml")),
+    ("soak", include_str!("../../scenarios/soak.toml")),
+    ("saturate", include_str!("../../scenarios/saturate.toml")),
+    ("idle", include_str!("../../scenarios/idle.toml")),
+];
+
+impl Scenario {
+    /// The names of the scenarios that come with the program.
+    pub(crate) fn shipped() -> impl Iterator<Item = &'static str> {
+        SHIPPED.iter().map(|(name, _)| *name)
+    }
+
+    /// A shipped scenario, or the one in a file, with what the flags say instead. What it says as a
+    /// whole is for [`check`](Self::check) to judge, so that one can still change it.
+    pub(crate) fn load(name_or_path: &str, overrides: &Overrides) -> Result<Self, Failure> {
+        let shipped = SHIPPED.iter().find(|(name, _)| *name == name_or_path);
+        let scenario = if let Some((name, text)) = shipped {
+            file::parse(name, text).context(format!("scenario {name}"))
+        } else {
+            Self::read(Path::new(name_or_path))
+        };
+        let mut scenario = scenario.map_err(Failure::Configuration)?;
+        overrides.apply(&mut scenario).map_err(Failure::Configuration)?;
+        Ok(scenario)
+    }
+
+    fn read(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        if !path.exists() {
+            let names: Vec<_> = Self::shipped().collect();
+            let meant = suggestion::nearest(&shown.to_string(), names.iter().copied());
+            let meant = meant.map(|it| format!("did you mean `{it}`? ")).unwrap_or_default();
+            let names = names.join(", ");
+            return Err(anyhow!(
+                "there is no scenario and no file `{shown}`: {meant}The scenarios are {names}"
+            ));
+        }
+        let text = std::fs::read_to_string(path);
+        let text = text.with_context(|| format!("the scenario {shown} cannot be read"))?;
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+        file::parse(&stem, &text).context(shown.to_string())
+    }
+
+    /// Changes the number of users, and the stages in proportion.
+    pub(crate) fn set_users(&mut self, users: u32) {
+        for stage in &mut self.stages {
+            let target = u64::from(stage.target) * u64::from(users);
+            let target = target.div_ceil(u64::from(self.users.max(1)));
+            stage.target = u32::try_from(target).unwrap_or(u32::MAX);
+        }
+        self.users = users;
+    }
+
+    /// The lengths of ramp-up, plateau and ramp-down, if these are the stages.
+    fn three_stages(&self) -> Option<[Duration; 3]> {
+        let [up, plateau, down] = self.stages.as_slice() else { return None };
+        let targets = [up.target, plateau.target, down.target];
+        (targets == [self.users, self.users, 0]).then_some([
+            up.duration,
+            plateau.duration,
+            down.duration,
+        ])
+    }
+}
+
+/// A ramp-up, a plateau and a ramp-down of these lengths.
+fn three_stages(users: u32, [up, plateau, down]: [Duration; 3]) -> Vec<Stage> {
+    let stage = |duration, target| Stage { duration, target };
+    vec![stage(up, users), stage(plateau, users), stage(down, 0)]
 }
 
 /// Part of a run in which the number of active users moves linearly.
@@ -140,3 +226,6 @@ pub(crate) struct SlowReaders {
     /// How much each of them reads. 0: nothing.
     pub(crate) bytes_per_second: u32,
 }
+
+#[cfg(test)]
+mod tests;
