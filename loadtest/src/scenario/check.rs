@@ -109,7 +109,7 @@ impl Scenario {
 }
 
 /// Raises the soft limit, if it is too low and the hard one is not.
-fn allow_open_files(needed: u32) -> Result<()> {
+pub(super) fn allow_open_files(needed: u32) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let suffices = |limit: Option<u64>| limit.is_none_or(|limit| limit >= u64::from(needed));
     if suffices(limit.current) {

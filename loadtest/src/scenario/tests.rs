@@ -244,6 +244,14 @@ fn what_cannot_be_run_is_refused_with_the_reason() {
 }
 
 #[test]
+fn too_few_open_files_are_told_with_the_remedy() {
+    // No system can allow so many.
+    let refused = check::allow_open_files(u32::MAX).unwrap_err().to_string();
+    assert!(refused.starts_with("it needs 4294967295 open files, and "), "{refused}");
+    assert!(refused.ends_with("raise it with `ulimit -n 4294967295`"), "{refused}");
+}
+
+#[test]
 fn a_scenario_survives_the_outcome() {
     for name in Scenario::shipped() {
         let scenario = Scenario::load(name, &Overrides::default()).unwrap();
