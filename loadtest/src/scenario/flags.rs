@@ -8,7 +8,9 @@ use super::{Login, Publish, Scenario, chaos::Chaos, three_stages, threshold::Thr
 use crate::Failure;
 
 /// Which scenario, and what to change in it.
+// A group of clap's is named after its struct, and those who flatten this one are named `Flags` too.
 #[derive(clap::Args, Clone, Debug)]
+#[group(id = "scenario-flags")]
 pub(crate) struct Flags {
     /// A scenario that comes with the program, or the path of a TOML file.
     #[arg(long, value_name = "NAME|FILE", default_value = "reference-425")]
@@ -26,7 +28,7 @@ impl Flags {
 
 /// What the command line says instead of the scenario.
 #[derive(clap::Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Instead of what the scenario says")]
+#[group(id = "scenario-overrides")]
 pub(crate) struct Overrides {
     /// Users; the targets of the stages change in proportion.
     #[arg(long)]
@@ -43,6 +45,7 @@ pub(crate) struct Overrides {
     /// Closed model: each user has so many publishes under way.
     #[arg(long, value_name = "PUBLISHES", group = "publish")]
     pub(crate) window: Option<u32>,
+    /// Channels in all.
     #[arg(long)]
     pub(crate) channels: Option<u32>,
     /// Channels that each user is subscribed to.

@@ -184,7 +184,7 @@ pub(crate) enum Login {
     /// Each logs in, connects and subscribes when it becomes active.
     During,
     /// Nobody logs in by password: tokens are given, or signed with the key of a started server.
-    /// Connections are made as with `First`.
+    /// Connections are made as with `first`.
     None,
 }
 

@@ -7,12 +7,23 @@ use super::*;
 #[derive(clap::Parser)]
 struct Line {
     #[command(flatten)]
-    flags: Flags,
+    run: run::Flags,
+}
+
+/// As a subcommand has them, which gives its own the same name.
+mod run {
+    #[derive(clap::Args)]
+    pub(super) struct Flags {
+        #[command(flatten)]
+        pub(super) scenario: super::Flags,
+        #[arg(long)]
+        another: bool,
+    }
 }
 
 fn load(flags: &[&str]) -> Result<Scenario, Failure> {
     let line = Line::try_parse_from(["loadtest"].iter().chain(flags)).unwrap();
-    line.flags.load()
+    line.run.scenario.load()
 }
 
 fn parse(text: &str) -> Result<Scenario, String> {
@@ -172,6 +183,14 @@ fn flags_win_over_the_file() {
     };
     assert_eq!(scenario, expected);
     assert_eq!(load(&["--open-rate=5"]).unwrap().publish, Publish::Open { rate: 5.0 });
+}
+
+#[test]
+fn the_flags_of_a_subcommand_can_stand_beside_them() {
+    let line = <Line as clap::CommandFactory>::command();
+    line.clone().debug_assert();
+    let another = line.get_arguments().find(|it| it.get_id() == "another").unwrap();
+    assert_eq!(another.get_help_heading(), None);
 }
 
 #[test]
