@@ -115,7 +115,7 @@ pub(super) fn allow_open_files(needed: u32) -> Result<()> {
     if suffices(limit.current) {
         return Ok(());
     }
-    let raised = Rlimit { current: limit.maximum, ..limit.clone() };
+    let raised = Rlimit { current: limit.maximum, ..limit };
     if suffices(limit.maximum) && setrlimit(Resource::Nofile, raised).is_ok() {
         return Ok(());
     }
