@@ -1,7 +1,7 @@
 //! Random histories: a sound one has no violation, and one with a defect has at least one.
 
 use proptest::prelude::*;
-use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
+use rand::{SeedableRng as _, rngs::SmallRng, seq::IndexedRandom as _};
 
 use super::*;
 
