@@ -18,8 +18,8 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use hubbub::{
-    client::{Client, Delivery, HistoryFrom, PublishOptions, Subscription},
-    log::place::{ClientMessageId, Sequence},
+    client::{Client, Delivery, HistoryFrom, Message, PublishOptions, Subscription},
+    log::place::{ClientMessageId, Sequence, UserId},
 };
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use serde_json::{Value, json};
@@ -27,7 +27,7 @@ use tokio::{sync::watch, task::JoinSet};
 
 use crate::{
     Failure, Verdict,
-    audit::earlier::{Audit, Fingerprint},
+    audit::{Audit, Digest, Place, Reader},
     latency::Latency,
     server::disk::Disk,
     server::{self, Server, Setup},
@@ -65,7 +65,7 @@ pub(crate) struct Flags {
     binary: Option<PathBuf>,
 }
 
-/// The channels, as the audit counts them.
+/// The channels.
 const CHANNELS: [&str; 2] = ["crash-0", "crash-1"];
 /// Clients that subscribe to all channels.
 const READERS: usize = 2;
@@ -96,6 +96,8 @@ fn parse_range(text: &str) -> Result<(u64, u64), String> {
 /// What the clients share.
 struct Shared {
     audit: Mutex<Audit>,
+    /// Of the channels, in their order.
+    places: [Place; CHANNELS.len()],
     /// Publishes that had to be sent again, because the server was gone before it answered.
     retried: AtomicU64,
     /// Becomes true when the writers are to stop.
@@ -202,8 +204,11 @@ async fn crash(flags: &Flags, machine: &mut Machine, mut random: SmallRng) -> Re
     for channel in CHANNELS {
         auditor.client.create_channel(channel).await.context("a channel cannot be made")?;
     }
+    let mut audit = Audit::default();
+    let places = CHANNELS.map(|name| audit.channel(name));
     let shared = Arc::new(Shared {
-        audit: Mutex::new(Audit::new(CHANNELS.len(), READERS)),
+        audit: Mutex::new(audit),
+        places,
         retried: AtomicU64::new(0),
         is_over: watch::Sender::new(false),
     });
@@ -214,7 +219,10 @@ async fn crash(flags: &Flags, machine: &mut Machine, mut random: SmallRng) -> Re
         let user = log_in(format!("reader-{reader}")).await?;
         for (channel, name) in CHANNELS.iter().enumerate() {
             let subscription = user.client.subscribe(name, None).await?;
-            readers.spawn(read(Arc::clone(&shared), reader, channel, subscription));
+            // Nobody has published yet.
+            let counted = shared.audit().subscribed(user.id.0, places[channel], 0);
+            let name = format!("reader-{reader}");
+            readers.spawn(read(Arc::clone(&shared), user.id, name, counted, subscription));
         }
     }
     let mut writers = JoinSet::new();
@@ -262,7 +270,7 @@ async fn crash(flags: &Flags, machine: &mut Machine, mut random: SmallRng) -> Re
     let heads = check_history(&shared, &auditor.client).await?;
     let complete = || {
         let audit = shared.audit();
-        heads.iter().enumerate().all(|(channel, head)| audit.is_complete(channel, *head))
+        places.iter().zip(&heads).all(|(place, head)| audit.is_complete(*place, head.0))
     };
     let begun = Instant::now();
     while !complete() && begun.elapsed() < DRAIN_TIMEOUT && shared.audit().violations() == 0 {
@@ -270,7 +278,8 @@ async fn crash(flags: &Flags, machine: &mut Machine, mut random: SmallRng) -> Re
     }
     readers.abort_all();
     let mut audit = shared.audit();
-    heads.iter().enumerate().for_each(|(channel, head)| audit.end_delivery(channel, *head));
+    places.iter().zip(&heads).for_each(|(place, head)| audit.end_delivery(*place, head.0));
+    let findings = audit.findings();
     per_life.sort_unstable();
     Ok(Run {
         crashes: per_life.len(),
@@ -284,9 +293,9 @@ async fn crash(flags: &Flags, machine: &mut Machine, mut random: SmallRng) -> Re
             per_life.get(per_life.len() / 2).copied().unwrap_or_default(),
         ],
         restarts,
-        lost: audit.lost(),
-        violations: audit.violations(),
-        evidence: audit.evidence().iter().map(ToString::to_string).collect(),
+        lost: findings.acknowledged_lost,
+        violations: findings.violations,
+        evidence: findings.evidence,
     })
 }
 
@@ -300,17 +309,18 @@ async fn write(shared: Arc<Shared>, user: User, author: u64) {
         let channel = usize::try_from((author + n) % 2).unwrap_or_default();
         let id = ClientMessageId(((author + 1) << 40) | n);
         let body = body(id);
-        let message = Fingerprint::new(user.id, id, &body);
-        shared.audit().publishing(message);
+        let (place, message) = (shared.places[channel], digest(user.id, id, &body));
+        shared.audit().publishing(place, message);
         let options =
             PublishOptions { client_message_id: Some(id), timeout: Some(PUBLISH_TIMEOUT) };
         match user.client.publish_with(CHANNELS[channel], &body, options).await {
             Ok(published) => {
                 shared.retried.fetch_add(u64::from(published.attempts > 1), Ordering::Relaxed);
-                shared.audit().acknowledged(channel, published.position.sequence, message);
+                shared.audit().acknowledged(place, published.position.sequence.0, message);
             }
             Err(error) => {
-                shared.audit().ended(format!("writer {author}"), users::in_full(&error));
+                let error = format!("it wrote as author {author}: {}", users::in_full(&error));
+                shared.audit().ended(user.id.0, error);
                 return;
             }
         }
@@ -324,36 +334,52 @@ fn body(id: ClientMessageId) -> String {
     format!("{:x} {}", id.0, "x".repeat(padding))
 }
 
-async fn read(shared: Arc<Shared>, reader: usize, channel: usize, mut subscription: Subscription) {
+fn digest(user: UserId, id: ClientMessageId, body: &str) -> Digest {
+    Digest::new(user.0, id.0, body.as_bytes())
+}
+
+fn digest_of(message: &Message) -> Digest {
+    digest(message.user, message.client_message_id.unwrap_or(ClientMessageId(0)), &message.body)
+}
+
+async fn read(
+    shared: Arc<Shared>,
+    user: UserId,
+    name: String,
+    reader: Reader,
+    mut subscription: Subscription,
+) {
     while let Some(delivery) = subscription.next().await {
         let mut audit = shared.audit();
         match delivery {
             Ok(Delivery::Message(message)) => {
-                audit.delivered(channel, reader, message.sequence, Fingerprint::of(&message));
+                audit.delivered(reader, message.sequence.0, digest_of(&message));
             }
-            Ok(Delivery::Gap { from, to }) => audit.skipped(channel, reader, from, to),
-            Ok(Delivery::Reset { head }) => audit.started_over(channel, reader, head.sequence),
-            Err(error) => audit.ended(format!("reader {reader}"), users::in_full(&error)),
+            Ok(Delivery::Gap { from, to }) => audit.skipped(reader, from.0, to.0),
+            Ok(Delivery::Reset { head }) => audit.started_over(reader, head.sequence.0),
+            Err(error) => {
+                audit.ended(user.0, format!("it read as {name}: {}", users::in_full(&error)))
+            }
         }
     }
 }
 
 /// Reads on in the history of all channels, and answers where they end.
 async fn check_history(shared: &Shared, client: &Client) -> Result<Vec<Sequence>> {
-    let seen = shared.audit().seen();
+    shared.audit().go_on_with_history();
     let mut heads = Vec::new();
-    for (channel, name) in CHANNELS.iter().enumerate() {
+    for (place, name) in shared.places.into_iter().zip(CHANNELS) {
         loop {
-            let after = shared.audit().history_read(channel);
+            let after = Sequence(shared.audit().history_read(place));
             let page = client.history(name, HistoryFrom::After(after), PAGE).await;
             let page = page.context("history cannot be read")?;
             let mut audit = shared.audit();
             for message in &page.messages {
-                audit.history(channel, message.sequence, Fingerprint::of(message));
+                audit.history(place, message.sequence.0, digest_of(message));
             }
-            let has_all = audit.history_read(channel) >= page.head_sequence;
+            let has_all = audit.history_read(place) >= page.head_sequence.0;
             if page.messages.is_empty() || has_all {
-                audit.end_history(channel, page.head_sequence, &seen);
+                audit.end_history(place, page.head_sequence.0);
                 heads.push(page.head_sequence);
                 break;
             }

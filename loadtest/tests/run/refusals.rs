@@ -1,0 +1,111 @@
+//! What an operator gets wrong, and the sentence that says so.
+
+use std::fs;
+
+use tokio::process::Command;
+
+use crate::harness::{LOADTEST, Server, loadtest, ran};
+
+/// The exit codes of k6.
+const BROKEN: i32 = 99;
+const BAD_CONFIGURATION: i32 = 104;
+const ABORTED: i32 = 105;
+
+/// A short run of few.
+const SHORT: [&str; 5] =
+    ["--users=4", "--rate-per-user=5", "--ramp-up=1s", "--plateau=1s", "--ramp-down=1s"];
+
+#[tokio::test]
+async fn a_mistake_in_a_scenario_file_is_named_with_its_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine.toml");
+    let path = file.to_str().unwrap();
+    let mistakes = [
+        ("userz = 3", "userz"),
+        ("users = \"many\"", "many"),
+        ("users = -3", "-3"),
+        ("stages = [{ duration = \"fast\", target = 3 }]", "fast"),
+        ("thresholds = [\"quick\"]", "quick"),
+        ("publish = { model = \"eager\" }", "eager"),
+    ];
+    for (text, name) in mistakes {
+        fs::write(&file, text).unwrap();
+        let ran = loadtest(&["run", "--start-server", "--scenario", path]).await;
+        ran.assert_refused(BAD_CONFIGURATION, &["mine.toml", name]);
+    }
+}
+
+#[tokio::test]
+async fn a_scenario_that_is_not_there_is_named() {
+    let ran = loadtest(&["run", "--start-server", "--scenario", "marathon"]).await;
+    ran.assert_refused(BAD_CONFIGURATION, &["marathon"]);
+    let ran = loadtest(&["run", "--start-server", "--scenario", "no/such/file.toml"]).await;
+    ran.assert_refused(BAD_CONFIGURATION, &["no/such/file.toml"]);
+}
+
+#[tokio::test]
+async fn a_threshold_or_chaos_that_means_nothing_is_named() {
+    for threshold in ["deliver.p99 is low", "deliver.p99<", "<100ms", "deliver.p99<soon"] {
+        let ran = loadtest(&["run", "--start-server", "--threshold", threshold]).await;
+        ran.assert_refused(BAD_CONFIGURATION, &[threshold]);
+    }
+    for chaos in ["earthquake", "kill*", "kill@soon", "stop@3s"] {
+        let ran = loadtest(&["run", "--start-server", "--chaos", chaos]).await;
+        ran.assert_refused(BAD_CONFIGURATION, &[chaos]);
+    }
+}
+
+#[tokio::test]
+async fn chaos_needs_a_server_of_our_own() {
+    let ran = loadtest(&["run", "--server", "http://127.0.0.1:1", "--chaos", "kill*3"]).await;
+    ran.assert_refused(BAD_CONFIGURATION, &["--chaos", "--start-server"]);
+}
+
+#[tokio::test]
+async fn either_a_server_is_named_or_one_is_started() {
+    let names = ["--server", "--start-server"];
+    let ran = loadtest(&["run"]).await;
+    ran.assert_refused(BAD_CONFIGURATION, &names);
+    let ran = loadtest(&["run", "--start-server", "--server", "http://127.0.0.1:1"]).await;
+    ran.assert_refused(BAD_CONFIGURATION, &names);
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_ends_the_run() {
+    let ran = loadtest(&["run", "--server", "http://127.0.0.1:1", "--users=4"]).await;
+    ran.assert_refused(ABORTED, &["no server answers", "127.0.0.1:1"]);
+}
+
+#[tokio::test]
+async fn a_wrong_token_ends_the_run_with_the_servers_word_for_it() {
+    let server = Server::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens");
+    fs::write(&file, "this is no token\n").unwrap();
+    let url = server.url();
+    let tokens = file.to_str().unwrap();
+    let mut arguments = vec!["run", "--server", &url, "--auth", "none", "--tokens", tokens];
+    arguments.extend(SHORT);
+    loadtest(&arguments).await.assert_refused(ABORTED, &["invalid_token"]);
+}
+
+#[tokio::test]
+async fn too_few_file_descriptors_are_noticed_before_anything_is_done() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64; exec \"$0\" \"$@\"", LOADTEST]);
+    command.args(["run", "--start-server", "--users=100"]);
+    ran(command).await.assert_refused(BAD_CONFIGURATION, &["ulimit -n"]);
+}
+
+#[tokio::test]
+async fn a_threshold_that_does_not_hold_fails_a_sound_run() {
+    let mut arguments = vec!["run", "--start-server", "--json", "--threshold=deliver.p99<0.001ms"];
+    arguments.extend(SHORT);
+    let outcome = loadtest(&arguments).await.outcome(BROKEN);
+    outcome.assert_sound();
+    let thresholds = outcome.0["thresholds"].as_array().unwrap();
+    assert_eq!(thresholds.len(), 1);
+    assert_eq!(thresholds[0]["holds"], false);
+    assert_eq!(thresholds[0]["text"], "deliver.p99<0.001ms");
+    assert_eq!(thresholds[0]["value"].as_f64(), Some(outcome.figure("deliver.p99")));
+}
