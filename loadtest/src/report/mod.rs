@@ -3,3 +3,11 @@
 pub(crate) mod live;
 pub(crate) mod page;
 pub(crate) mod summary;
+
+mod axis;
+mod charts;
+mod plot;
+mod words;
+
+#[cfg(test)]
+mod example;
