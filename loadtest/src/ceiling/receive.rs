@@ -85,7 +85,7 @@ impl Receiver {
         Ok(Self { poll, readers, tally: Tally::new(origin) })
     }
 
-    /// Counts for so long, after a while in which nothing is counted.
+    /// Counts for so long, after a while in which nothing is counted but what is wrong.
     pub(super) fn receive(&mut self, warm_up: Duration, run: Duration) -> Result<Received> {
         self.receive_for(warm_up)?;
         self.tally.deliveries = 0;
