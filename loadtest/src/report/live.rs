@@ -4,7 +4,7 @@
 //! All of it goes to stderr: stdout belongs to the summary or the JSON. It draws when it is told
 //! something and has no thread of its own, so that it takes nothing from the generator.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -20,15 +20,14 @@ const LINE_EVERY: f64 = 10.0;
 #[derive(Debug)]
 pub(crate) struct Live {
     progress: Progress,
-    /// Absent where stderr is no terminal.
+    /// Absent where stderr is no terminal, or one that cannot move its cursor.
     bars: Option<Bars>,
 }
 
 impl Live {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let progress = Progress::new(scenario);
-        let is_terminal = std::io::stderr().is_terminal();
-        let bars = is_terminal.then(Bars::new);
+        let bars = Bars::new();
         if let Some(bars) = &bars {
             bars.say(&format!("{}: {}", scenario.name, words::workload(scenario)));
         }
@@ -86,8 +85,11 @@ struct Bars {
 }
 
 impl Bars {
-    fn new() -> Self {
+    fn new() -> Option<Self> {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        if all.is_hidden() {
+            return None;
+        }
         let line = |template| {
             let bar = all.add(ProgressBar::new(0));
             bar.set_style(style(template));
@@ -95,7 +97,7 @@ impl Bars {
         };
         let progress = line(SPINNER);
         let figures = [line(FIGURES), line(FIGURES), line(FIGURES)];
-        Self { all, progress, figures }
+        Some(Self { all, progress, figures })
     }
 
     fn draw(&self, progress: &Progress, second: Option<&Second>) {
