@@ -104,20 +104,20 @@ impl Form {
         }
     }
 
-    /// How the server writes messages: the records are copied as the log holds them.
-    fn server(run: Run, expected: &proto::ServerEnvelope) -> Self {
-        let expected = expected.encode_to_vec();
+    /// How the server writes messages. In protobuf the records are copied as the log holds them; in
+    /// JSON they are read first.
+    fn server(name: &'static str, encoding: Encoding, run: Run, expected: &[u8]) -> Self {
         let mut written = BytesMut::new();
-        encode::messages(Encoding::Proto, CHANNEL, &run, &mut written);
-        assert!(written == expected, "the server's own path writes other bytes than prost");
+        encode::messages(encoding, CHANNEL, &run, &mut written);
+        assert!(written == expected, "{name} writes other bytes than the library");
         let bytes = written.len();
         Self {
-            name: "protobuf (the server's own path)",
+            name,
             bytes,
             encode: Box::new(move |times| {
                 for _ in 0..times {
                     let mut out = BytesMut::with_capacity(bytes);
-                    encode::messages(Encoding::Proto, CHANNEL, black_box(&run), &mut out);
+                    encode::messages(encoding, CHANNEL, black_box(&run), &mut out);
                     black_box(out);
                 }
             }),
@@ -194,10 +194,13 @@ fn delivery(messages: u32) -> Vec<Form> {
     let mut written = BytesMut::new();
     encode::messages(Encoding::Proto, CHANNEL, &run, &mut written);
     let envelope = proto::ServerEnvelope::decode(written).expect("the server writes envelopes");
+    let json = serde_json::to_vec(&envelope).expect("it has a JSON form");
+    let protobuf = envelope.encode_to_vec();
     vec![
         Form::json("JSON (serde_json, plain)", &plain),
         Form::json("JSON (subprotocol, proto3 mapping)", &envelope),
-        Form::server(run, &envelope),
+        Form::server("JSON (the server's own path)", Encoding::Json, run.clone(), &json),
+        Form::server("protobuf (the server's own path)", Encoding::Proto, run, &protobuf),
         Form::protobuf("protobuf (prost)", &envelope),
     ]
 }

@@ -46,7 +46,7 @@ impl Axis {
     /// From 0 to a round number that is not below this one.
     pub(super) fn linear(most: f64) -> Self {
         let most = most.max(f64::MIN_POSITIVE);
-        let step = nice_step(most, 4.0);
+        let step = nice_step(most, 5.0);
         let steps = (most / step - 1e-9).ceil();
         let ticks = std::iter::successors(Some(0.0), |at| Some(at + 1.0));
         let ticks = ticks.take_while(|at| *at <= steps).map(|at| at * step).collect();
@@ -91,7 +91,7 @@ pub(super) fn tick_label(value: f64) -> String {
     };
     match value.abs() {
         large if large >= 999_999.5 => short(value / 1e6, "M"),
-        large if large >= 9_999.5 => short(value / 1e3, "k"),
+        large if large >= 999.5 => short(value / 1e3, "k"),
         _ => short(value, ""),
     }
 }
@@ -143,13 +143,13 @@ mod tests {
     #[test]
     fn ticks_of_an_axis_are_short() {
         let labels = [0.0, 0.05, 2_500.0, 12_500.0, 3_000_000.0].map(tick_label);
-        assert_eq!(labels, ["0", "0.05", "2500", "12.5k", "3M"]);
+        assert_eq!(labels, ["0", "0.05", "2.5k", "12.5k", "3M"]);
     }
 
     #[test]
     fn a_linear_axis_ends_with_a_label_above_the_largest_value() {
         let axis = Axis::linear(425.0);
-        assert_eq!((axis.range, axis.ticks.last()), (0.0..600.0, Some(&600.0)));
+        assert_eq!((axis.range, axis.ticks.last()), (0.0..500.0, Some(&500.0)));
         assert_eq!(Axis::linear(100.0).range.end, 100.0);
     }
 

@@ -4,14 +4,14 @@
 //! All of it goes to stderr: stdout belongs to the summary or the JSON. It draws when it is told
 //! something and has no thread of its own, so that it takes nothing from the generator.
 
-use std::{io::IsTerminal as _, time::Duration};
+use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::words;
 use crate::{
     outcome::Second,
-    scenario::{Login, Scenario, schedule::Phase},
+    scenario::{Login, Scenario, Stage, schedule::Phase},
 };
 
 /// Between two lines where there is no terminal, in seconds.
@@ -20,15 +20,14 @@ const LINE_EVERY: f64 = 10.0;
 #[derive(Debug)]
 pub(crate) struct Live {
     progress: Progress,
-    /// Absent where stderr is no terminal.
+    /// Absent where stderr is no terminal, or one that cannot move its cursor.
     bars: Option<Bars>,
 }
 
 impl Live {
     pub(crate) fn new(scenario: &Scenario) -> Self {
         let progress = Progress::new(scenario);
-        let is_terminal = std::io::stderr().is_terminal();
-        let bars = is_terminal.then(Bars::new);
+        let bars = Bars::new();
         if let Some(bars) = &bars {
             bars.say(&format!("{}: {}", scenario.name, words::workload(scenario)));
         }
@@ -86,8 +85,11 @@ struct Bars {
 }
 
 impl Bars {
-    fn new() -> Self {
+    fn new() -> Option<Self> {
         let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        if all.is_hidden() {
+            return None;
+        }
         let line = |template| {
             let bar = all.add(ProgressBar::new(0));
             bar.set_style(style(template));
@@ -95,7 +97,7 @@ impl Bars {
         };
         let progress = line(SPINNER);
         let figures = [line(FIGURES), line(FIGURES), line(FIGURES)];
-        Self { all, progress, figures }
+        Some(Self { all, progress, figures })
     }
 
     fn draw(&self, progress: &Progress, second: Option<&Second>) {
@@ -149,6 +151,9 @@ fn milliseconds(duration: Duration) -> u64 {
 #[derive(Debug)]
 struct Progress {
     users: u32,
+    stages: Vec<Stage>,
+    /// When the first stage began.
+    stages_begin: Option<Duration>,
     /// From the end of the logins to the end of the last stage.
     scheduled: Duration,
     /// When the logins ended, where they come first.
@@ -173,6 +178,8 @@ impl Progress {
         let idle = if scenario.login == Login::During { Duration::ZERO } else { scenario.idle };
         Self {
             users: scenario.users,
+            stages: scenario.stages.clone(),
+            stages_begin: None,
             scheduled: stages + idle,
             scheduled_begin: None,
             phase: None,
@@ -194,15 +201,32 @@ impl Progress {
         if phase != Phase::Login {
             self.scheduled_begin.get_or_insert(at);
         }
+        if matches!(phase, Phase::RampUp | Phase::Plateau | Phase::RampDown) {
+            self.stages_begin.get_or_insert(at);
+        }
         let name = words::phase(phase);
         let users = match phase {
             Phase::Login => format!(": {} users", words::grouped(self.users.into())),
             Phase::Idle => format!(": {} users connected", words::grouped(self.connected.into())),
-            Phase::Plateau => format!(": {} users", words::grouped(self.active.into())),
+            Phase::Plateau => format!(": {} users", words::grouped(self.target(at).into())),
             Phase::RampUp | Phase::RampDown | Phase::Drain | Phase::Audit => String::new(),
         };
         let begins = if phase == Phase::Login { "begin" } else { "begins" };
         format!("{:>7}  {name} {begins}{users}", words::clock(at.as_secs_f64()))
+    }
+
+    /// How many users the stage that goes on now wants to be active at its end.
+    fn target(&self, at: Duration) -> u32 {
+        // A phase is told a little early or late.
+        const TOLERANCE: Duration = Duration::from_millis(500);
+        let mut rest = at.saturating_sub(self.stages_begin.unwrap_or(at)) + TOLERANCE;
+        for stage in &self.stages {
+            match rest.checked_sub(stage.duration) {
+                Some(later) => rest = later,
+                None => return stage.target,
+            }
+        }
+        self.active
     }
 
     /// The line for where there is no terminal, if one is due.
@@ -321,10 +345,12 @@ mod tests {
     }
 
     #[test]
-    fn a_phase_is_one_line() {
+    fn a_plateau_begins_with_the_users_that_it_is_for() {
         let mut progress = progress();
-        progress.second(&Second { at: 27.0, active: 425, connected: 425, ..Second::default() });
-        let line = progress.phase(Phase::Plateau, Duration::from_secs(28));
+        progress.phase(Phase::RampUp, Duration::from_secs(18));
+        // The last one to join may not have been counted yet.
+        progress.second(&Second { at: 27.0, active: 383, connected: 425, ..Second::default() });
+        let line = progress.phase(Phase::Plateau, Duration::from_millis(27_990));
         assert_eq!(line, "   0:28  plateau begins: 425 users");
     }
 

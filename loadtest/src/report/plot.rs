@@ -174,7 +174,7 @@ impl Plot<'_> {
             }
         }
         let across = f64::from(WIDTH - LEFT - RIGHT) / x_end;
-        root.draw(&Text::new(self.y_unit, (8, 6), text(HPos::Left, VPos::Top)))?;
+        root.draw(&Text::new(self.y_unit, (0, 6), text(HPos::Left, VPos::Top)))?;
         match self.x {
             X::Time { phases, chaos } => mark_time(root, self.height, across, x_end, phases, chaos),
             X::Percentile => Ok(()),
@@ -224,7 +224,7 @@ impl Plot<'_> {
 /// Horizontal bars, the longest first: shares of one core in percent.
 pub(super) fn bars(title: &str, bars: &[(&str, f64)]) -> String {
     const ROW: u32 = 50;
-    const NAMES: i32 = 330;
+    const NAMES: i32 = 240;
     const VALUES: i32 = 130;
     let rows = u32::try_from(bars.len()).unwrap_or(u32::MAX).min(40);
     let most = bars.iter().map(|bar| bar.1).fold(100.0, f64::max);
@@ -240,7 +240,7 @@ pub(super) fn bars(title: &str, bars: &[(&str, f64)]) -> String {
             root.draw(&bar(NAMES + whole(f64::from(full) * 100.0 / most), TRACK))?;
             root.draw(&bar(end, Ink::One.color()))?;
             let at = (NAMES - 20, middle);
-            root.draw(&Text::new(short(name, 24), at, text(HPos::Right, VPos::Center)))?;
+            root.draw(&Text::new(short(name, 16), at, text(HPos::Right, VPos::Center)))?;
             let at = (end + 14, middle);
             root.draw(&Text::new(format!("{value:.1} %"), at, text(HPos::Left, VPos::Center)))?;
         }

@@ -8,13 +8,13 @@ use crate::{
 
 /// The latencies in the order in which a user meets them: the figure's name, and what it means.
 pub(super) const LATENCIES: [(&str, &str); 7] = [
-    ("handshake", "from connect to the upgraded WebSocket"),
-    ("login", "from the password to the token"),
-    ("subscribe", "from the command to its reply"),
-    ("ack", "from the moment a message was due to its acknowledgement"),
-    ("first", "from the moment a message was due to its first receiver"),
-    ("last", "from the moment a message was due to its last receiver"),
-    ("deliver", "from the moment a message was due to each of its receivers"),
+    ("handshake", "connect to upgraded"),
+    ("login", "password to token"),
+    ("subscribe", "command to reply"),
+    ("ack", "due to acknowledged"),
+    ("first", "due to the first receiver"),
+    ("last", "due to the last receiver"),
+    ("deliver", "due to each receiver"),
 ];
 
 /// The columns of a latency.
@@ -22,8 +22,8 @@ pub(super) const COLUMNS: [&str; 7] = ["p50", "p90", "p95", "p99", "p99.9", "p99
 
 /// Figures of the server: the figure's name, and what people call it.
 pub(super) const SERVER: [(&str, &str); 12] = [
-    ("server.cpu_percent", "CPU, of one core"),
-    ("server.hub_percent", "CPU of the hub, of one core"),
+    ("server.cpu_percent", "CPU (100 %: one core)"),
+    ("server.hub_percent", "CPU of the hub (100 %: one core)"),
     ("server.cpu_us_per_delivery", "CPU per delivery"),
     ("server.hub_us_per_delivery", "CPU of the hub per delivery"),
     ("server.rss_bytes", "memory on the plateau (RSS)"),
@@ -38,7 +38,7 @@ pub(super) const SERVER: [(&str, &str); 12] = [
 
 /// Figures of the generator: the figure's name, and what people call it.
 pub(super) const GENERATOR: [(&str, &str); 5] = [
-    ("generator.cpu_percent", "CPU, of one core"),
+    ("generator.cpu_percent", "CPU (100 %: one core)"),
     ("generator.lag.p99", "lag behind the schedule, p99"),
     ("generator.lag.max", "lag behind the schedule, max"),
     ("unsent", "messages due but not sent"),
@@ -183,7 +183,7 @@ pub(super) fn threshold_figure(text: &str) -> &str {
 /// Milliseconds, without the unit.
 pub(super) fn ms(value: f64) -> String {
     match value.abs() {
-        large if large >= 10_000.0 => grouped(value),
+        large if large >= 1_000.0 => grouped(value),
         large if large >= 100.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),
     }
