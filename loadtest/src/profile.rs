@@ -1,16 +1,74 @@
-//! Flamegraphs of the server, one per phase, asked for on its internal port.
+//! Flamegraphs of the server, one per phase, asked for on its internal port; and the drawing of those
+//! that are there already, of `perf` too.
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
-use inferno::{differential, flamegraph};
+use inferno::{
+    collapse::{self, Collapse as _},
+    differential,
+    flamegraph::{self, Palette, color::MultiPalette},
+};
 
-use crate::server::ask;
+use crate::{Failure, Verdict, server::ask};
 
 /// What the server takes at most.
 const SECONDS_MAX: u64 = 60;
 /// How long the server may take on top, to find the names of what it saw.
 const NAMES_DEADLINE: Duration = Duration::from_secs(15);
+
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Flags {
+    /// Folded stacks, as the server's `/debug/profile` answers them.
+    stacks: PathBuf,
+    /// The SVG to write.
+    svg: PathBuf,
+    /// Folded stacks from before: draw the difference.
+    #[arg(long, value_name = "STACKS")]
+    baseline: Option<PathBuf>,
+    /// The stacks are the output of `perf script`, without its field `period`; write them folded to
+    /// this file too.
+    #[arg(long, value_name = "FOLDED")]
+    fold_perf: Option<PathBuf>,
+    /// What stands above the picture. The name of the stacks' file, if it is not given.
+    #[arg(long)]
+    title: Option<String>,
+}
+
+/// Draws stacks that lie in files.
+pub(crate) fn run(flags: &Flags) -> Result<Verdict, Failure> {
+    let read = |path: &Path| {
+        let text = fs::read(path).with_context(|| format!("{} cannot be read", path.display()));
+        text.map(|text| String::from_utf8_lossy(&text).into_owned()).map_err(Failure::configuration)
+    };
+    let mut stacks = read(&flags.stacks)?;
+    if let Some(folded) = &flags.fold_perf {
+        stacks = fold_perf(&stacks)?;
+        fs::write(folded, &stacks)
+            .with_context(|| format!("{} cannot be written", folded.display()))?;
+    }
+    let baseline = flags.baseline.as_deref().map(read).transpose()?;
+    let name = || flags.stacks.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let title = flags.title.clone().unwrap_or_else(name);
+    draw(&title, &stacks, baseline.as_deref(), &flags.svg)?;
+    Ok(Verdict::Holds)
+}
+
+/// The output of `perf script` as folded stacks. Frames of the kernel end in `_[k]`.
+fn fold_perf(script: &str) -> Result<String> {
+    let mut options = collapse::perf::Options::default();
+    options.annotate_kernel = true;
+    let mut folded = Vec::new();
+    collapse::perf::Folder::from(options)
+        .collapse(script.as_bytes(), &mut folded)
+        .context("this is no output of `perf script`")?;
+    Ok(String::from_utf8(folded)?)
+}
 
 /// Asks the server to sample itself for this long, and answers with folded stacks: a line per stack,
 /// frames joined by `;`, the outermost first, a space, and the number of samples.
@@ -29,7 +87,9 @@ pub(crate) fn draw(title: &str, stacks: &str, baseline: Option<&str>, to: &Path)
     let mut options = flamegraph::Options::default();
     title.clone_into(&mut options.title);
     "samples".clone_into(&mut options.count_name);
-    // A function has the same colour in every picture.
+    // Ours and our crates' code, Rust's own and C have a colour each, and a function has the same
+    // shade in every picture.
+    options.colors = Palette::Multi(MultiPalette::Rust);
     options.hash = true;
     let mut svg = Vec::new();
     match baseline {
@@ -122,6 +182,30 @@ mod tests {
         assert!(format!("{empty:#}").starts_with("the baseline: the profile has no"), "{empty:#}");
         let garbled = drawn("hub;apply 10\n<html>\n", None).unwrap_err();
         assert!(garbled.to_string().starts_with("line 2 is no folded stack"), "{garbled}");
+    }
+
+    #[test]
+    fn what_perf_wrote_is_folded_and_drawn_and_a_missing_file_is_the_operators_mistake() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let script = "hub  42  1.5: cpu-clock:ppp: \n\
+            \tffffffff82010ddb tcp_sendmsg+0x2b ([kernel.kallsyms])\n\
+            \t        fde9d writev+0x4d (/usr/lib/libc.so.6)\n\
+            \t       9118b1 hubbub::hub::apply+0x11 (/usr/bin/hubbub)\n\n";
+        fs::write(at("script"), script).unwrap();
+        let mut flags = Flags {
+            stacks: at("script"),
+            svg: at("picture.svg"),
+            baseline: None,
+            fold_perf: Some(at("folded")),
+            title: None,
+        };
+        assert!(matches!(run(&flags), Ok(Verdict::Holds)));
+        let folded = fs::read_to_string(at("folded")).unwrap();
+        assert_eq!(folded, "hub;hubbub::hub::apply;writev;tcp_sendmsg_[k] 1\n");
+        assert!(fs::read_to_string(at("picture.svg")).unwrap().contains("tcp_sendmsg (1 samp"));
+        flags.baseline = Some(at("nowhere"));
+        assert!(matches!(run(&flags), Err(Failure::Configuration(_))));
     }
 
     #[tokio::test]

@@ -6,8 +6,9 @@
 //! release build, so resident sizes are not to be compared with those of a process that was never
 //! profiled.
 //!
-//! The stack is unwound with the tables of the binary (DWARF). Frame pointers would be faster, but
-//! the C library has none here, and most samples fall into its system calls.
+//! The stack is unwound with the tables of the binary (DWARF). Frame pointers were tried: all code
+//! has to be built for them, and pprof then leaves out the innermost function, which is the one where
+//! the time goes.
 //!
 //! The internal port has one thread, so a profile gets one of its own: it sleeps while the samples
 //! gather, and turning addresses into names afterwards is slow.
