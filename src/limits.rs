@@ -225,6 +225,13 @@ pub const REFUSALS_MAX: usize = 64;
 pub const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Connections to the internal listener. Beyond it: 503 and close.
 pub const INTERNAL_CONNECTIONS_MAX: usize = 64;
+/// How long a profile of the process may be sampled. Beyond it: 400. One is taken at a time; who
+/// asks for another meanwhile gets 503.
+pub const PROFILE_TIME_MAX: Duration = Duration::from_secs(60);
+/// Samples that a profile takes of each second of CPU time. Beyond it: 400.
+pub const PROFILE_HZ_MAX: i32 = 999;
+/// When who was refused a profile may try again.
+pub const PROFILE_RETRY_AFTER: Duration = Duration::from_secs(5);
 /// Share of the allowed open files that connections may take, in percent. The rest is for files.
 pub const OPEN_FILES_PERCENT: u64 = 80;
 /// Pause of the accept loop when the process is out of file descriptors: at least this, at most
@@ -274,6 +281,8 @@ const _: () = assert!(TAIL_BYTES_MAX + REPLAY_BYTES_MAX < 1024 * 1024, "a resume
 const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX, "a tail holds its newest batch");
 const _: () = assert!(BATCH_MESSAGES_MAX <= u16::MAX as usize, "a batch counts in 16 bits");
 const _: () = assert!(BATCH_MESSAGES_MAX <= DRAFTS_MAX, "a full batch can wait");
+const _: () =
+    assert!(PROFILE_TIME_MAX.as_secs() <= HTTP_AGE_MAX.as_secs(), "a profile outlives no request");
 const _: () = assert!(HISTORY_MESSAGES_DEFAULT <= HISTORY_MESSAGES_MAX, "the default is allowed");
 
 /// Names that the directory keeps in memory, per kind. Beyond it: all are forgotten and read again.

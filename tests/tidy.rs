@@ -56,6 +56,7 @@ const ONLY: &[(&str, &[&str], &str)] = &[
     ("crate::wire::proto", &["wire", "client", "cli"], "generated types stay in `wire`"),
     ("std::env", &["main", "cli", "config"], "settings come through the configuration"),
     ("rusqlite", &["engine::sqlite", "views", "auth"], "SQLite stays with the engine and auth"),
+    ("pprof", &["edge::profile"], "one place starts and stops the profiler of the process"),
     ("async_nats", &["engine::jetstream"], "NATS stays in its engine"),
     ("tungstenite", TUNGSTENITE, TUNGSTENITE_WHY),
     ("tokio_tungstenite", TUNGSTENITE, TUNGSTENITE_WHY),

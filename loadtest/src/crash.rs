@@ -152,7 +152,7 @@ struct Machine {
 impl Machine {
     async fn start(flags: &Flags, folder: &std::path::Path) -> Result<Self, Failure> {
         let listen = server::free_address()?;
-        let mut setup = Setup::new(flags.binary.clone(), listen, folder)?;
+        let mut setup = Setup::new(flags.binary.clone(), listen, folder)?.with_cheap_logins();
         setup.environment.push(("HUBBUB__LOG__SYNCHRONOUS", flags.synchronous.clone()));
         let disk = if flags.power_cut { Some(Disk::make(folder)?) } else { None };
         if let Some(disk) = &disk {

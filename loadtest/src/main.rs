@@ -48,6 +48,8 @@ enum Command {
     Ceiling(ceiling::Flags),
     /// Kills the server again and again under writers, and looks for what it lost.
     Crash(crash::Flags),
+    /// Draws folded stacks as a flamegraph.
+    Draw(profile::Flags),
 }
 
 /// How a run ended that could be made.
@@ -120,6 +122,7 @@ fn run(arguments: Arguments) -> Result<Verdict, Failure> {
                 Command::Compare(flags) => compare::run(&flags, arguments.json),
                 Command::Ceiling(flags) => ceiling::run(&flags, arguments.json),
                 Command::Crash(flags) => crash::run(flags, arguments.json).await,
+                Command::Draw(flags) => profile::run(&flags),
             }
         };
         let mut terminate =

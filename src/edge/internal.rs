@@ -1,5 +1,5 @@
-//! The internal port: health and metrics, on a thread of their own, so that they answer when the rest
-//! is too busy to.
+//! The internal port: health, metrics and profiles, on a thread of their own, so that they answer when
+//! the rest is too busy to.
 
 use std::{fmt, io, net::TcpListener, sync::Arc, thread::JoinHandle};
 
@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::{
     accept::{self, Permits},
     http::{finish, health, health::Health},
+    profile,
 };
 use crate::limits::{self, Limits};
 
@@ -45,7 +46,8 @@ pub fn router(internal: Internal) -> Router {
     let checks = Router::new()
         .route("/livez", get(health::live))
         .route("/readyz", get(health::ready))
-        .with_state(internal.health.clone());
+        .with_state(internal.health.clone())
+        .route("/debug/profile", get(profile::profile));
     finish(checks.route("/metrics", get(metrics).with_state(internal)))
 }
 

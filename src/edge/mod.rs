@@ -13,6 +13,7 @@ use crate::{auth::Auth, connection::login::Login, hub::Hub, limits::Limits};
 pub mod accept;
 pub mod http;
 pub mod internal;
+pub mod profile;
 pub mod upgrade;
 
 use http::health::Health;

@@ -5,7 +5,7 @@
 //! hub            one shard, one thread                  a core of its own
 //! log            one writer, a few readers              the other cores
 //! auth           argon2 workers                         the other cores, niced
-//! internal       health, metrics                        the other cores
+//! internal       health, metrics, profiles              the other cores
 //! ```
 
 use std::{io, net::SocketAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};

@@ -21,3 +21,4 @@ mod slow_consumer;
 
 mod drain;
 mod json;
+mod profile;

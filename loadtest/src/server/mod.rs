@@ -1,7 +1,9 @@
 //! A server of our own: started, frozen, killed and started again on the same data.
 
+pub(crate) mod ask;
 pub(crate) mod disk;
 pub(crate) mod figures;
+pub(crate) mod tokens;
 pub(crate) mod usage;
 
 use std::{
@@ -26,12 +28,18 @@ use crate::Failure;
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// From SIGSTOP until no thread runs any more.
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Settings with which passwords are hashed as cheaply as argon2 can: for runs that measure
+/// something else than logging in.
+const CHEAP_LOGINS: [(&str, &str); 2] =
+    [("HUBBUB__AUTH__COST__MEMORY", "8KiB"), ("HUBBUB__AUTH__COST__PASSES", "1")];
 
 /// How to start a server.
 #[derive(Clone, Debug)]
 pub(crate) struct Setup {
     binary: PathBuf,
     pub(crate) listen: SocketAddr,
+    /// Its internal port. Like the public one it stays the same over all starts.
+    pub(crate) internal: SocketAddr,
     pub(crate) data_dir: PathBuf,
     /// Where it logs to; starts are appended.
     pub(crate) log: PathBuf,
@@ -39,8 +47,8 @@ pub(crate) struct Setup {
 }
 
 impl Setup {
-    /// For the server that was built together with this program, or the one of this path. Passwords
-    /// are hashed as cheaply as argon2 can: logging in is not what is measured here.
+    /// For the server that was built together with this program, or the one of this path, on fresh
+    /// data in this folder, with the usual settings and an internal port of its own.
     pub(crate) fn new(
         binary: Option<PathBuf>,
         listen: SocketAddr,
@@ -56,17 +64,28 @@ impl Setup {
                 binary.display()
             )));
         }
-        let cheap = |key, value: &str| (key, value.to_owned());
+        // Both are free, so they may be drawn the same.
+        let internal = loop {
+            let internal = free_address()?;
+            if internal != listen {
+                break internal;
+            }
+        };
         Ok(Self {
             binary,
             listen,
+            internal,
             data_dir: folder.join("data"),
             log: folder.join("server.log"),
-            environment: vec![
-                cheap("HUBBUB__AUTH__COST__MEMORY", "8KiB"),
-                cheap("HUBBUB__AUTH__COST__PASSES", "1"),
-            ],
+            environment: Vec::new(),
         })
+    }
+
+    /// The same, with passwords that cost next to nothing: logging in is not what is measured.
+    pub(crate) fn with_cheap_logins(mut self) -> Self {
+        let cheap = CHEAP_LOGINS.map(|(key, value)| (key, value.to_owned()));
+        self.environment.extend(cheap);
+        self
     }
 
     /// Starts it, and kills it before it can have come far.
@@ -79,8 +98,9 @@ impl Setup {
     fn spawn(&self) -> Result<Child> {
         let log = File::options().create(true).append(true).open(&self.log)?;
         let mut command = Command::new(&self.binary);
-        command.args(["serve", "--internal-listen", "127.0.0.1:0", "--pin-cores", "auto"]);
+        command.args(["serve", "--pin-cores", "auto"]);
         command.arg("--listen").arg(self.listen.to_string());
+        command.arg("--internal-listen").arg(self.internal.to_string());
         command.arg("--data-dir").arg(&self.data_dir);
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
@@ -106,7 +126,7 @@ impl Setup {
             bail!("the server did not start; it said last:\n{}", last.join("\n"));
         };
         let url = url.parse().with_context(|| format!("the server listens on `{url}`"))?;
-        Ok(Server { child, url, _stdout: stdout })
+        Ok(Server { child, url, internal: self.internal, _stdout: stdout })
     }
 }
 
@@ -115,6 +135,7 @@ impl Setup {
 pub(crate) struct Server {
     child: Child,
     pub(crate) url: ServerUrl,
+    pub(crate) internal: SocketAddr,
     /// Held open, so that it can go on printing.
     _stdout: BufReader<ChildStdout>,
 }
@@ -138,8 +159,7 @@ impl Server {
     /// sees the outcome. Whatever it has told anybody, it told before.
     pub(crate) fn freeze(&self) -> Result<()> {
         let pid = self.pid()?;
-        let raw = Pid::from_raw(i32::try_from(pid)?).context("process 0 is not ours")?;
-        kill_process(raw, Signal::STOP)?;
+        self.signal(Signal::STOP)?;
         let started = Instant::now();
         while !is_frozen(pid)? {
             if started.elapsed() > FREEZE_TIMEOUT {
@@ -147,6 +167,35 @@ impl Server {
             }
         }
         Ok(())
+    }
+
+    /// Lets it run again after [`Server::freeze`].
+    pub(crate) fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    /// Asks it to end with SIGTERM, and waits until nothing of it is left.
+    ///
+    /// # Errors
+    /// When it takes longer than this, and is killed; or when it says that something went wrong.
+    pub(crate) async fn terminate(mut self, deadline: Duration) -> Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            bail!("the server ended by itself: {status}");
+        }
+        self.signal(Signal::TERM)?;
+        match tokio::time::timeout(deadline, self.child.wait()).await {
+            Ok(status) if status.as_ref().is_ok_and(|status| status.success()) => Ok(()),
+            Ok(status) => bail!("the server did not end well: {}", status?),
+            Err(_) => {
+                self.child.kill().await.context("the server cannot be killed")?;
+                bail!("the server was still there {deadline:?} after SIGTERM");
+            }
+        }
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid()?)?).context("process 0 is not ours")?;
+        Ok(kill_process(pid, signal)?)
     }
 }
 
@@ -161,8 +210,16 @@ fn is_frozen(pid: u32) -> Result<bool> {
     Ok(true)
 }
 
-/// A loopback port that is free now, for a server that has to come back to the same one.
+/// An address that is free now, for a server that has to come back to the same one.
+///
+/// It is no port of 127.0.0.1, from which clients connect: while the server is down, one of theirs
+/// would sooner or later be given its port. By the same accident it could even connect to itself.
 pub(crate) fn free_address() -> Result<SocketAddr> {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").context("no free port")?;
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let ours = (std::net::Ipv4Addr::new(127, 77, high, low), 0);
+    let listener = std::net::TcpListener::bind(ours).context("no free port")?;
     Ok(listener.local_addr()?)
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,15 +1,21 @@
 //! What a process has used of CPU and memory, as `/proc` tells it.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 
 /// What a process has used up to a moment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Usage {
-    /// User and system time of the whole process.
+    /// User and system time of the whole process, in the kernel's ticks of some 10 ms.
     pub(crate) cpu: Duration,
-    /// The same of its living threads, by name; those of one name are added up.
+    /// The same of its living threads, by name; those of one name are added up. To the nanosecond
+    /// where the kernel keeps it.
     pub(crate) threads: BTreeMap<String, Duration>,
     pub(crate) resident_bytes: u64,
 }
@@ -23,9 +29,8 @@ impl Usage {
         let mut threads = BTreeMap::new();
         for task in fs::read_dir(folder.join("task"))? {
             // A thread that has just ended is not there to be read.
-            let Ok(stat) = fs::read_to_string(task?.path().join("stat")) else { continue };
-            if let Some((name, cpu)) = parse(&stat) {
-                *threads.entry(name.to_owned()).or_default() += cpu;
+            if let Some((name, cpu)) = read_thread(&task?.path()) {
+                *threads.entry(name).or_default() += cpu;
             }
         }
         let statm = fs::read_to_string(folder.join("statm"))?;
@@ -46,6 +51,26 @@ impl Usage {
     }
 }
 
+/// How often the kernel has switched away from the living threads of a process: because they
+/// waited, and because others had their turn.
+pub(crate) fn context_switches(pid: u32) -> Result<u64> {
+    let mut switches = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task")).context("the process is gone")? {
+        let Ok(status) = fs::read_to_string(task?.path().join("status")) else { continue };
+        switches += parse_switches(&status);
+    }
+    Ok(switches)
+}
+
+/// The name and the CPU time of a thread.
+fn read_thread(folder: &Path) -> Option<(String, Duration)> {
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
+    let (name, cpu) = parse(&stat)?;
+    let exact = fs::read_to_string(folder.join("schedstat")).ok();
+    let exact = exact.as_deref().and_then(parse_schedstat);
+    Some((name.to_owned(), exact.unwrap_or(cpu)))
+}
+
 /// The name and the user and system time of a `stat` line.
 fn parse(stat: &str) -> Option<(&str, Duration)> {
     // The name may hold anything, so its end is the last parenthesis.
@@ -55,6 +80,22 @@ fn parse(stat: &str) -> Option<(&str, Duration)> {
     let ticks = fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?;
     let per_second = rustix::param::clock_ticks_per_second();
     Some((name, Duration::from_millis(ticks * 1_000 / per_second)))
+}
+
+/// The time on a CPU of a `schedstat` line, which is zero on kernels that do not keep it.
+fn parse_schedstat(schedstat: &str) -> Option<Duration> {
+    let nanoseconds = schedstat.split_ascii_whitespace().next()?.parse().ok()?;
+    (nanoseconds > 0).then_some(Duration::from_nanos(nanoseconds))
+}
+
+/// The switches of both kinds in a thread's `status`.
+fn parse_switches(status: &str) -> u64 {
+    let switches = |line: &str| {
+        let (key, count) = line.split_once(':')?;
+        key.ends_with("voluntary_ctxt_switches").then_some(())?;
+        count.trim().parse::<u64>().ok()
+    };
+    status.lines().filter_map(switches).sum()
 }
 
 #[cfg(test)]
@@ -71,13 +112,38 @@ mod tests {
     }
 
     #[test]
+    fn a_schedstat_line_gives_nanoseconds_unless_nobody_counts_them() {
+        assert_eq!(parse_schedstat("1234567 89 10\n"), Some(Duration::from_nanos(1_234_567)));
+        assert_eq!(parse_schedstat("0 0 0\n"), None);
+        assert_eq!(parse_schedstat(""), None);
+    }
+
+    #[test]
+    fn switches_of_both_kinds_are_added_up() {
+        let status = "Name:\thub\nThreads:\t9\nvoluntary_ctxt_switches:\t12\n\
+                      nonvoluntary_ctxt_switches:\t30\n";
+        assert_eq!(parse_switches(status), 42);
+        assert_eq!(parse_switches("Name:\thub\n"), 0);
+    }
+
+    #[test]
     fn our_own_usage_can_be_read_and_grows() {
         let before = Usage::read(std::process::id()).unwrap();
         assert!(before.resident_bytes > 0);
+        let switches = context_switches(std::process::id()).unwrap();
+        let name = std::fs::read_to_string("/proc/thread-self/comm").unwrap();
         let started = std::time::Instant::now();
-        let used = || Usage::read(std::process::id()).unwrap().cpu_since(&before);
-        while used() < Duration::from_millis(20) {
-            assert!(started.elapsed() < Duration::from_secs(20), "{:?}", used());
+        loop {
+            let now = Usage::read(std::process::id()).unwrap();
+            let enough = Duration::from_millis(20);
+            if now.cpu_since(&before) >= enough
+                && now.thread_since(&before, name.trim_end()) >= enough
+            {
+                break;
+            }
+            assert!(started.elapsed() < Duration::from_secs(20), "{now:?} after {before:?}");
+            std::thread::yield_now();
         }
+        assert!(switches > 0 && context_switches(std::process::id()).unwrap() > 0);
     }
 }
