@@ -153,7 +153,8 @@ impl Machine {
     async fn start(flags: &Flags, folder: &std::path::Path) -> Result<Self, Failure> {
         let listen = server::free_address()?;
         let mut setup = Setup::new(flags.binary.clone(), listen, folder)?.with_cheap_logins();
-        setup.environment.push(("HUBBUB__LOG__SYNCHRONOUS", flags.synchronous.clone()));
+        let synchronous = "HUBBUB__LOG__SYNCHRONOUS".to_owned();
+        setup.environment.push((synchronous, flags.synchronous.clone()));
         let disk = if flags.power_cut { Some(Disk::make(folder)?) } else { None };
         if let Some(disk) = &disk {
             setup.data_dir = disk.path().join("data");

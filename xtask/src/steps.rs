@@ -32,6 +32,11 @@ const STEPS: &[Step] = &[
     Step { name: "python", about: "a Python client, from proto/ alone", run: python },
     Step { name: "release", about: "cargo build --release", run: release },
     Step { name: "reference", about: "100 users, every delivery audited", run: reference },
+    Step {
+        name: "chaos",
+        about: "20 restarts under 100 users, every delivery audited",
+        run: chaos,
+    },
     Step { name: "crash", about: "kill -9 under writers, 20 times", run: crash },
     Step { name: "power-cut", about: "the disk's power cut, 5 times", run: power_cut },
     Step { name: "control", about: "a server that does lose messages is caught", run: control },
@@ -148,9 +153,16 @@ fn release() -> Result<Outcome> {
 }
 
 fn reference() -> Result<Outcome> {
-    let arguments =
-        "reference --start-server --users 100 --rate-per-user 0.5 --ramp-up 2s --seconds 10";
+    let arguments = "run --start-server --scenario reference-425 --users 100 --rate-per-user 0.5 \
+                     --ramp-up 2s --plateau 10s --ramp-down 2s";
     loadtest("reference", arguments)
+}
+
+fn chaos() -> Result<Outcome> {
+    let arguments = "run --start-server --users 100 --rate-per-user 1 --channels 3 --ramp-up 2s \
+                     --plateau 30s --ramp-down 2s --chaos kill*14 --chaos term*6 --chaos stop:500ms@15s \
+                     --threshold lost==0 --threshold acknowledged_lost==0 --threshold reconnects>=1000";
+    loadtest("chaos", arguments)
 }
 
 fn crash() -> Result<Outcome> {
@@ -174,6 +186,6 @@ fn loadtest(name: &str, arguments: &str) -> Result<Outcome> {
         bail!("{} is missing: the step `release` builds it", program.display());
     }
     let mut run = Command::new(program);
-    run.args(arguments.split(' '));
+    run.args(arguments.split_whitespace());
     check_unless("a power cut needs", name, run)
 }

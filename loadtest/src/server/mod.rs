@@ -16,7 +16,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use hubbub::client::ServerUrl;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::{
+    process::{Pid, Signal, kill_process},
+    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+};
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
     process::{Child, ChildStdout, Command},
@@ -43,7 +46,10 @@ pub(crate) struct Setup {
     pub(crate) data_dir: PathBuf,
     /// Where it logs to; starts are appended.
     pub(crate) log: PathBuf,
-    pub(crate) environment: Vec<(&'static str, String)>,
+    pub(crate) environment: Vec<(String, String)>,
+    /// What this process was allowed to use when it began, and the server is: the generator leaves
+    /// one of them to it.
+    cores: CpuSet,
 }
 
 impl Setup {
@@ -78,12 +84,13 @@ impl Setup {
             data_dir: folder.join("data"),
             log: folder.join("server.log"),
             environment: Vec::new(),
+            cores: sched_getaffinity(None)?,
         })
     }
 
     /// The same, with passwords that cost next to nothing: logging in is not what is measured.
     pub(crate) fn with_cheap_logins(mut self) -> Self {
-        let cheap = CHEAP_LOGINS.map(|(key, value)| (key, value.to_owned()));
+        let cheap = CHEAP_LOGINS.map(|(key, value)| (key.to_owned(), value.to_owned()));
         self.environment.extend(cheap);
         self
     }
@@ -105,7 +112,12 @@ impl Setup {
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let binary = self.binary.display();
-        command.spawn().with_context(|| format!("{binary} cannot be started"))
+        // A child inherits the cores of the thread that makes it.
+        let ours = sched_getaffinity(None)?;
+        sched_setaffinity(None, &self.cores)?;
+        let child = command.spawn();
+        sched_setaffinity(None, &ours)?;
+        child.with_context(|| format!("{binary} cannot be started"))
     }
 
     /// Starts it, and waits until it listens.

@@ -3,7 +3,17 @@
 //! Nothing is allocated for a message that is received. The thread tells the conductor once a second
 //! what it saw, and at the end everything.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, mpsc::SyncSender},
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use event_loop::EventLoop;
+use mio::Waker;
+use tokio::sync::mpsc;
 
 use crate::{
     audit::Findings,
@@ -11,9 +21,58 @@ use crate::{
     scenario::{Scenario, schedule::Phase},
 };
 
+mod body;
+mod books;
+mod conduct;
+mod event_loop;
 pub(crate) mod frame;
 pub(crate) mod http;
+pub(crate) mod receiver;
 pub(crate) mod scan;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod user;
+mod world;
+
+/// Lets the virtual users loose, on a thread of their own.
+///
+/// The thread ends by itself after `Event::Over` or `Event::Failed`, after `Order::Abort`, and when
+/// nobody takes its events any more.
+pub(crate) fn spawn(plan: Plan, events: mpsc::Sender<Event>) -> anyhow::Result<Swarm> {
+    let (event_loop, (orders, waker)) = EventLoop::new(plan, events)?;
+    let thread = thread::Builder::new().name("swarm".to_owned()).spawn(|| event_loop.run())?;
+    Ok(Swarm { orders, waker, thread })
+}
+
+/// The thread of the virtual users.
+#[derive(Debug)]
+pub(crate) struct Swarm {
+    orders: SyncSender<Order>,
+    waker: Arc<Waker>,
+    thread: JoinHandle<()>,
+}
+
+impl Swarm {
+    /// Never waits. Of a thread that has ended, or that does not take its orders, nothing is expected.
+    pub(crate) fn order(&self, order: Order) {
+        let _ = self.orders.try_send(order);
+        let _ = self.waker.wake();
+    }
+
+    /// Waits for the end of the thread. Take its events or drop their receiver before: it may be
+    /// waiting for one to be taken.
+    ///
+    /// # Panics
+    ///
+    /// If the thread has.
+    pub(crate) fn join(self) {
+        if let Err(panic) = self.thread.join() {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
 
 /// Where the users go.
 #[derive(Clone, Debug)]
@@ -104,6 +163,7 @@ pub(crate) struct Latencies {
     pub(crate) ack: Latency,
     pub(crate) first: Latency,
     pub(crate) last: Latency,
+    /// Of all readers but the slow ones, like `first` and `last`.
     pub(crate) deliver: Latency,
     /// How late the loop came to what was due.
     pub(crate) lag: Latency,
@@ -116,6 +176,7 @@ pub(crate) struct Totals {
     pub(crate) acks: u64,
     pub(crate) deliveries: u64,
     pub(crate) plateau_messages: u64,
+    /// To readers who are not slow on purpose.
     pub(crate) plateau_deliveries: u64,
     pub(crate) reconnects: u64,
     /// Gaps that the server announced, whose messages are to be found in history.

@@ -1,0 +1,336 @@
+//! The conductor of one run.
+//!
+//! It lets the swarm loose on the server, samples the server whenever the swarm tells of
+//! another second, does the mischief and takes the profiles on time, and makes one [`Outcome`] of it
+//! all. It runs beside the swarm, on the same core, and does little.
+
+use std::time::{Duration, SystemTime};
+
+use anyhow::Result;
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+use super::{
+    figures::{self, Notes},
+    flamegraphs::{self, Profile},
+    mischief::{self, Deed},
+    site::{Ground, Site, Started},
+};
+use crate::{
+    Failure,
+    outcome::{Incident, Outcome, PhaseSpan, Second},
+    report::live::Live,
+    scenario::{
+        Scenario,
+        schedule::{Phase, Schedule},
+    },
+    server::figures::Observer,
+    swarm::{self, Event, Harvest, Interval, Order, Plan},
+};
+
+/// Events that wait for the conductor. Beyond it the swarm drops seconds, and says so.
+const EVENTS_MAX: usize = 64;
+
+/// What a run does beside running.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Extras {
+    /// Take a profile of the server in each phase.
+    pub(crate) is_profiled: bool,
+    /// Show nothing while it goes on.
+    pub(crate) is_quiet: bool,
+}
+
+/// A run that has been made.
+#[derive(Debug)]
+pub(crate) struct Run {
+    pub(crate) outcome: Outcome,
+    pub(crate) profiles: Vec<Profile>,
+}
+
+pub(crate) async fn execute(
+    scenario: &Scenario,
+    site: Site,
+    extras: Extras,
+) -> Result<Run, Failure> {
+    let began_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
+    let ground = site.enter(scenario).await?;
+    let (events, told) = mpsc::channel(EVENTS_MAX);
+    let plan = Plan {
+        scenario: scenario.clone(),
+        target: ground.target.clone(),
+        run: format!("load-{:08x}", rand::random::<u32>()),
+        tokens: ground.tokens.clone(),
+    };
+    let mut conductor = Conductor::new(scenario, ground, extras).await?;
+    conductor.swarm = Some(swarm::spawn(plan, events)?);
+    let harvest = conductor.conduct(told).await;
+    let is_evidence = harvest.as_ref().map_or(true, |it| it.findings.violations > 0);
+    let ended = conductor.end(is_evidence).await;
+    // What went wrong first is told first.
+    let harvest = harvest?;
+    ended?;
+    let Conductor { profiles, notes, .. } = conductor;
+    Ok(Run { outcome: figures::outcome(scenario, began_at, notes, harvest), profiles })
+}
+
+struct Conductor<'a> {
+    scenario: &'a Scenario,
+    schedule: Schedule,
+    extras: Extras,
+    began: Instant,
+    live: Option<Live>,
+    observer: Observer,
+    internal: Option<std::net::SocketAddr>,
+    swarm: Option<swarm::Swarm>,
+    /// A server of our own, while no mischief has it.
+    started: Option<Started>,
+    mischief: Option<JoinHandle<Result<Started>>>,
+    profiling: Option<JoinHandle<Result<Profile>>>,
+    profiles: Vec<Profile>,
+    notes: Notes,
+}
+
+impl<'a> Conductor<'a> {
+    async fn new(scenario: &'a Scenario, ground: Ground, extras: Extras) -> Result<Self> {
+        let mut observer = Observer::new(ground.pid, ground.internal);
+        let mut notes = Notes::default();
+        notes.samples.before = Some(observer.sample().await?);
+        Ok(Self {
+            scenario,
+            schedule: Schedule::new(scenario),
+            extras,
+            began: Instant::now(),
+            live: (!extras.is_quiet).then(|| Live::new(scenario)),
+            observer,
+            internal: ground.internal,
+            swarm: None,
+            started: ground.started,
+            mischief: None,
+            profiling: None,
+            profiles: Vec::new(),
+            notes,
+        })
+    }
+
+    /// Goes with the swarm to its end.
+    async fn conduct(&mut self, mut told: mpsc::Receiver<Event>) -> Result<Harvest, Failure> {
+        let (tell, mut deeds) = mpsc::channel(EVENTS_MAX);
+        loop {
+            tokio::select! {
+                event = told.recv() => match event {
+                    Some(Event::Phase(phase, at)) => self.phase(phase, at, &tell).await?,
+                    Some(Event::Interval(interval)) => self.second(&interval).await?,
+                    Some(Event::Over(harvest)) => {
+                        self.end_phase(self.began.elapsed());
+                        return Ok(*harvest);
+                    }
+                    Some(Event::Failed(failure)) => return Err(failure),
+                    None => return Err(anyhow::anyhow!("the virtual users ended early").into()),
+                },
+                Some(deed) = deeds.recv() => self.deed(deed),
+                broken = ended_badly(&mut self.mischief, &mut self.started) => {
+                    return Err(broken.context("chaos").into());
+                }
+            }
+        }
+    }
+
+    async fn phase(
+        &mut self,
+        phase: Phase,
+        at: Duration,
+        tell: &mpsc::Sender<Deed>,
+    ) -> Result<(), Failure> {
+        self.end_phase(at);
+        self.notes.phases.push(PhaseSpan {
+            phase,
+            begins: at.as_secs_f64(),
+            ends: at.as_secs_f64(),
+        });
+        if let Some(live) = &mut self.live {
+            live.phase(phase, at);
+        }
+        let sample = self.observer.sample().await?;
+        // Where no stage is a plateau, all of them are measured.
+        let has_plateau = self.schedule.phases.iter().any(|(phase, _)| *phase == Phase::Plateau);
+        let is_stage = matches!(phase, Phase::RampUp | Phase::Plateau | Phase::RampDown);
+        let is_measured = if has_plateau { phase == Phase::Plateau } else { is_stage };
+        if is_measured && self.notes.samples.begins.is_none() {
+            self.notes.samples.begins = Some((at, sample));
+        } else if !is_measured && self.was_measured(has_plateau) {
+            self.notes.samples.ends = Some((at, sample));
+        }
+        if phase == Phase::Plateau {
+            self.make_mischief(tell);
+        }
+        self.take_profile(phase).await;
+        Ok(())
+    }
+
+    /// Whether the phase before this one was measured.
+    fn was_measured(&self, has_plateau: bool) -> bool {
+        let before = self.notes.phases.iter().rev().nth(1).map(|it| it.phase);
+        match before {
+            Some(Phase::Plateau) => true,
+            Some(Phase::RampUp | Phase::RampDown) => !has_plateau,
+            _ => false,
+        }
+    }
+
+    fn end_phase(&mut self, at: Duration) {
+        if let Some(last) = self.notes.phases.last_mut() {
+            last.ends = at.as_secs_f64();
+        }
+    }
+
+    /// From the first plateau on, where there is a server to do it to.
+    fn make_mischief(&mut self, tell: &mpsc::Sender<Deed>) {
+        let plateau = self.schedule.phases.iter().find(|(phase, _)| *phase == Phase::Plateau);
+        let Some((_, span)) = plateau.filter(|_| !self.scenario.chaos.is_empty()) else { return };
+        let deeds = mischief::plan(&self.scenario.chaos, span.end.saturating_sub(span.start));
+        if let Some(started) = self.started.take() {
+            let run = mischief::run(started, deeds, Instant::now(), tell.clone());
+            self.mischief = Some(tokio::spawn(run));
+        }
+    }
+
+    fn deed(&mut self, deed: Deed) {
+        let what = match deed {
+            Deed::Begun(what) => {
+                if let Some(swarm) = &self.swarm {
+                    swarm.order(Order::ChaosBegins);
+                }
+                what
+            }
+            Deed::Done { pid, what } => {
+                self.observer.follow(pid);
+                what
+            }
+        };
+        if let Some(live) = &mut self.live {
+            live.note(&format!("chaos: {what}"));
+        }
+        self.notes.chaos.push(Incident { at: self.began.elapsed().as_secs_f64(), what });
+    }
+
+    async fn second(&mut self, interval: &Interval) -> Result<()> {
+        let sample = self.observer.sample().await?;
+        let mut second = second_of(interval);
+        if let Some((at, earlier)) = &self.notes.samples.last {
+            let time = interval.at.saturating_sub(*at).as_secs_f64().max(0.001);
+            let percent = |cpu: Duration| cpu.as_secs_f64() / time * 100.0;
+            second.generator_cpu = percent(interval.cpu);
+            let is_known = !sample.cpu.is_zero();
+            let cpu = sample.cpu.saturating_sub(earlier.cpu);
+            second.server_cpu = is_known.then(|| percent(cpu));
+        }
+        if sample.resident_bytes > 0 {
+            second.server_rss_bytes = Some(sample.resident_bytes);
+            let samples = &mut self.notes.samples;
+            samples.resident_bytes_max = samples.resident_bytes_max.max(sample.resident_bytes);
+            if samples.connected.is_none_or(|(most, _)| interval.connected > most) {
+                samples.connected = Some((interval.connected, sample.resident_bytes));
+            }
+        }
+        self.notes.samples.last = Some((interval.at, sample));
+        if let Some(live) = &mut self.live {
+            live.second(&second);
+        }
+        self.notes.seconds.push(second);
+        Ok(())
+    }
+
+    /// Begins to sample a phase whose length is known. The server takes one profile at a time.
+    async fn take_profile(&mut self, phase: Phase) {
+        let spans = &self.schedule.phases;
+        let stage =
+            spans.iter().find(|(it, _)| *it == phase).map(|(_, span)| span.end - span.start);
+        let time = match phase {
+            Phase::Login => Some(flamegraphs::LOGIN_TIME),
+            Phase::Idle => Some(self.scenario.idle),
+            _ => stage,
+        };
+        let (Some(internal), Some(time)) = (self.internal, time) else { return };
+        let is_busy = self.profiling.as_ref().is_some_and(|it| !it.is_finished());
+        let is_known = self.profiles.iter().any(|it| it.phase == phase);
+        if self.extras.is_profiled && !is_busy && !is_known && time >= flamegraphs::TIME_MIN {
+            self.keep_profile().await;
+            self.profiling = Some(tokio::spawn(flamegraphs::take(internal, phase, time)));
+        }
+    }
+
+    /// Takes the profile that is being made, when it is finished.
+    async fn keep_profile(&mut self) {
+        let Some(profiling) = self.profiling.take() else { return };
+        let why = match timeout(flamegraphs::TIMEOUT, profiling).await {
+            Ok(Ok(Ok(profile))) => return self.profiles.push(profile),
+            Ok(Ok(Err(error))) => format!("{error:#}"),
+            Ok(Err(error)) => error.to_string(),
+            Err(late) => late.to_string(),
+        };
+        self.notes.warnings.push(format!("a profile is missing: {why}"));
+    }
+
+    /// Ends what goes on beside the swarm. Keeps what a started server left, if it is evidence.
+    async fn end(&mut self, is_evidence: bool) -> Result<()> {
+        if let Some(swarm) = self.swarm.take() {
+            swarm.order(Order::Abort);
+            swarm.join();
+        }
+        self.keep_profile().await;
+        if let Some(live) = &mut self.live {
+            live.end();
+        }
+        if let Some(mischief) = self.mischief.take() {
+            // What is still due is not done any more.
+            mischief.abort();
+            self.started = mischief.await.ok().transpose()?;
+        }
+        let Some(Started { server, folder, .. }) = self.started.take() else { return Ok(()) };
+        server.kill().await?;
+        if is_evidence {
+            eprintln!("the server's data and log are kept in {}", folder.keep().display());
+        }
+        Ok(())
+    }
+}
+
+/// Waits until the mischief ends because something went wrong, and answers what.
+async fn ended_badly(
+    mischief: &mut Option<JoinHandle<Result<Started>>>,
+    back: &mut Option<Started>,
+) -> anyhow::Error {
+    if let Some(running) = mischief {
+        match running.await {
+            Ok(Ok(started)) => {
+                *mischief = None;
+                *back = Some(started);
+            }
+            Ok(Err(error)) => return error,
+            Err(error) => return error.into(),
+        }
+    }
+    std::future::pending().await
+}
+
+fn second_of(interval: &Interval) -> Second {
+    let milliseconds = |it: Duration| it.as_secs_f64() * 1_000.0;
+    Second {
+        at: interval.at.as_secs_f64(),
+        connected: interval.connected,
+        active: interval.active,
+        messages: interval.messages,
+        acks: interval.acks,
+        deliveries: interval.deliveries,
+        errors: interval.errors,
+        reconnects: interval.reconnects,
+        deliver: interval.deliver,
+        ack: interval.ack,
+        login: interval.login,
+        lag_max: milliseconds(interval.lag_max),
+        ..Second::default()
+    }
+}

@@ -1,0 +1,214 @@
+//! What the conductor saw and what the swarm brought home → the figures of an [`Outcome`].
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    latency::Latency,
+    outcome::{Figures, Incident, Judged, Outcome, PhaseSpan, Second, VERSION},
+    scenario::{Scenario, threshold::Threshold},
+    server::figures::Sample,
+    swarm::{Harvest, Latencies},
+};
+
+/// Beyond this share of a core the generator may be what is slow.
+const GENERATOR_PERCENT_MAX: f64 = 85.0;
+/// Beyond this the generator comes too late to what is due, in milliseconds.
+const LAG_P99_MAX: f64 = 10.0;
+
+/// What the conductor wrote down.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
+    pub(super) phases: Vec<PhaseSpan>,
+    pub(super) seconds: Vec<Second>,
+    pub(super) chaos: Vec<Incident>,
+    pub(super) warnings: Vec<String>,
+    pub(super) samples: Samples,
+}
+
+/// The server at the moments that matter, by the time since the beginning of the run.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    /// Before the first user.
+    pub(super) before: Option<Sample>,
+    /// At the last second.
+    pub(super) last: Option<(Duration, Sample)>,
+    /// At the beginning and the end of what is measured.
+    pub(super) begins: Option<(Duration, Sample)>,
+    pub(super) ends: Option<(Duration, Sample)>,
+    pub(super) resident_bytes_max: u64,
+    /// Most connections at once, and the server's memory then.
+    pub(super) connected: Option<(u32, u64)>,
+}
+
+/// Everything about a run.
+pub(super) fn outcome(
+    scenario: &Scenario,
+    began_at: String,
+    notes: Notes,
+    harvest: Harvest,
+) -> Outcome {
+    let samples = &notes.samples;
+    let mut figures = Figures::new();
+    of_latencies(&harvest.latencies, &mut figures);
+    of_counts(&harvest, samples.measured_time().unwrap_or_default(), &mut figures);
+    samples.figures(harvest.totals.plateau_deliveries, &mut figures);
+    figures.insert("users".to_owned(), f64::from(scenario.users));
+
+    let judge = |threshold: &Threshold| {
+        let (value, holds) = threshold.judge(&figures);
+        Judged { text: threshold.text().to_owned(), value, holds }
+    };
+    let thresholds = scenario.thresholds.iter().map(judge).collect();
+    let mut warnings = of_generator(&figures);
+    let server_threads = samples.threads();
+    warnings.extend(notes.warnings);
+    Outcome {
+        version: VERSION,
+        server_version: harvest.server_version,
+        began_at,
+        scenario: scenario.clone(),
+        percentiles_ms: harvest.latencies.deliver.percentiles_ms(),
+        thresholds,
+        violations: harvest.findings.violations,
+        evidence: harvest.findings.evidence,
+        errors: harvest.errors,
+        warnings,
+        phases: notes.phases,
+        seconds: notes.seconds,
+        curves: curves(&harvest.latencies),
+        server_threads,
+        chaos: notes.chaos,
+        figures,
+    }
+}
+
+fn each(latencies: &Latencies) -> [(&'static str, &Latency); 7] {
+    let Latencies { handshake, login, subscribe, ack, first, last, deliver, lag: _ } = latencies;
+    [
+        ("handshake", handshake),
+        ("login", login),
+        ("subscribe", subscribe),
+        ("ack", ack),
+        ("first", first),
+        ("last", last),
+        ("deliver", deliver),
+    ]
+}
+
+fn of_latencies(latencies: &Latencies, figures: &mut Figures) {
+    for (name, latency) in each(latencies) {
+        latency.figures(name, figures);
+    }
+    if latencies.lag.count() > 0 {
+        figures.insert("generator.lag.p99".to_owned(), latencies.lag.percentile(99.0));
+        figures.insert("generator.lag.max".to_owned(), latencies.lag.max());
+    }
+}
+
+fn curves(latencies: &Latencies) -> BTreeMap<String, Vec<[f64; 2]>> {
+    let measured = each(latencies).into_iter().filter(|(_, latency)| latency.count() > 0);
+    measured.map(|(name, latency)| (name.to_owned(), latency.curve())).collect()
+}
+
+fn of_counts(harvest: &Harvest, plateau: Duration, figures: &mut Figures) {
+    let Harvest { totals, findings, errors, .. } = harvest;
+    let counts = [
+        ("messages", totals.messages),
+        ("acks", totals.acks),
+        ("deliveries", totals.deliveries),
+        ("reconnects", totals.reconnects),
+        ("gaps", totals.gaps),
+        ("unsent", totals.unsent),
+        ("slow_closed", totals.slow_closed),
+        ("errors", errors.values().sum()),
+        ("lost", findings.lost),
+        ("acknowledged_lost", findings.acknowledged_lost),
+        ("violations", findings.violations),
+        ("probed", findings.probed),
+        ("generator.dropped_samples", totals.dropped_intervals),
+    ];
+    #[expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
+    let plain = |count: u64| count as f64;
+    for (name, count) in counts {
+        figures.insert(name.to_owned(), plain(count));
+    }
+    let seconds = plateau.as_secs_f64();
+    if seconds > 0.0 {
+        let mut rate = |name: &str, count| figures.insert(name.to_owned(), plain(count) / seconds);
+        rate("messages_per_s", totals.plateau_messages);
+        rate("deliveries_per_s", totals.plateau_deliveries);
+        let percent = totals.plateau_cpu.as_secs_f64() / seconds * 100.0;
+        figures.insert("generator.cpu_percent".to_owned(), percent);
+    }
+}
+
+/// What makes the run's latencies the generator's rather than the server's.
+fn of_generator(figures: &Figures) -> Vec<String> {
+    let figure = |name: &str| figures.get(name).copied().unwrap_or_default();
+    let mut warnings = Vec::new();
+    let cpu = figure("generator.cpu_percent");
+    if cpu > GENERATOR_PERCENT_MAX {
+        warnings.push(format!(
+            "the generator was the bottleneck: it used {cpu:.0} % of its core; the server may be \
+             faster than these figures"
+        ));
+    }
+    let lag = figure("generator.lag.p99");
+    if lag > LAG_P99_MAX {
+        warnings.push(format!(
+            "the generator was late: 1 % of the messages were sent {lag:.1} ms or more after they \
+             were due, which is in every latency here"
+        ));
+    }
+    let unsent = figure("unsent");
+    if unsent > 0.0 {
+        warnings.push(format!(
+            "{unsent} messages were left out, because too many of their user's were not \
+             acknowledged: the load was less than asked for"
+        ));
+    }
+    let dropped = figure("generator.dropped_samples");
+    if dropped > 0.0 {
+        warnings.push(format!("{dropped} seconds are missing from the plots"));
+    }
+    warnings
+}
+
+impl Samples {
+    fn measured_time(&self) -> Option<Duration> {
+        let (begins, ends) = (self.begins.as_ref()?.0, self.ends.as_ref()?.0);
+        Some(ends.saturating_sub(begins))
+    }
+
+    fn figures(&self, deliveries: u64, figures: &mut Figures) {
+        #[expect(clippy::cast_precision_loss, reason = "a process has far less than 2^52 bytes")]
+        let plain = |bytes: u64| bytes as f64;
+        if let (Some((began, earlier)), Some((ended, later))) = (&self.begins, &self.ends) {
+            let time = ended.saturating_sub(*began);
+            later.figures(earlier, time, deliveries, figures);
+        }
+        if self.resident_bytes_max > 0 {
+            figures.insert("server.rss_bytes_max".to_owned(), plain(self.resident_bytes_max));
+        }
+        let before = self.before.as_ref().map(|it| it.resident_bytes).filter(|it| *it > 0);
+        if let (Some(before), Some((connected, with))) = (before, self.connected)
+            && connected > 0
+        {
+            let each = plain(with.saturating_sub(before)) / f64::from(connected);
+            figures.insert("server.bytes_per_connection".to_owned(), each);
+        }
+    }
+
+    /// CPU of the server's threads while it was measured, in percent of a core.
+    fn threads(&self) -> BTreeMap<String, f64> {
+        let (Some((_, earlier)), Some((_, later))) = (&self.begins, &self.ends) else {
+            return BTreeMap::new();
+        };
+        let time = self.measured_time().unwrap_or_default().as_secs_f64().max(0.001);
+        let of = |(name, cpu): (&String, &Duration)| {
+            let before = earlier.threads.get(name).copied().unwrap_or_default();
+            (name.clone(), cpu.saturating_sub(before).as_secs_f64() / time * 100.0)
+        };
+        later.threads.iter().map(of).collect()
+    }
+}

@@ -1,0 +1,220 @@
+//! Where a run takes place: a server that is there, or one that is started for it.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tempfile::TempDir;
+
+use crate::{
+    Failure,
+    scenario::{Login, Scenario},
+    server::{self, Server, Setup, tokens},
+    swarm::Target,
+};
+
+// A group of clap's is named after its struct, and those who flatten this one are named `Flags` too.
+#[derive(clap::Args, Clone, Debug)]
+#[group(id = "site-flags")]
+pub(crate) struct Flags {
+    /// The server to load.
+    #[arg(long, value_name = "URL", conflicts_with = "start_server")]
+    server: Option<String>,
+    /// Start a server for the run, on fresh data and its own core.
+    #[arg(long)]
+    start_server: bool,
+    /// The program of the server to start, if not the one beside this.
+    #[arg(long, value_name = "PATH", requires = "start_server")]
+    binary: Option<PathBuf>,
+    /// The internal port of a server that is there, for its metrics and profiles.
+    #[arg(long, value_name = "ADDRESS", requires = "server")]
+    internal: Option<SocketAddr>,
+    /// The process of a server that is there, if it is on this machine, for its CPU and memory.
+    #[arg(long, value_name = "PID", requires = "server")]
+    pid: Option<u32>,
+    /// Access tokens, one on each line, for --auth none.
+    #[arg(long, value_name = "FILE")]
+    tokens: Option<PathBuf>,
+}
+
+/// The place, checked but not touched yet.
+#[derive(Clone, Debug)]
+pub(crate) struct Site {
+    place: Place,
+    tokens: Option<Vec<String>>,
+}
+
+#[derive(Clone, Debug)]
+enum Place {
+    There { url: String, internal: Option<SocketAddr>, pid: Option<u32> },
+    Started { binary: Option<PathBuf> },
+}
+
+/// The place, with a server that answers.
+#[derive(Debug)]
+pub(crate) struct Ground {
+    pub(crate) target: Target,
+    pub(crate) internal: Option<SocketAddr>,
+    pub(crate) pid: Option<u32>,
+    pub(crate) tokens: Option<Vec<String>>,
+    /// Of a server that was started for the run.
+    pub(crate) started: Option<Started>,
+}
+
+/// A server of our own. The fields are dropped in this order.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) server: Server,
+    pub(crate) setup: Setup,
+    /// Its data and its log.
+    pub(crate) folder: TempDir,
+}
+
+impl Site {
+    pub(crate) fn new(flags: &Flags, scenario: &Scenario) -> Result<Self, Failure> {
+        let wrong = |what: String| Err(Failure::configuration(anyhow!(what)));
+        let place = match (&flags.server, flags.start_server) {
+            (Some(url), _) => {
+                authority(url).map_err(Failure::Configuration)?;
+                let (internal, pid) = (flags.internal, flags.pid);
+                Place::There { url: url.clone(), internal, pid }
+            }
+            (None, true) => Place::Started { binary: flags.binary.clone() },
+            (None, false) => {
+                return wrong("say which server: --server URL, or --start-server".to_owned());
+            }
+        };
+        let is_started = matches!(place, Place::Started { .. });
+        if !scenario.chaos.is_empty() && !is_started {
+            return wrong("--chaos needs a server of our own: --start-server".to_owned());
+        }
+        let tokens = flags.tokens.as_deref().map(read_tokens).transpose()?;
+        match (scenario.login, &tokens) {
+            (Login::None, None) if !is_started => {
+                return wrong("--auth none needs --tokens FILE, or --start-server".to_owned());
+            }
+            (Login::First | Login::During, Some(_)) => {
+                return wrong("--tokens goes with --auth none".to_owned());
+            }
+            _ => {}
+        }
+        Ok(Self { place, tokens })
+    }
+
+    /// Starts the server, if there is one to start, and leaves its core to it.
+    pub(crate) async fn enter(self, scenario: &Scenario) -> Result<Ground, Failure> {
+        let binary = match self.place {
+            Place::Started { binary } => binary,
+            Place::There { url, internal, pid } => {
+                let host = authority(&url)?;
+                let address = resolve(&host).await?;
+                let target = Target { address, host };
+                return Ok(Ground { target, internal, pid, tokens: self.tokens, started: None });
+            }
+        };
+        let folder = tempfile::Builder::new().prefix("hubbub-load-").tempdir()?;
+        // The port is chosen beforehand, since the server has to come back to it.
+        let mut setup = Setup::new(binary, server::free_address()?, folder.path())?;
+        setup.environment.extend(scenario.server.clone());
+        let server = setup.start().await?;
+        // The server takes the first core for its hub. Only now, or it would inherit this.
+        leave_first_core()?;
+        let tokens = match scenario.login {
+            Login::None if self.tokens.is_none() => {
+                let count = scenario.users as usize + 1;
+                Some(tokens::sign(setup.listen, &setup.data_dir, count).await?)
+            }
+            _ => self.tokens,
+        };
+        let target = Target { address: setup.listen, host: setup.listen.to_string() };
+        let (internal, pid) = (Some(setup.internal), Some(server.pid()?));
+        Ok(Ground {
+            target,
+            internal,
+            pid,
+            tokens,
+            started: Some(Started { server, setup, folder }),
+        })
+    }
+
+    pub(crate) fn is_started(&self) -> bool {
+        matches!(self.place, Place::Started { .. })
+    }
+}
+
+async fn resolve(host: &str) -> Result<SocketAddr> {
+    let mut found = tokio::net::lookup_host(host)
+        .await
+        .with_context(|| format!("the name of {host} cannot be resolved"))?;
+    found.next().with_context(|| format!("{host} has no address"))
+}
+
+/// `http://host:port` → `host:port`.
+fn authority(url: &str) -> Result<String> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let host = rest.trim_end_matches('/');
+    match scheme {
+        "http" | "ws" => {}
+        "https" | "wss" => bail!("--server {url}: TLS is not spoken yet"),
+        _ => bail!("--server {url}: expected http://HOST:PORT"),
+    }
+    if host.is_empty() || host.contains(['/', '?', '#', '@']) {
+        bail!("--server {url}: expected http://HOST:PORT and nothing after it");
+    }
+    let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    let is_v6_only = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|it| it.is_ipv6());
+    Ok(if has_port && !is_v6_only { host.to_owned() } else { format!("{host}:80") })
+}
+
+fn read_tokens(path: &Path) -> Result<Vec<String>, Failure> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--tokens {shown} cannot be read"))
+        .map_err(Failure::Configuration)?;
+    let tokens: Vec<_> = text.lines().map(str::trim).filter(|it| !it.is_empty()).collect();
+    let is_plain = |token: &&str| token.bytes().all(|byte| byte.is_ascii_graphic());
+    if tokens.is_empty() || !tokens.iter().all(is_plain) {
+        let wrong = anyhow!("--tokens {shown}: expected one access token on each line");
+        return Err(Failure::Configuration(wrong));
+    }
+    Ok(tokens.into_iter().map(str::to_owned).collect())
+}
+
+/// Leaves the first allowed core to the server, if there is another.
+fn leave_first_core() -> Result<()> {
+    let mut cores = sched_getaffinity(None)?;
+    let first = (0..CpuSet::MAX_CPU).find(|core| cores.is_set(*core));
+    if cores.count() > 1
+        && let Some(first) = first
+    {
+        cores.unset(first);
+        sched_setaffinity(None, &cores)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_gives_host_and_port_or_says_what_is_wrong() {
+        let of = |url| authority(url).map_err(|error| error.to_string());
+        assert_eq!(of("http://127.0.0.1:7878"), Ok("127.0.0.1:7878".to_owned()));
+        assert_eq!(of("127.0.0.1:7878/"), Ok("127.0.0.1:7878".to_owned()));
+        assert_eq!(of("ws://chat.example"), Ok("chat.example:80".to_owned()));
+        assert_eq!(of("http://[::1]:7878"), Ok("[::1]:7878".to_owned()));
+        assert_eq!(of("http://[::1]"), Ok("[::1]:80".to_owned()));
+        for (url, wrong) in [
+            ("https://x:1", "TLS"),
+            ("ftp://x:1", "expected"),
+            ("http://x:1/v1/ws", "nothing after"),
+            ("http://", "expected"),
+        ] {
+            assert!(of(url).is_err_and(|error| error.contains(wrong)), "{url}");
+        }
+    }
+}

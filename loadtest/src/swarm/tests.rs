@@ -1,0 +1,309 @@
+//! A swarm of one user against a server of a few lines, which does what the test needs.
+
+use std::{
+    net::{TcpListener, TcpStream},
+    sync::Mutex,
+};
+
+use prost::Message as _;
+use tokio_tungstenite::tungstenite::{
+    Message as Frame, WebSocket, accept_hdr,
+    handshake::server::{Request, Response},
+};
+
+use super::*;
+use crate::{
+    Failure,
+    scenario::{Login, Publish, Stage},
+};
+use hubbub::wire::proto::{
+    self, client_envelope::Command, history::From as After, reply::Result as Answer,
+    server_envelope::Envelope,
+};
+
+const EPOCH: u32 = 7;
+
+/// One channel, number 1, of a server that nobody subscribes to but the one user.
+#[derive(Debug, Default)]
+struct Server {
+    log: Mutex<Vec<proto::Record>>,
+    /// The ids of all publishes, also of those that came again.
+    publishes: Mutex<Vec<u64>>,
+    /// Positions that the user resumed from.
+    resumed: Mutex<Vec<proto::Position>>,
+    /// How many connections break at their first publish, which is stored but not answered.
+    breaks: Mutex<u32>,
+    /// Publishes that are refused as `busy`.
+    busy: Mutex<u32>,
+    leaks_to_witness: bool,
+    loses_acknowledged: bool,
+}
+
+impl Server {
+    /// Serves on a port of its own, as long as the test's process lives.
+    fn start(self) -> (SocketAddr, Arc<Self>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let server = Arc::new(self);
+        let it = Arc::clone(&server);
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let it = Arc::clone(&it);
+                thread::spawn(move || it.connection(stream));
+            }
+        });
+        (address, server)
+    }
+
+    fn connection(&self, stream: TcpStream) {
+        let mut user_id = 0;
+        #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
+        let who = |request: &Request, response: Response| {
+            let token = request.headers()["authorization"].to_str().unwrap();
+            user_id = if token == "Bearer witness" { 2 } else { 1 };
+            Ok(response)
+        };
+        let mut socket = accept_hdr(stream, who).unwrap();
+        let server_version = "fake".to_owned();
+        let welcome = proto::Welcome { user_id, server_version, ..proto::Welcome::default() };
+        send(&mut socket, Envelope::Welcome(welcome));
+        while let Ok(frame) = socket.read() {
+            let Frame::Binary(bytes) = frame else { continue };
+            let envelope = proto::ClientEnvelope::decode(bytes).unwrap();
+            if !self.command(&mut socket, user_id, envelope.id, envelope.command.unwrap()) {
+                return;
+            }
+        }
+    }
+
+    /// Answers whether the connection goes on.
+    fn command(
+        &self,
+        socket: &mut WebSocket<TcpStream>,
+        user_id: u32,
+        id: u32,
+        command: Command,
+    ) -> bool {
+        let mut log = self.log.lock().unwrap();
+        let head_sequence = log.len() as u64;
+        let (channel_id, epoch) = (1, EPOCH);
+        let answer = match command {
+            Command::CreateChannel(create) => {
+                if self.leaks_to_witness {
+                    send(socket, run(1, &[proto::Record::default()]));
+                }
+                Answer::Channel(proto::Channel { channel_id, channel_name: create.channel_name })
+            }
+            Command::Subscribe(subscribe) => {
+                let channel_name = String::new();
+                let it = proto::Subscribed { channel_id, channel_name, epoch, head_sequence };
+                reply(socket, id, Answer::Subscribed(it));
+                if let Some(since) = subscribe.since {
+                    self.resumed.lock().unwrap().push(since);
+                    send(socket, run(since.sequence + 1, &log[since.sequence as usize..]));
+                }
+                return true;
+            }
+            Command::Unsubscribe(_) => Answer::Unsubscribed(proto::Unsubscribed { channel_id }),
+            Command::Publish(publish) => {
+                let client_message_id = publish.client_message_id;
+                self.publishes.lock().unwrap().push(client_message_id);
+                if take_one(&self.busy) {
+                    let code = proto::error::Code::Busy.into();
+                    let retry_after_ms = 1;
+                    let error = proto::Error { code, retry_after_ms, ..proto::Error::default() };
+                    reply(socket, id, Answer::Error(error));
+                    return true;
+                }
+                let stored = log.iter().position(|it| it.client_message_id == client_message_id);
+                let content = Some(proto::record::Content::Body(publish.body));
+                let record = proto::Record { user_id, client_message_id, content };
+                let sequence = stored.map_or(head_sequence, |it| it as u64) + 1;
+                if stored.is_none() {
+                    log.push(record.clone());
+                }
+                if take_one(&self.breaks) {
+                    return false;
+                }
+                if stored.is_none() {
+                    send(socket, run(sequence, &[record]));
+                }
+                Answer::Published(proto::Published {
+                    channel_id,
+                    epoch,
+                    sequence,
+                    ..proto::Published::default()
+                })
+            }
+            Command::History(history) => {
+                let Some(After::AfterSequence(after)) = history.from else { panic!("{history:?}") };
+                let lost = self.loses_acknowledged && history.limit > 1;
+                let head_sequence = if lost { 0 } else { head_sequence };
+                let records = &log[(after as usize).min(head_sequence as usize)..];
+                let count = records.len().min(history.limit as usize);
+                let count = if lost { 0 } else { count };
+                let Envelope::Messages(messages) = run(after + 1, &records[..count]) else {
+                    unreachable!()
+                };
+                let runs = if count == 0 { Vec::new() } else { vec![messages] };
+                Answer::History(proto::HistoryPage { channel_id, epoch, runs, head_sequence })
+            }
+            other => panic!("{other:?}"),
+        };
+        reply(socket, id, answer);
+        true
+    }
+}
+
+fn take_one(count: &Mutex<u32>) -> bool {
+    let mut count = count.lock().unwrap();
+    let is_left = *count > 0;
+    *count = count.saturating_sub(1);
+    is_left
+}
+
+fn run(first_sequence: u64, records: &[proto::Record]) -> Envelope {
+    let records = records.to_vec();
+    Envelope::Messages(proto::Messages { channel_id: 1, first_sequence, timestamp_ms: 1, records })
+}
+
+fn reply(socket: &mut WebSocket<TcpStream>, id: u32, result: Answer) {
+    send(socket, Envelope::Reply(proto::Reply { id, result: Some(result) }));
+}
+
+fn send(socket: &mut WebSocket<TcpStream>, envelope: Envelope) {
+    let envelope = proto::ServerEnvelope { envelope: Some(envelope) };
+    // The other side may be gone, which is its right.
+    let _ = socket.send(Frame::Binary(envelope.encode_to_vec().into()));
+}
+
+/// One user who publishes one message and stays for this long.
+fn plan(address: SocketAddr, stay_ms: u64) -> Plan {
+    let stage = |ms| Stage { duration: Duration::from_millis(ms), target: 1 };
+    let scenario = Scenario {
+        users: 1,
+        stages: vec![stage(0), stage(stay_ms)],
+        login: Login::None,
+        idle: Duration::ZERO,
+        publish: Publish::Closed { think_time: Duration::from_secs(3_600) },
+        ..Scenario::default()
+    };
+    let tokens = Some(vec!["user".to_owned(), "witness".to_owned()]);
+    let target = Target { address, host: address.to_string() };
+    Plan { scenario, target, run: "test".to_owned(), tokens }
+}
+
+/// The last event of the run.
+fn outcome(plan: Plan) -> Event {
+    let (sender, mut events) = mpsc::channel(64);
+    let swarm = spawn(plan, sender).unwrap();
+    let last = std::iter::from_fn(|| events.blocking_recv()).last().unwrap();
+    swarm.join();
+    last
+}
+
+fn harvest(plan: Plan) -> Box<Harvest> {
+    match outcome(plan) {
+        Event::Over(harvest) => harvest,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn failure(plan: Plan) -> String {
+    match outcome(plan) {
+        Event::Failed(Failure::Aborted(error)) => error.to_string(),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_message_is_acknowledged_delivered_probed_and_read_again() {
+    let (address, _) = Server::default().start();
+    let harvest = harvest(plan(address, 200));
+    let Totals { messages, acks, deliveries, reconnects, .. } = harvest.totals;
+    assert_eq!((messages, acks, deliveries, reconnects), (1, 1, 1, 0));
+    assert_eq!((harvest.findings.violations, harvest.findings.probed), (0, 1), "{harvest:?}");
+    assert_eq!(harvest.latencies.deliver.count(), 1);
+    assert_eq!(harvest.server_version.as_deref(), Some("fake"));
+}
+
+#[test]
+fn what_was_not_acknowledged_is_sent_again_after_a_reconnect() {
+    let (address, server) = Server { breaks: Mutex::new(1), ..Server::default() }.start();
+    let harvest = harvest(plan(address, 200));
+    assert_eq!(*server.publishes.lock().unwrap(), [1, 1], "the same id twice");
+    let from_the_start = proto::Position { epoch: EPOCH, sequence: 0 };
+    assert_eq!(*server.resumed.lock().unwrap(), [from_the_start]);
+    let Totals { messages, acks, deliveries, reconnects, .. } = harvest.totals;
+    assert_eq!((messages, acks, deliveries, reconnects), (1, 1, 1, 1));
+    assert_eq!(harvest.findings.violations, 0, "{harvest:?}");
+}
+
+#[test]
+fn a_publish_that_is_refused_for_a_while_is_sent_again() {
+    let (address, server) = Server { busy: Mutex::new(2), ..Server::default() }.start();
+    let harvest = harvest(plan(address, 200));
+    assert_eq!(*server.publishes.lock().unwrap(), [1, 1, 1]);
+    assert_eq!((harvest.totals.acks, harvest.findings.violations), (1, 0), "{harvest:?}");
+    assert_eq!(harvest.errors["publish: 500 busy"], 2);
+}
+
+#[test]
+fn what_the_witness_receives_is_a_leak() {
+    let (address, _) = Server { leaks_to_witness: true, ..Server::default() }.start();
+    let harvest = harvest(plan(address, 100));
+    assert_eq!(harvest.findings.violations, 1, "{harvest:?}");
+}
+
+#[test]
+fn an_acknowledged_message_that_history_lost_is_found() {
+    let (address, _) = Server { loses_acknowledged: true, ..Server::default() }.start();
+    let harvest = harvest(plan(address, 100));
+    assert_eq!(harvest.findings.acknowledged_lost, 1, "{harvest:?}");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told_in_one_sentence() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let said = failure(plan(address, 100));
+    assert_eq!(said, format!("no server answers at {address}: connection refused"));
+}
+
+#[test]
+fn a_token_that_is_refused_ends_the_run_with_what_the_server_said() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        use std::io::{Read as _, Write as _};
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read(&mut [0; 4096]).unwrap();
+        let body = r#"{"code":201,"name":"invalid_token","title":"The token is not one."}"#;
+        let head = "HTTP/1.1 401 Unauthorized\r\nContent-Length:";
+        write!(stream, "{head} {}\r\n\r\n{body}", body.len()).unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    });
+    let said = failure(plan(address, 100));
+    assert_eq!(said, "the server refuses the token: invalid_token: The token is not one.");
+    server.join().unwrap();
+}
+
+#[test]
+fn an_abort_ends_the_thread_without_a_verdict() {
+    let (address, _) = Server::default().start();
+    let (sender, mut events) = mpsc::channel(64);
+    let swarm = spawn(plan(address, 3_600_000), sender).unwrap();
+    assert!(matches!(events.blocking_recv(), Some(Event::Phase(..))));
+    swarm.order(Order::Abort);
+    let last = std::iter::from_fn(|| events.blocking_recv()).last();
+    assert!(!matches!(last, Some(Event::Over(_) | Event::Failed(_))), "{last:?}");
+    swarm.join();
+}
+
+#[test]
+fn nobody_who_listens_is_the_end_of_the_thread() {
+    let (address, _) = Server::default().start();
+    let (sender, events) = mpsc::channel(64);
+    let swarm = spawn(plan(address, 3_600_000), sender).unwrap();
+    drop(events);
+    swarm.join();
+}
