@@ -2,13 +2,13 @@
 //!
 //! While somebody waits for a profile, a timer of the kernel interrupts whichever thread is using
 //! the CPU, and the interrupted thread writes down its own stack. Before the first profile there is
-//! no timer, no signal and no memory; after it, the memory stays: some 250 MiB with the names of a
+//! no timer, no signal and no memory; after it, the memory stays: some 250 MB with the names of a
 //! release build, so resident sizes are not to be compared with those of a process that was never
 //! profiled.
 //!
-//! The stack is unwound with the tables of the binary (DWARF). Frame pointers were tried: all code
-//! has to be built for them, and pprof then leaves out the innermost function, which is the one where
-//! the time goes.
+//! The stack is unwound with the tables of the binary (DWARF). Frame pointers were tried, and take
+//! less memory; but all code has to be built for them, and pprof then leaves out the innermost
+//! function, which is the one where the time goes.
 //!
 //! The internal port has one thread, so a profile gets one of its own: it sleeps while the samples
 //! gather, and turning addresses into names afterwards is slow.
