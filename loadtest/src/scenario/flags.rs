@@ -12,9 +12,10 @@ use crate::Failure;
 #[derive(clap::Args, Clone, Debug)]
 #[group(id = "scenario-flags")]
 pub(crate) struct Flags {
-    /// A scenario that comes with the program, or the path of a TOML file.
-    #[arg(long, value_name = "NAME|FILE", default_value = "reference-425")]
-    pub(crate) scenario: String,
+    /// A scenario that comes with the program, or the path of a TOML file. Without one: the reference
+    /// workload, and no thresholds but those given.
+    #[arg(long, value_name = "NAME|FILE")]
+    pub(crate) scenario: Option<String>,
     #[command(flatten)]
     pub(crate) overrides: Overrides,
 }
@@ -22,7 +23,7 @@ pub(crate) struct Flags {
 impl Flags {
     /// The scenario, changed as the flags say, and not yet checked.
     pub(crate) fn load(&self) -> Result<Scenario, Failure> {
-        Scenario::load(&self.scenario, &self.overrides)
+        Scenario::load(self.scenario.as_deref(), &self.overrides)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
 
-use crate::Failure;
+use crate::{Failure, server::CHEAP_LOGINS};
 
 pub(crate) mod chaos;
 mod check;
@@ -106,18 +106,28 @@ impl Scenario {
         SHIPPED.iter().map(|(name, _)| *name)
     }
 
-    /// A shipped scenario, or the one in a file, with what the flags say instead. What it says as a
+    /// A shipped scenario, the one in a file, or the default, with what the flags say instead. What it says as a
     /// whole is for [`check`](Self::check) to judge, so that one can still change it.
-    pub(crate) fn load(name_or_path: &str, overrides: &Overrides) -> Result<Self, Failure> {
-        let shipped = SHIPPED.iter().find(|(name, _)| *name == name_or_path);
-        let scenario = if let Some((name, text)) = shipped {
-            file::parse(name, text).context(format!("scenario {name}"))
-        } else {
-            Self::read(Path::new(name_or_path))
+    pub(crate) fn load(name_or_path: Option<&str>, overrides: &Overrides) -> Result<Self, Failure> {
+        let named = |name: &str| match SHIPPED.iter().find(|(shipped, _)| *shipped == name) {
+            Some((name, text)) => file::parse(name, text).context(format!("scenario {name}")),
+            None => Self::read(Path::new(name)),
         };
+        let scenario = name_or_path.map_or_else(|| Ok(Self::of_flags()), named);
         let mut scenario = scenario.map_err(Failure::Configuration)?;
         overrides.apply(&mut scenario).map_err(Failure::Configuration)?;
         Ok(scenario)
+    }
+
+    /// What the flags change when they name no scenario.
+    fn of_flags() -> Self {
+        Self {
+            name: "flags".to_owned(),
+            about: "Everybody is in one channel, and publishes now and then.".to_owned(),
+            // Logging in is not what is measured.
+            server: CHEAP_LOGINS.map(|(key, value)| (key.to_owned(), value.to_owned())).into(),
+            ..Self::default()
+        }
     }
 
     fn read(path: &Path) -> anyhow::Result<Self> {

@@ -177,6 +177,8 @@ enum Rhythm {
     },
 }
 
+/// The fraction of the golden ratio: its multiples fill the time from 0 to 1 ever more densely.
+const GOLDEN: f64 = 0.618_033_988_749_894_9;
 /// Of the period: how late a message may be by chance.
 const JITTER: f64 = 0.1;
 const SECOND_NS: f64 = 1e9;
@@ -193,7 +195,9 @@ impl Pace {
             Publish::Paced { .. } if user >= publishers => return None,
             Publish::Paced { rate_per_user } => {
                 let period = SECOND_NS / rate_per_user;
-                let first = period * f64::from(user) / f64::from(publishers);
+                // Any number of the first users has its turns spread evenly, since users come and
+                // go in this order.
+                let first = period * (f64::from(user) * GOLDEN).fract();
                 #[expect(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,

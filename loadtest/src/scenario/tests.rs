@@ -40,7 +40,7 @@ fn refusal<T: std::fmt::Debug>(result: Result<T, Failure>) -> String {
 #[test]
 fn every_shipped_scenario_can_be_run() {
     for name in Scenario::shipped() {
-        let scenario = Scenario::load(name, &Overrides::default()).unwrap();
+        let scenario = Scenario::load(Some(name), &Overrides::default()).unwrap();
         scenario.check().unwrap();
         assert_eq!(scenario.name, name);
         assert!(!scenario.about.is_empty() && !scenario.thresholds.is_empty(), "{name}");
@@ -70,11 +70,11 @@ fn a_file_is_read_from_its_path() {
     std::fs::write(&path, "users = 7\npublish = { model = \"closed\", think_time = \"5s\" }")
         .unwrap();
     let path = path.to_str().unwrap();
-    let scenario = Scenario::load(path, &Overrides::default()).unwrap();
+    let scenario = Scenario::load(Some(path), &Overrides::default()).unwrap();
     assert_eq!((scenario.name.as_str(), scenario.users), ("mine", 7));
     assert_eq!(scenario.publish, Publish::Closed { think_time: Duration::from_secs(5) });
     std::fs::write(path, "users = -1").unwrap();
-    let refused = refusal(Scenario::load(path, &Overrides::default()));
+    let refused = refusal(Scenario::load(Some(path), &Overrides::default()));
     assert!(
         refused.starts_with(&format!("{path}: line 1, `users = -1`: invalid value")),
         "{refused}"
@@ -273,7 +273,7 @@ fn too_few_open_files_are_told_with_the_remedy() {
 #[test]
 fn a_scenario_survives_the_outcome() {
     for name in Scenario::shipped() {
-        let scenario = Scenario::load(name, &Overrides::default()).unwrap();
+        let scenario = Scenario::load(Some(name), &Overrides::default()).unwrap();
         let text = serde_json::to_string(&scenario).unwrap();
         assert_eq!(serde_json::from_str::<Scenario>(&text).unwrap(), scenario);
     }

@@ -33,7 +33,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(20);
 const FREEZE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Settings with which passwords are hashed as cheaply as argon2 can: for runs that measure
 /// something else than logging in.
-const CHEAP_LOGINS: [(&str, &str); 2] =
+pub(crate) const CHEAP_LOGINS: [(&str, &str); 2] =
     [("HUBBUB__AUTH__COST__MEMORY", "8KiB"), ("HUBBUB__AUTH__COST__PASSES", "1")];
 
 /// How to start a server.

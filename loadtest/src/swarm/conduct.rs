@@ -121,8 +121,18 @@ impl EventLoop {
         self.tell(Event::Phase(phase, Duration::from_micros(self.world.now_us)));
     }
 
-    /// Goes from one part to the next, if this one is over.
+    /// Goes from one part to the next, as long as one is over.
     pub(super) fn go_on(&mut self) {
+        loop {
+            let before = std::mem::discriminant(&self.course.part);
+            self.go_on_once();
+            if before == std::mem::discriminant(&self.course.part) {
+                return;
+            }
+        }
+    }
+
+    fn go_on_once(&mut self) {
         let now_us = self.world.now_us;
         match self.course.part {
             Part::Witness => {
@@ -133,7 +143,6 @@ impl EventLoop {
                         Login::During => self.begin_stages(now_us),
                         Login::First | Login::None => self.course.part = Part::Login(0),
                     }
-                    self.go_on();
                 }
             }
             Part::Login(next) => self.log_in_more(next),
@@ -280,18 +289,17 @@ impl EventLoop {
     /// A message arrives from anywhere: the next connected user publishes it. When none is, it waits
     /// with the next one, because the server's absence is a part of its latency.
     fn arrival(&mut self, intended_us: u64) {
-        let publishers = &self.course.publishers;
+        let Course { publishers, next_publisher, .. } = &mut self.course;
         let count = publishers.len();
-        if count == 0 {
+        let user = |step: usize| &self.users[publishers[(*next_publisher + step) % count] as usize];
+        let connected = (0..count).find(|step| user(*step).stage == Stage::Ready);
+        let waiting = || (0..count).find(|step| user(*step).takes_messages(&self.world));
+        let Some(step) = connected.or_else(waiting) else {
             self.world.books.totals.unsent += 1;
             return;
-        }
-        let turn = |step: usize| publishers[(self.course.next_publisher + step) % count];
-        let connected =
-            (0..count).find(|step| self.users[turn(*step) as usize].stage == Stage::Ready);
-        let step = connected.unwrap_or(0);
-        let user = turn(step);
-        self.course.next_publisher = (self.course.next_publisher + step + 1) % count;
+        };
+        let user = user(step).number;
+        *next_publisher = (*next_publisher + step + 1) % count;
         self.users[user as usize].publish(intended_us, &mut self.world);
         self.touch(user);
     }

@@ -53,6 +53,10 @@ const SOCKETS: usize = 2;
 struct Port {
     stream: Option<TcpStream>,
     is_connecting: bool,
+    /// Whether it is among the unread ones.
+    is_unread: bool,
+    /// Whether the other side has closed: then it is read to its end, since no edge comes any more.
+    is_closed: bool,
 }
 
 /// All of the thread.
@@ -123,6 +127,7 @@ impl EventLoop {
     pub(super) fn run(mut self) {
         let mut kernel_events = Events::with_capacity(EVENTS_PER_TURN);
         self.begin();
+        self.settle();
         while !self.is_over() {
             if let Err(error) = self.wait(&mut kernel_events) {
                 self.world.fail(anyhow::Error::from(error).context("the loop cannot wait"));
@@ -141,7 +146,8 @@ impl EventLoop {
             }
             for _ in 0..self.unread.len() {
                 if let Some(port) = self.unread.pop_front() {
-                    self.read(port, false);
+                    self.ports[port].is_unread = false;
+                    self.read(port);
                 }
             }
             self.settle();
@@ -267,14 +273,18 @@ impl EventLoop {
             Ok(stream)
         });
         match opened {
-            Ok(stream) => self.ports[port] = Port { stream: Some(stream), is_connecting: true },
+            Ok(stream) => {
+                let is_unread = self.ports[port].is_unread;
+                let (stream, is_connecting) = (Some(stream), true);
+                self.ports[port] = Port { stream, is_connecting, is_unread, is_closed: false };
+            }
             Err(error) => self.broken(port, &error),
         }
     }
 
     fn write(&mut self, port: usize) {
         let (number, side) = of_port(port);
-        let Port { stream: Some(stream), is_connecting: false } = &mut self.ports[port] else {
+        let Port { stream: Some(stream), is_connecting: false, .. } = &mut self.ports[port] else {
             return;
         };
         let user = &mut self.users[number as usize];
@@ -290,7 +300,8 @@ impl EventLoop {
 
     fn socket_is_ready(&mut self, port: usize, is_closed: bool) {
         let (number, side) = of_port(port);
-        let Port { stream: Some(stream), is_connecting } = &mut self.ports[port] else { return };
+        let it = &mut self.ports[port];
+        let Port { stream: Some(stream), is_connecting, .. } = it else { return };
         if *is_connecting {
             match stream.take_error() {
                 Ok(Some(error)) | Err(error) => return self.broken(port, &error),
@@ -299,22 +310,25 @@ impl EventLoop {
                 Ok(None) => *is_connecting = false,
             }
         }
+        it.is_closed |= is_closed;
         self.touch(number);
         let user = &self.users[number as usize];
         // A slow reader learns of its end at once: what is left then is read for the reason.
         if side == Side::Door || is_closed || !user.reads_slowly(&self.world) {
-            self.read(port, is_closed);
+            self.read(port);
         }
     }
 
     /// Reads what is there, up to a bound.
-    fn read(&mut self, port: usize, is_closed: bool) {
+    fn read(&mut self, port: usize) {
         let (number, side) = of_port(port);
         self.touch(number);
         for _ in 0..READS_PER_TURN {
-            let Port { stream: Some(stream), is_connecting: false } = &mut self.ports[port] else {
+            let it = &mut self.ports[port];
+            let Port { stream: Some(stream), is_connecting: false, is_closed, .. } = it else {
                 return;
             };
+            let is_closed = *is_closed;
             let bytes = match stream.read(&mut self.buffer) {
                 Ok(0) => return self.broken(port, &ErrorKind::UnexpectedEof.into()),
                 Ok(bytes) => bytes,
@@ -331,12 +345,19 @@ impl EventLoop {
                 return;
             }
         }
-        self.unread.push_back(port);
+        self.read_later(port);
+    }
+
+    fn read_later(&mut self, port: usize) {
+        if !std::mem::replace(&mut self.ports[port].is_unread, true) {
+            self.unread.push_back(port);
+        }
     }
 
     /// Gives a user what is in the buffer. One look at the clock for all of it.
     fn take(&mut self, number: u32, side: Side, bytes: usize) {
         self.read_clock();
+        self.world.has_answered = true;
         let user = &mut self.users[number as usize];
         match side {
             Side::Connection => user.receive(&self.buffer[..bytes], &mut self.world),
@@ -366,8 +387,11 @@ impl EventLoop {
 
     /// Slow readers hurry from now on.
     pub(super) fn read_slow_ones(&mut self) {
-        let slow = self.users.iter().filter(|user| user.kind == Kind::Slow);
-        self.unread.extend(slow.map(|user| 2 * user.number as usize));
+        for number in 0..self.users.len() {
+            if self.users[number].kind == Kind::Slow {
+                self.read_later(2 * number);
+            }
+        }
     }
 
     fn broken(&mut self, port: usize, error: &std::io::Error) {

@@ -1,7 +1,12 @@
 //! The virtual users: one thread, one loop over all their sockets.
 //!
-//! Nothing is allocated for a message that is received. The thread tells the conductor once a second
-//! what it saw, and at the end everything.
+//! Nothing is allocated for a message that is received, and a user who has nothing to read has no
+//! buffer. The thread tells the conductor once a second what it saw, and at the end everything.
+//!
+//! Bytes come from `event_loop` (sockets, clock) through `user` (one state machine each, without
+//! I/O: `frame`, `http` and `scan` read for it) into `books` (messages, latencies, audit), which all
+//! users share with the `timers` in one `world`. `conduct` leads from one phase to the next. The
+//! *witness* is one user more: it makes the channels, is in none of them, and reads their history.
 
 use std::{
     collections::BTreeMap,
@@ -18,7 +23,7 @@ use tokio::sync::mpsc;
 use crate::{
     audit::Findings,
     latency::Latency,
-    scenario::{Scenario, schedule::Phase},
+    scenario::{Login, Scenario, schedule::Phase},
 };
 
 mod body;
@@ -40,7 +45,16 @@ mod world;
 ///
 /// The thread ends by itself after `Event::Over` or `Event::Failed`, after `Order::Abort`, and when
 /// nobody takes its events any more.
+///
+/// # Errors
+///
+/// If nobody is to log in and there are no tokens, and if the system has no sockets or threads left.
 pub(crate) fn spawn(plan: Plan, events: mpsc::Sender<Event>) -> anyhow::Result<Swarm> {
+    let has_tokens = plan.tokens.as_ref().is_some_and(|tokens| !tokens.is_empty());
+    anyhow::ensure!(
+        has_tokens || plan.scenario.login != Login::None,
+        "nobody is to log in, and no tokens are given"
+    );
     let (event_loop, (orders, waker)) = EventLoop::new(plan, events)?;
     let thread = thread::Builder::new().name("swarm".to_owned()).spawn(|| event_loop.run())?;
     Ok(Swarm { orders, waker, thread })

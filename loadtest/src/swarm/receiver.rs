@@ -1,4 +1,4 @@
-//! One user's receive path without sockets: what the generator itself can count at most.
+//! The users' receive path without their sockets: what the generator itself can count at most.
 
 use super::{
     Plan,
@@ -6,37 +6,47 @@ use super::{
     world::World,
 };
 
-/// A user who is subscribed and takes bytes from anywhere.
+/// Users who are subscribed to one channel and take bytes from anywhere.
 ///
-/// What it does for each delivery is what it does in a run: frames, envelopes, digests, the audit
+/// What they do for each delivery is what they do in a run: frames, envelopes, digests, the audit
 /// and the histograms.
 #[derive(Debug)]
 pub(crate) struct Receiver {
-    user: User,
+    users: Vec<User>,
     world: World,
 }
 
 impl Receiver {
-    /// A user in one channel, which the server calls `channel_id`, and who will be sent messages with
-    /// the ids 1 to `messages`.
+    /// All users of the plan, in the channel that the server calls `channel_id`. Messages with the ids
+    /// 1 to `messages` were due at 0; others are delivered without a latency. An id may come again,
+    /// at another sequence.
     pub(crate) fn new(plan: Plan, channel_id: u32, messages: u64) -> Self {
         let mut world = World::new(plan);
-        let mut user = User::new(0, Kind::Ordinary, &world);
-        user.stand_in(channel_id, &mut world);
+        let users = (0..world.plan.scenario.users).map(|number| {
+            let mut user = User::new(number, Kind::Ordinary, &world);
+            user.stand_in(channel_id, &mut world);
+            user
+        });
+        let users = users.collect();
         for _ in 0..messages {
             world.books.due(0, true, 0);
         }
-        Self { user, world }
+        Self { users, world }
     }
 
-    /// Takes what one `read` brought, at this time in microseconds.
-    pub(crate) fn receive(&mut self, bytes: &[u8], now_us: u64) {
+    /// This user takes what one `read` brought, at this time in microseconds.
+    pub(crate) fn receive(&mut self, user: usize, bytes: &[u8], now_us: u64) {
         self.world.now_us = now_us;
-        self.user.receive(bytes, &mut self.world);
+        self.users[user].receive(bytes, &mut self.world);
     }
 
-    /// How many messages were delivered since the last call, and whether the user still takes them:
-    /// it stops at the first frame that breaks the protocol.
+    /// Violations so far.
+    pub(crate) fn violations(&self) -> u64 {
+        self.world.books.audit.violations()
+    }
+
+    /// How many messages were delivered since the last call, and whether all users still take them:
+    /// one stops at the first frame that breaks the protocol.
     pub(crate) fn deliveries(&mut self) -> (u64, bool) {
         let moment = super::books::Moment {
             at_us: self.world.now_us,
@@ -46,6 +56,79 @@ impl Receiver {
             cpu: std::time::Duration::ZERO,
         };
         let interval = self.world.books.end_second(moment);
-        (interval.deliveries, self.user.stage == Stage::Ready)
+        let is_ready = self.users.iter().all(|user| user.stage == Stage::Ready);
+        (interval.deliveries, is_ready)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use hubbub::wire::proto;
+    use prost::Message as _;
+
+    use super::*;
+    use crate::{scenario::Scenario, swarm::Target};
+
+    const MESSAGES: u64 = 500;
+
+    fn receiver() -> Receiver {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let target = Target { address, host: String::new() };
+        let scenario = Scenario { users: 1, ..Scenario::default() };
+        let plan = Plan { scenario, target, run: "test".to_owned(), tokens: None };
+        Receiver::new(plan, 9, MESSAGES)
+    }
+
+    /// A stream of frames as a server writes them, with a few messages in each.
+    fn stream() -> Vec<u8> {
+        let mut stream = Vec::new();
+        for first in (1..=MESSAGES).step_by(5) {
+            let record = |id| proto::Record {
+                user_id: 3,
+                client_message_id: id,
+                content: Some(proto::record::Content::Body(format!("{id} xxxxxxxxxx"))),
+            };
+            let messages = proto::Messages {
+                channel_id: 9,
+                first_sequence: first,
+                timestamp_ms: 1,
+                records: (first..first + 5).map(record).collect(),
+            };
+            let envelope = proto::server_envelope::Envelope::Messages(messages);
+            let payload = proto::ServerEnvelope { envelope: Some(envelope) }.encode_to_vec();
+            stream.extend([0x82, 126]);
+            stream.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+            stream.extend(payload);
+        }
+        stream
+    }
+
+    #[test]
+    fn every_message_is_counted_once_however_the_stream_is_cut() {
+        let stream = stream();
+        for bytes in [1, 7, 250, 1_000, stream.len()] {
+            let mut receiver = receiver();
+            stream.chunks(bytes).for_each(|chunk| receiver.receive(0, chunk, 1_000));
+            assert_eq!(receiver.deliveries(), (MESSAGES, true), "in pieces of {bytes} bytes");
+            assert_eq!(receiver.violations(), 0);
+            assert_eq!(receiver.users[0].memory_for_reading(), 0);
+        }
+    }
+
+    #[test]
+    fn a_message_that_is_left_out_is_a_violation() {
+        let stream = stream();
+        let frame_bytes = 4 + usize::from(u16::from_be_bytes([stream[2], stream[3]]));
+        let mut receiver = receiver();
+        receiver.receive(0, &stream[frame_bytes..], 1_000);
+        assert!(receiver.violations() > 0);
+    }
+
+    #[test]
+    fn a_frame_that_breaks_the_protocol_ends_the_user() {
+        let mut receiver = receiver();
+        receiver.receive(0, &[0xF2, 0], 1_000);
+        assert_eq!(receiver.deliveries(), (0, false));
+        assert_eq!(receiver.violations(), 1);
     }
 }

@@ -2,19 +2,20 @@
 
 use std::{
     net::{TcpListener, TcpStream},
-    sync::Mutex,
+    sync::{Condvar, Mutex},
 };
 
 use prost::Message as _;
 use tokio_tungstenite::tungstenite::{
     Message as Frame, WebSocket, accept_hdr,
     handshake::server::{Request, Response},
+    protocol::CloseFrame,
 };
 
 use super::*;
 use crate::{
     Failure,
-    scenario::{Login, Publish, Stage},
+    scenario::{Publish, SlowReaders, Stage},
 };
 use hubbub::wire::proto::{
     self, client_envelope::Command, history::From as After, reply::Result as Answer,
@@ -35,6 +36,12 @@ struct Server {
     breaks: Mutex<u32>,
     /// Publishes that are refused as `busy`.
     busy: Mutex<u32>,
+    /// The first subscribed connection is closed with this code.
+    close_code: Mutex<Option<u16>>,
+    /// Codes that clients closed with.
+    closed: Mutex<Vec<u16>>,
+    has_closed: Condvar,
+    changes_epoch: bool,
     leaks_to_witness: bool,
     loses_acknowledged: bool,
 }
@@ -68,6 +75,10 @@ impl Server {
         let welcome = proto::Welcome { user_id, server_version, ..proto::Welcome::default() };
         send(&mut socket, Envelope::Welcome(welcome));
         while let Ok(frame) = socket.read() {
+            if let Frame::Close(Some(close)) = &frame {
+                self.closed.lock().unwrap().push(close.code.into());
+                self.has_closed.notify_all();
+            }
             let Frame::Binary(bytes) = frame else { continue };
             let envelope = proto::ClientEnvelope::decode(bytes).unwrap();
             if !self.command(&mut socket, user_id, envelope.id, envelope.command.unwrap()) {
@@ -95,14 +106,31 @@ impl Server {
                 Answer::Channel(proto::Channel { channel_id, channel_name: create.channel_name })
             }
             Command::Subscribe(subscribe) => {
+                if let Some(since) = subscribe.since {
+                    self.resumed.lock().unwrap().push(since);
+                    if self.changes_epoch && since.epoch == EPOCH {
+                        let head = Some(proto::Position { epoch: EPOCH + 1, sequence: 1 });
+                        let code = proto::error::Code::EpochChanged.into();
+                        let error = proto::Error { code, head, ..proto::Error::default() };
+                        reply(socket, id, Answer::Error(error));
+                        return true;
+                    }
+                }
                 let channel_name = String::new();
                 let it = proto::Subscribed { channel_id, channel_name, epoch, head_sequence };
                 reply(socket, id, Answer::Subscribed(it));
                 if let Some(since) = subscribe.since {
-                    self.resumed.lock().unwrap().push(since);
                     send(socket, run(since.sequence + 1, &log[since.sequence as usize..]));
                 }
-                return true;
+                drop(log);
+                let close_code = self.close_code.lock().unwrap().take();
+                if let Some(code) = close_code {
+                    let (code, reason) = (code.into(), "".into());
+                    socket.close(Some(CloseFrame { code, reason })).unwrap();
+                    // Until the client has answered, or is gone.
+                    while socket.read().is_ok() {}
+                }
+                return close_code.is_none();
             }
             Command::Unsubscribe(_) => Answer::Unsubscribed(proto::Unsubscribed { channel_id }),
             Command::Publish(publish) => {
@@ -263,6 +291,59 @@ fn an_acknowledged_message_that_history_lost_is_found() {
 }
 
 #[test]
+fn a_reader_whose_channel_began_anew_starts_over_and_that_is_found() {
+    let breaks = Mutex::new(1);
+    let (address, server) = Server { breaks, changes_epoch: true, ..Server::default() }.start();
+    let harvest = harvest(plan(address, 200));
+    let position = |epoch| proto::Position { epoch, sequence: 0 };
+    assert_eq!(*server.resumed.lock().unwrap(), [position(EPOCH), position(EPOCH + 1)]);
+    assert_eq!(harvest.findings.violations, 1, "{harvest:?}");
+    assert_eq!(harvest.totals.deliveries, 1);
+}
+
+#[test]
+fn who_leaves_unsubscribes_and_closes() {
+    let (address, server) = Server::default().start();
+    let mut plan = plan(address, 100);
+    plan.scenario.stages.push(Stage { duration: Duration::from_millis(50), target: 0 });
+    let harvest = harvest(plan);
+    assert_eq!((harvest.totals.acks, harvest.findings.violations), (1, 0), "{harvest:?}");
+    let (closed, patience) = (server.closed.lock().unwrap(), Duration::from_secs(10));
+    let closed = server.has_closed.wait_timeout_while(closed, patience, |it| it.is_empty());
+    assert_eq!(*closed.unwrap().0, [1000]);
+}
+
+#[test]
+fn a_close_that_asks_for_it_is_followed_by_a_reconnect() {
+    let close_code = Mutex::new(Some(4001));
+    let (address, _) = Server { close_code, ..Server::default() }.start();
+    let harvest = harvest(plan(address, 200));
+    assert_eq!((harvest.totals.reconnects, harvest.totals.acks), (1, 1), "{harvest:?}");
+    assert_eq!((harvest.findings.violations, harvest.errors["closed: 4001"]), (0, 1));
+}
+
+#[test]
+fn a_close_for_good_is_a_violation() {
+    let close_code = Mutex::new(Some(4503));
+    let (address, server) = Server { close_code, ..Server::default() }.start();
+    let harvest = harvest(plan(address, 100));
+    assert_eq!(harvest.findings.violations, 1, "{harvest:?}");
+    assert_eq!(*server.resumed.lock().unwrap(), [], "it does not come back");
+}
+
+#[test]
+fn a_slow_reader_that_is_closed_is_given_up_and_nothing_is_wrong() {
+    let close_code = Mutex::new(Some(4008));
+    let (address, server) = Server { close_code, ..Server::default() }.start();
+    let mut plan = plan(address, 100);
+    plan.scenario.slow_readers = SlowReaders { users: 1, bytes_per_second: 1_000 };
+    let harvest = harvest(plan);
+    assert_eq!((harvest.totals.slow_closed, harvest.findings.violations), (1, 0), "{harvest:?}");
+    assert_eq!((harvest.errors["closed: 4008"], harvest.totals.messages), (1, 0));
+    assert_eq!(*server.resumed.lock().unwrap(), [], "it does not come back");
+}
+
+#[test]
 fn a_server_that_is_not_there_is_told_in_one_sentence() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let said = failure(plan(address, 100));
@@ -276,7 +357,7 @@ fn a_token_that_is_refused_ends_the_run_with_what_the_server_said() {
     let server = thread::spawn(move || {
         use std::io::{Read as _, Write as _};
         let (mut stream, _) = listener.accept().unwrap();
-        stream.read(&mut [0; 4096]).unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
         let body = r#"{"code":201,"name":"invalid_token","title":"The token is not one."}"#;
         let head = "HTTP/1.1 401 Unauthorized\r\nContent-Length:";
         write!(stream, "{head} {}\r\n\r\n{body}", body.len()).unwrap();

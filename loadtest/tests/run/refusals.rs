@@ -81,7 +81,7 @@ async fn a_wrong_token_ends_the_run_with_the_servers_word_for_it() {
     let server = Server::start().await;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tokens");
-    fs::write(&file, "this is no token\n").unwrap();
+    fs::write(&file, "this.is.no-token\n").unwrap();
     let url = server.url();
     let tokens = file.to_str().unwrap();
     let mut arguments = vec!["run", "--server", &url, "--auth", "none", "--tokens", tokens];

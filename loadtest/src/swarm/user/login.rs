@@ -75,10 +75,7 @@ impl User {
     /// Asks for the account, or for the token.
     fn knock(&mut self, world: &mut World) {
         let host = &world.plan.target.host;
-        let username = match self.kind {
-            Kind::Witness => format!("{}-witness", world.plan.run),
-            _ => format!("virtual-{}", self.number),
-        };
+        let username = self.username(world);
         let door = self.door.get_or_insert_default();
         door.out.clear();
         door.is_asking = true;
@@ -98,6 +95,13 @@ impl User {
         }
         self.token_stamp += 1;
         world.set_timer(REQUEST_PATIENCE, self.number, Due::KnockBy, self.token_stamp);
+    }
+
+    fn username(&self, world: &World) -> String {
+        match self.kind {
+            Kind::Witness => format!("{}-witness", world.plan.run),
+            _ => format!("virtual-{}", self.number),
+        }
     }
 
     pub(super) fn login_timer(&mut self, timer: Timer, world: &mut World) {
@@ -133,7 +137,6 @@ impl User {
                     door.is_open = false;
                     self.close_door();
                 }
-                world.has_answered = true;
                 self.answered(&response, world);
             }
             Err(error) => self.door_lost(&format!("login: {error}"), world),
@@ -165,11 +168,9 @@ impl User {
                 self.knock_again(&what, LOGIN_PATIENCE, Some(pause + jitter), world);
             }
             (status, true) if said.contains("invalid_credentials") => {
-                let number = self.number;
+                let name = self.username(world);
                 world.books.error(&format!("login: {status}"));
-                world.fail(anyhow::anyhow!(
-                    "the account `virtual-{number}` exists with another password"
-                ));
+                world.fail(anyhow::anyhow!("the account `{name}` exists with another password"));
             }
             (status, _) => {
                 world.books.error(&format!("login: {status}"));
@@ -200,6 +201,7 @@ impl User {
         }
         self.token = Some(token.access_token);
         if self.stage == Stage::LoggingIn {
+            (self.tries, self.trying_since_us) = (0, None);
             self.connect(world);
         }
     }

@@ -1,9 +1,10 @@
 //! One virtual user as a state machine without I/O: bytes in → bytes out, and entries in the books.
 //! Hot.
 //!
-//! This file has its connection, from the upgrade to the close. Beside it: `login` (the token),
-//! `replies` (what the server says), `publishing`, `leaving`. The loop owns the sockets: it gives a
-//! user what it has read, and afterwards writes what is in `out` and does what is in `wants`.
+//! This file has what a user is, and how it connects. Beside it: `login` (the token), `receiving`,
+//! `replies` (what the server says), `publishing`, `leaving`, `ending` (and reconnecting), and what
+//! only the `witness` does. The loop owns the sockets: it gives a user what it has read, and
+//! afterwards writes what is in `out` and does what is in `wants`.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -12,17 +13,18 @@ use prost::Message as _;
 use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
 use super::{
-    frame::{Frame, Opcode, next_frame, write_frame},
+    frame::{Opcode, write_frame},
     http,
-    scan::{Messages, ScanError, Scanned, scan},
     timers::{Due, Timer},
     world::World,
 };
 use crate::{audit::Reader, scenario::schedule::Phase};
 
+mod ending;
 mod leaving;
 mod login;
 mod publishing;
+mod receiving;
 mod replies;
 pub(crate) mod witness;
 
@@ -297,6 +299,7 @@ impl User {
             it.reader = Some(world.books.audit.subscribed(self.number, place, 0));
             (it.channel_id, it.is_open) = (channel_id, true);
         }
+        world.connected += 1;
     }
 
     fn want(&mut self, side: Side, want: Want) {
@@ -333,192 +336,6 @@ impl User {
         }
     }
 
-    /// What its connection received. `world.now_us` is the moment of it.
-    ///
-    /// This is all that a delivery costs on this side of the socket, so that it can be measured
-    /// alone: see [`super::receiver`].
-    pub(crate) fn receive(&mut self, bytes: &[u8], world: &mut World) {
-        if self.unfinished.is_empty() {
-            let used = self.consume(bytes, world);
-            if self.has_connection() && used < bytes.len() {
-                self.unfinished.extend_from_slice(&bytes[used..]);
-            }
-            return;
-        }
-        let mut whole = std::mem::take(&mut world.scratch);
-        whole.clear();
-        whole.append(&mut self.unfinished);
-        whole.extend_from_slice(bytes);
-        let used = self.consume(&whole, world);
-        if self.has_connection() && used < whole.len() {
-            self.unfinished.extend_from_slice(&whole[used..]);
-        } else {
-            self.unfinished = Vec::new();
-        }
-        world.scratch = whole;
-    }
-
-    fn has_connection(&self) -> bool {
-        self.is_open() || self.stage == Stage::Upgrading
-    }
-
-    /// Answers how many of the bytes were whole.
-    fn consume(&mut self, bytes: &[u8], world: &mut World) -> usize {
-        let mut used = 0;
-        if self.stage == Stage::Upgrading {
-            used = self.upgraded(bytes, world);
-        }
-        while self.is_open() {
-            match next_frame(&bytes[used..]) {
-                Ok(Some(frame)) => {
-                    used += frame.bytes;
-                    self.frame(frame, world);
-                }
-                Ok(None) => break,
-                Err(error) => self.end(&format!("the server sent {error}"), world),
-            }
-        }
-        used
-    }
-
-    fn upgraded(&mut self, bytes: &[u8], world: &mut World) -> usize {
-        let response = match http::response(bytes) {
-            Ok(Some(response)) => response,
-            Ok(None) => return 0,
-            Err(error) => {
-                self.lost(&format!("upgrade: {error}"), None, world);
-                return 0;
-            }
-        };
-        if response.status != 101 {
-            self.not_upgraded(&response, world);
-        } else if response.accept != self.accept.take().as_deref() {
-            self.end("the server answered the upgrade with another Sec-WebSocket-Accept", world);
-        } else {
-            world.books.handshake(world.now_us - self.connecting_us);
-            self.stage = Stage::Greeting;
-        }
-        response.bytes
-    }
-
-    fn not_upgraded(&mut self, response: &http::Response<'_>, world: &mut World) {
-        let status = response.status;
-        let said = login::problem(response.body);
-        match status {
-            401 if self.was_ready && world.has_logins() => {
-                self.token = None;
-                self.lost("upgrade: 401", None, world);
-            }
-            401 if !self.was_ready => {
-                world.fail(anyhow::anyhow!("the server refuses the token: {said}"));
-            }
-            401 => self.end(&format!("the server refuses the token: {said}"), world),
-            _ => {
-                let asked_for = response.retry_after.map(Duration::from_secs);
-                self.lost(&format!("upgrade: {status}"), asked_for, world);
-            }
-        }
-    }
-
-    fn frame(&mut self, frame: Frame<'_>, world: &mut World) {
-        match (frame.opcode, frame.is_final) {
-            (Opcode::Binary, true) => self.payload(frame.payload, world),
-            (Opcode::Binary, false) => self.parts.extend_from_slice(frame.payload),
-            (Opcode::Continuation, is_final) => {
-                self.parts.extend_from_slice(frame.payload);
-                if is_final {
-                    let parts = std::mem::take(&mut self.parts);
-                    self.payload(&parts, world);
-                }
-            }
-            (Opcode::Text, _) => self.end("the server sent a text frame", world),
-            (Opcode::Ping, _) => {
-                let mask = world.mask();
-                let pong = |out: &mut Vec<u8>| out.extend_from_slice(frame.payload);
-                write_frame(&mut self.out, Opcode::Pong, mask, pong);
-            }
-            (Opcode::Pong, _) => {}
-            (Opcode::Close, _) => self.closed(frame.payload, world),
-        }
-    }
-
-    fn payload(&mut self, payload: &[u8], world: &mut World) {
-        let result = match scan(payload) {
-            Ok(Scanned::Messages(messages)) => self.messages(messages, world),
-            Ok(Scanned::Other(envelope)) => {
-                self.envelope(envelope, world);
-                Ok(())
-            }
-            Err(error) => Err(error),
-        };
-        if let Err(error) = result {
-            self.end(&format!("the server sent {error}"), world);
-        }
-    }
-
-    fn messages(&mut self, messages: Messages<'_>, world: &mut World) -> Result<(), ScanError> {
-        let (channel_id, first) = (messages.channel_id, messages.first_sequence);
-        let Some((channel, reader)) = self.reader(channel_id) else {
-            world.books.audit.leaked(self.number, channel_id, first);
-            return Ok(());
-        };
-        let is_slow = self.kind == Kind::Slow;
-        for (sequence, record) in (first..).zip(messages) {
-            let now_us = world.now_us;
-            if world.books.delivered(reader, sequence, &record?, is_slow, now_us) {
-                world.witness.notice(channel, sequence);
-            }
-        }
-        Ok(())
-    }
-
-    /// The subscription to this channel. Most users have one, and most events are of the channel of
-    /// the one before.
-    #[inline]
-    fn reader(&mut self, channel_id: u32) -> Option<(u32, Reader)> {
-        let is_it = |it: &Subscription| it.is_open && it.channel_id == channel_id;
-        if !self.subscriptions.get(self.last_hit).is_some_and(is_it) {
-            self.last_hit = self.subscriptions.iter().position(is_it)?;
-        }
-        let it = &self.subscriptions[self.last_hit];
-        Some((it.channel, it.reader?))
-    }
-
-    /// The server closes the connection.
-    fn closed(&mut self, payload: &[u8], world: &mut World) {
-        let (code, reason) = match payload {
-            [high, low, reason @ ..] => (u16::from_be_bytes([*high, *low]), reason),
-            _ => (1005, &[][..]),
-        };
-        self.write_close(code, world);
-        let what = format!("closed: {code}");
-        match code {
-            4500..=4999 if self.kind != Kind::Slow => {
-                let reason = String::from_utf8_lossy(reason);
-                world.books.error(&what);
-                if !self.was_ready && code == 4500 {
-                    world.fail(anyhow::anyhow!("the server refuses the token: {code} {reason}"));
-                } else {
-                    self.end(&format!("the server closed with {code}: {reason}"), world);
-                }
-            }
-            _ => {
-                if code == 4001 {
-                    self.token = None;
-                }
-                self.lost(&what, retry_after(reason), world);
-            }
-        }
-    }
-
-    fn write_close(&mut self, code: u16, world: &mut World) {
-        // 1005 says that there was none, and may not be sent.
-        let code = if code == 1005 { 1000 } else { code };
-        let close = |out: &mut Vec<u8>| out.extend_from_slice(&code.to_be_bytes());
-        let mask = world.mask();
-        write_frame(&mut self.out, Opcode::Close, mask, close);
-    }
-
     fn write(&mut self, command: proto::client_envelope::Command, world: &mut World) -> u32 {
         self.last_command += 1;
         let envelope = proto::ClientEnvelope { id: self.last_command, command: Some(command) };
@@ -546,141 +363,14 @@ impl User {
         let id = self.write(envelope, world);
         self.asked.push(Asked { id, command, at_us: world.now_us });
     }
-
-    /// Its oldest command has waited long enough, unless the server was stopped meanwhile.
-    fn look_for_answers(&mut self, world: &mut World) {
-        self.has_patience_timer = false;
-        let commands = self.asked.iter().map(|it| it.at_us);
-        let publishes = self.outstanding.iter().filter(|it| it.command != 0).map(|it| it.sent_us);
-        let Some(oldest_us) = commands.chain(publishes).min() else { return };
-        let since_us = oldest_us.max(world.chaos_us.unwrap_or_default());
-        let until_us = since_us + super::world::us(COMMAND_PATIENCE);
-        if until_us <= world.now_us && self.is_open() && !self.reads_slowly(world) {
-            self.lost("command: no answer in 60 s", None, world);
-        } else {
-            self.has_patience_timer = true;
-            let at_us = until_us.max(world.now_us + 1_000_000);
-            world.timers.set(at_us, self.number, Due::Patience, 0);
-        }
-    }
-
-    /// A socket broke, or could not be made.
-    pub(crate) fn broken(&mut self, side: Side, error: &std::io::Error, world: &mut World) {
-        if self.kind == Kind::Witness && !self.was_ready && !world.has_answered {
-            let (address, why) = (world.plan.target.address, error.kind());
-            world.fail(anyhow::anyhow!("no server answers at {address}: {why}"));
-        }
-        let short = super::socket::in_short(error);
-        match side {
-            Side::Door => self.door_lost(&format!("login: {short}"), world),
-            Side::Connection if self.stage == Stage::Upgrading => {
-                self.lost(&format!("connect: {short}"), None, world);
-            }
-            Side::Connection if self.is_open() => {
-                self.lost(&format!("closed: {short}"), None, world);
-            }
-            Side::Connection => {}
-        }
-    }
-
-    /// The connection is gone; there may be another one.
-    fn lost(&mut self, what: &str, asked_for: Option<Duration>, world: &mut World) {
-        world.books.error(what);
-        let was_ready = self.stage == Stage::Ready;
-        self.disconnect(world);
-        if self.kind == Kind::Slow && was_ready {
-            world.books.totals.slow_closed += 1;
-            return self.give_up(world);
-        }
-        if was_ready {
-            world.books.reconnect();
-        }
-        self.try_again(what, RECONNECT_PATIENCE, asked_for, Due::Retry, world);
-    }
-
-    /// Sets the timer for the next try, or gives up.
-    fn try_again(
-        &mut self,
-        what: &str,
-        patience: Duration,
-        asked_for: Option<Duration>,
-        due: Due,
-        world: &mut World,
-    ) {
-        let since_us = *self.trying_since_us.get_or_insert(world.now_us);
-        if world.now_us - since_us > super::world::us(patience) {
-            let seconds = patience.as_secs();
-            return self.end(&format!("it was not connected for {seconds} s: {what}"), world);
-        }
-        let pause = world.pause(self.tries, asked_for);
-        self.tries += 1;
-        let stamp = if due == Due::Retry { self.attempt } else { 0 };
-        world.set_timer(pause, self.number, due, stamp);
-    }
-
-    /// Forgets all that was of this connection.
-    fn disconnect(&mut self, world: &mut World) {
-        if self.stage == Stage::Ready && self.kind != Kind::Witness {
-            world.connected -= 1;
-        }
-        if self.kind == Kind::Witness {
-            world.witness.disconnected();
-        }
-        self.attempt += 1;
-        self.stage = Stage::Waiting;
-        self.unfinished = Vec::new();
-        self.parts = Vec::new();
-        self.asked.clear();
-        self.hold_until_us = 0;
-        self.outstanding.iter_mut().for_each(|it| it.command = 0);
-        self.subscriptions.iter_mut().for_each(|it| it.is_open = false);
-        self.want(Side::Connection, Want::Close);
-    }
-
-    /// Nothing more is due to it.
-    fn give_up(&mut self, world: &mut World) {
-        for reader in self.subscriptions.iter().filter_map(|it| it.reader) {
-            world.books.audit.given_up(reader);
-        }
-        self.over(world);
-    }
-
-    /// It cannot go on, and nobody asked it to stop: that is against the contract.
-    fn end(&mut self, why: &str, world: &mut World) {
-        match self.kind {
-            Kind::Witness => world.fail(anyhow::anyhow!("the witness cannot go on: {why}")),
-            Kind::Slow if self.was_ready => {}
-            _ => world.books.audit.ended(self.number, why.to_owned()),
-        }
-        // Its end is the violation, and not also all that it then misses.
-        self.give_up(world);
-    }
-
-    /// It is done. What it has in `out` is still written.
-    fn over(&mut self, world: &mut World) {
-        self.disconnect(world);
-        self.joined(world);
-        self.drop_outstanding(world);
-        if std::mem::take(&mut self.is_active) {
-            world.active -= 1;
-        }
-        self.has_left(world);
-        if self.door.is_some() {
-            self.want(Side::Door, Want::Close);
-        }
-        self.stage = Stage::Over;
-    }
-
-    /// Its joining is over, well or not.
-    fn joined(&mut self, world: &mut World) {
-        if std::mem::take(&mut self.is_joining) {
-            world.joining -= 1;
-        }
-    }
 }
 
-/// When to come back, if the reason of a close says so.
-fn retry_after(reason: &[u8]) -> Option<Duration> {
-    let reason: serde_json::Value = serde_json::from_slice(reason).ok()?;
-    reason.get("retry_after_ms")?.as_u64().map(Duration::from_millis)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_who_has_nothing_to_do_is_small() {
+        assert!(size_of::<User>() <= 512, "{} bytes", size_of::<User>());
+    }
 }

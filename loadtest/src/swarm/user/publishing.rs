@@ -1,7 +1,5 @@
 //! What a user publishes, when, and what it does until it is acknowledged. Hot.
 
-use std::time::Duration;
-
 use hubbub::wire::proto;
 
 use super::{Stage, User, replies};
@@ -16,8 +14,6 @@ use crate::{
 
 /// Publishes of one user that are not acknowledged. What is due beyond it is left out, and counted.
 pub(super) const OUTSTANDING_MAX: usize = 256;
-/// Before a refused publish is sent again, unless the server says how long.
-const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
 /// When a user publishes.
 #[derive(Debug, Default)]
@@ -89,8 +85,17 @@ impl User {
         self.is_active && self.is_publisher(world)
     }
 
-    /// A message that was due at this time. It waits here while there is no connection.
+    /// Whether it can take one, if only to send it after a reconnect.
+    pub(crate) fn takes_messages(&self, world: &World) -> bool {
+        self.publishes(world) && self.was_ready
+    }
+
+    /// A message that was due at this time. It waits here while there is no connection. Of a user
+    /// who is still logging in nothing is due: how long that takes is a latency of its own.
     pub(crate) fn publish(&mut self, intended_us: u64, world: &mut World) {
+        if !self.was_ready {
+            return;
+        }
         if self.outstanding.len() >= OUTSTANDING_MAX {
             world.books.totals.unsent += 1;
             return;
@@ -176,13 +181,9 @@ impl User {
         let (number, name) = (error.code, replies::name(error.code));
         world.books.error(&format!("publish: {number} {name}"));
         if replies::may_pass_later(error.code) {
-            let after = match error.retry_after_ms {
-                0 => REFUSED_PAUSE,
-                ms => Duration::from_millis(ms.into()),
-            };
             self.outstanding[index].command = 0;
             // Everything waits, so that the order stays what it was.
-            self.hold_until_us = world.now_us + us(after);
+            self.hold_until_us = world.now_us + us(replies::put_off_for(error));
             world.timers.set(self.hold_until_us, self.number, Due::Again, 0);
         } else {
             self.end(&format!("a publish was refused: {number} {name}"), world);

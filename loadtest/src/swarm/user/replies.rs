@@ -200,26 +200,16 @@ impl User {
             let (word, said) = (command.word(), &error.message);
             return self.end(&format!("{word} was refused: {number} {name}: {said}"), world);
         }
-        let after = match error.retry_after_ms {
-            0 => REFUSED_PAUSE,
-            ms => Duration::from_millis(ms.into()),
-        };
+        let after = put_off_for(error);
         match command {
             Command::History(_) | Command::CreateChannel(_) => {
-                world.witness.refused(command_inquiry(command));
-                world.witness.hold_until_us = world.now_us + us(after);
+                let until_us = world.now_us + us(after);
+                world.witness.refused(command, until_us);
                 world.set_timer(after, self.number, Due::Again, 0);
             }
             // A connection without its channels is of no use; another one begins anew.
             _ => self.lost("subscribe: put off", Some(after), world),
         }
-    }
-}
-
-fn command_inquiry(command: Command) -> Option<Inquiry> {
-    match command {
-        Command::History(inquiry) => Some(inquiry),
-        _ => None,
     }
 }
 
@@ -238,6 +228,14 @@ impl Command {
 /// The name of an error, as the protocol writes it.
 pub(super) fn name(code: i32) -> String {
     Code::try_from(code).map_or("unknown", |code| code.as_str_name()).to_lowercase()
+}
+
+/// Until when the same command is not to be sent again.
+pub(super) fn put_off_for(error: &proto::Error) -> Duration {
+    match error.retry_after_ms {
+        0 => REFUSED_PAUSE,
+        ms => Duration::from_millis(ms.into()),
+    }
 }
 
 /// Whether the same command may pass later.

@@ -32,10 +32,12 @@ pub(crate) struct Witness {
     /// Channels that were asked for, and that are there.
     asked: usize,
     made: usize,
+    /// Channels to be asked for again.
+    unmade: Vec<usize>,
     under_way: u32,
     probes: VecDeque<(u32, u64)>,
     readings: Vec<Reading>,
-    pub(crate) hold_until_us: u64,
+    hold_until_us: u64,
 }
 
 /// How far one channel's history is read.
@@ -74,25 +76,40 @@ impl Witness {
         self.readings.iter().map(|it| it.head).collect()
     }
 
-    /// All that was asked on the connection is void.
-    pub(crate) fn disconnected(&mut self) {
+    /// All that was asked on the connection is void. Answers whether it can be asked again: whether
+    /// a channel was made or not, nobody knows.
+    pub(crate) fn disconnected(&mut self) -> bool {
         self.under_way = 0;
-        self.asked = self.made;
         self.hold_until_us = 0;
         self.readings.iter_mut().for_each(|it| it.is_asked = false);
+        self.asked == self.made + self.unmade.len()
     }
 
-    /// To be asked again.
-    pub(crate) fn refused(&mut self, inquiry: Option<Inquiry>) {
-        match inquiry {
-            Some(Inquiry::Page { channel }) => {
+    /// Put off until then.
+    pub(super) fn refused(&mut self, command: Command, until_us: u64) {
+        self.hold_until_us = until_us;
+        match command {
+            Command::CreateChannel(index) => self.unmade.push(index),
+            Command::History(Inquiry::Page { channel }) => {
                 self.under_way -= 1;
                 self.readings[channel as usize].is_asked = false;
             }
-            // The moment is over.
-            Some(Inquiry::Probe { .. }) => self.under_way -= 1,
-            None => self.asked = self.made,
+            // Its moment is over.
+            Command::History(Inquiry::Probe { .. }) => self.under_way -= 1,
+            Command::Subscribe(_) | Command::Unsubscribe(_) | Command::Authenticate => {}
         }
+    }
+
+    /// The next channel to be made.
+    fn next_unmade(&mut self, channels: usize) -> Option<usize> {
+        if self.asked - self.made - self.unmade.len() >= MAKING_MAX {
+            return None;
+        }
+        self.unmade.pop().or_else(|| {
+            let next = self.asked;
+            self.asked += usize::from(next < channels);
+            (next < channels).then_some(next)
+        })
     }
 
     fn next(&mut self) -> Option<Inquiry> {
@@ -111,11 +128,7 @@ impl User {
         if self.stage != Stage::Ready || world.witness.hold_until_us > world.now_us {
             return;
         }
-        while world.witness.asked < world.channels.len()
-            && world.witness.asked - world.witness.made < MAKING_MAX
-        {
-            let index = world.witness.asked;
-            world.witness.asked += 1;
+        while let Some(index) = world.witness.next_unmade(world.channels.len()) {
             let channel_name = world.channels[index].name.clone();
             let create = proto::CreateChannel { channel_name };
             let command = client_envelope::Command::CreateChannel(create);

@@ -1,0 +1,176 @@
+//! What a user's connection receives: the upgrade's answer, frames, messages. Hot.
+
+use std::time::Duration;
+
+use super::{Kind, Stage, Subscription, User, login};
+use crate::{
+    audit::Reader,
+    swarm::{
+        frame::{Frame, Opcode, next_frame, write_frame},
+        http,
+        scan::{Messages, ScanError, Scanned, scan},
+        world::World,
+    },
+};
+
+impl User {
+    /// What its connection received. `world.now_us` is the moment of it.
+    ///
+    /// This is all that a delivery costs on this side of the socket, so that it can be measured
+    /// alone: see [`Receiver`](crate::swarm::receiver::Receiver).
+    pub(crate) fn receive(&mut self, bytes: &[u8], world: &mut World) {
+        if self.unfinished.is_empty() {
+            let used = self.consume(bytes, world);
+            if self.has_connection() && used < bytes.len() {
+                self.unfinished.extend_from_slice(&bytes[used..]);
+            }
+            return;
+        }
+        let mut whole = std::mem::take(&mut world.scratch);
+        whole.clear();
+        whole.append(&mut self.unfinished);
+        whole.extend_from_slice(bytes);
+        let used = self.consume(&whole, world);
+        if self.has_connection() && used < whole.len() {
+            self.unfinished.extend_from_slice(&whole[used..]);
+        } else {
+            self.unfinished = Vec::new();
+        }
+        world.scratch = whole;
+    }
+
+    #[cfg(test)]
+    pub(crate) fn memory_for_reading(&self) -> usize {
+        self.unfinished.capacity() + self.parts.capacity()
+    }
+
+    pub(super) fn has_connection(&self) -> bool {
+        self.is_open() || self.stage == Stage::Upgrading
+    }
+
+    /// Answers how many of the bytes were whole.
+    pub(super) fn consume(&mut self, bytes: &[u8], world: &mut World) -> usize {
+        let mut used = 0;
+        if self.stage == Stage::Upgrading {
+            used = self.upgraded(bytes, world);
+        }
+        while self.is_open() {
+            match next_frame(&bytes[used..]) {
+                Ok(Some(frame)) => {
+                    used += frame.bytes;
+                    self.frame(frame, world);
+                }
+                Ok(None) => break,
+                Err(error) => self.end(&format!("the server sent {error}"), world),
+            }
+        }
+        used
+    }
+
+    pub(super) fn upgraded(&mut self, bytes: &[u8], world: &mut World) -> usize {
+        let response = match http::response(bytes) {
+            Ok(Some(response)) => response,
+            Ok(None) => return 0,
+            Err(error) => {
+                self.lost(&format!("upgrade: {error}"), None, world);
+                return 0;
+            }
+        };
+        if response.status != 101 {
+            self.not_upgraded(&response, world);
+        } else if response.accept != self.accept.take().as_deref() {
+            self.end("the server answered the upgrade with another Sec-WebSocket-Accept", world);
+        } else {
+            world.books.handshake(world.now_us - self.connecting_us);
+            self.stage = Stage::Greeting;
+        }
+        response.bytes
+    }
+
+    pub(super) fn not_upgraded(&mut self, response: &http::Response<'_>, world: &mut World) {
+        let status = response.status;
+        let said = login::problem(response.body);
+        match status {
+            401 if self.was_ready && world.has_logins() => {
+                self.token = None;
+                self.lost("upgrade: 401", None, world);
+            }
+            401 if !self.was_ready => {
+                world.fail(anyhow::anyhow!("the server refuses the token: {said}"));
+            }
+            401 => self.end(&format!("the server refuses the token: {said}"), world),
+            _ => {
+                let asked_for = response.retry_after.map(Duration::from_secs);
+                self.lost(&format!("upgrade: {status}"), asked_for, world);
+            }
+        }
+    }
+
+    pub(super) fn frame(&mut self, frame: Frame<'_>, world: &mut World) {
+        match (frame.opcode, frame.is_final) {
+            (Opcode::Binary, true) => self.payload(frame.payload, world),
+            (Opcode::Binary, false) => self.parts.extend_from_slice(frame.payload),
+            (Opcode::Continuation, is_final) => {
+                self.parts.extend_from_slice(frame.payload);
+                if is_final {
+                    let parts = std::mem::take(&mut self.parts);
+                    self.payload(&parts, world);
+                }
+            }
+            (Opcode::Text, _) => self.end("the server sent a text frame", world),
+            (Opcode::Ping, _) => {
+                let mask = world.mask();
+                let pong = |out: &mut Vec<u8>| out.extend_from_slice(frame.payload);
+                write_frame(&mut self.out, Opcode::Pong, mask, pong);
+            }
+            (Opcode::Pong, _) => {}
+            (Opcode::Close, _) => self.closed(frame.payload, world),
+        }
+    }
+
+    pub(super) fn payload(&mut self, payload: &[u8], world: &mut World) {
+        let result = match scan(payload) {
+            Ok(Scanned::Messages(messages)) => self.messages(messages, world),
+            Ok(Scanned::Other(envelope)) => {
+                self.envelope(envelope, world);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        };
+        if let Err(error) = result {
+            self.end(&format!("the server sent {error}"), world);
+        }
+    }
+
+    pub(super) fn messages(
+        &mut self,
+        messages: Messages<'_>,
+        world: &mut World,
+    ) -> Result<(), ScanError> {
+        let (channel_id, first) = (messages.channel_id, messages.first_sequence);
+        let Some((channel, reader)) = self.reader(channel_id) else {
+            world.books.audit.leaked(self.number, channel_id, first);
+            return Ok(());
+        };
+        let is_slow = self.kind == Kind::Slow;
+        for (sequence, record) in (first..).zip(messages) {
+            let now_us = world.now_us;
+            if world.books.delivered(reader, sequence, &record?, is_slow, now_us) {
+                world.witness.notice(channel, sequence);
+            }
+        }
+        Ok(())
+    }
+
+    /// The subscription to this channel. Most users have one, and most events are of the channel of
+    /// the one before.
+    #[inline]
+    pub(super) fn reader(&mut self, channel_id: u32) -> Option<(u32, Reader)> {
+        let is_it = |it: &Subscription| it.is_open && it.channel_id == channel_id;
+        if !self.subscriptions.get(self.last_hit).is_some_and(is_it) {
+            self.last_hit = self.subscriptions.iter().position(is_it)?;
+        }
+        let it = &self.subscriptions[self.last_hit];
+        Some((it.channel, it.reader?))
+    }
+}
