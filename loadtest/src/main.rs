@@ -1,11 +1,13 @@
 //! The load generator: virtual users over the real wire, who measure and who audit what they get.
 //!
-//! It shares nothing with the server but the wire contract, which it speaks through the Rust client
-//! like every other program. What it says about a server therefore holds for what people see of it.
+//! It shares nothing with the server but the wire contract (the crash harness speaks it through the
+//! Rust client, to test that too). What it says about a server therefore holds for what people see.
 //!
-//! The parts: `reference` and `crash` (the two runs), `audit` (what must hold, pure), `latency`
-//! (histograms), `users` (accounts, clients, bodies), `server` (a server of our own, started,
-//! frozen and killed), `disk` (a disk that can lose its power), `usage` (CPU and memory).
+//! The path of a run: `scenario` (what is to happen) → `run` (the conductor) → `swarm` (the virtual
+//! users, on one thread) → `audit` (what must hold, pure) and `latency` (histograms) → `outcome`
+//! (everything in one document) → `report` (what people see of it). Beside it: `server` (a server of
+//! our own, and what it uses), `profile` (flamegraphs), `capacity` and `compare` (many runs),
+//! `ceiling` (the generator alone), `crash` (kills and power cuts).
 
 use std::process::ExitCode;
 
@@ -24,7 +26,6 @@ mod run;
 mod scenario;
 mod server;
 mod swarm;
-mod users;
 
 #[derive(Parser)]
 #[command(name = "loadtest", about = "Loads a hubbub server and audits every delivery", version)]

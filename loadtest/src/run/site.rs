@@ -139,10 +139,6 @@ impl Site {
             started: Some(Started { server, setup, folder }),
         })
     }
-
-    pub(crate) fn is_started(&self) -> bool {
-        matches!(self.place, Place::Started { .. })
-    }
 }
 
 async fn resolve(host: &str) -> Result<SocketAddr> {

@@ -93,7 +93,8 @@ impl Schedule {
         ranges
     }
 
-    /// How many users are active. They are the first ones.
+    /// How many users are active, the first ones: what `active` must agree with.
+    #[cfg(test)]
     pub(crate) fn active_at(&self, at: Duration) -> u32 {
         let next = self.moves.partition_point(|it| it.begins <= at);
         let Some(it) = next.checked_sub(1).map(|last| &self.moves[last]) else { return 0 };
@@ -134,6 +135,7 @@ impl Move {
 
     /// The moments that are over, the one at `at` too: the opposite of `moment`. Going up, the
     /// first user joins at once; going down, the last one leaves at the end.
+    #[cfg(test)]
     fn moments_until(&self, at: Duration) -> u32 {
         let users = u128::from(self.users());
         let over = ((at - self.begins).as_nanos() + 1) * users;

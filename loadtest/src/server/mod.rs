@@ -138,7 +138,7 @@ impl Setup {
             bail!("the server did not start; it said last:\n{}", last.join("\n"));
         };
         let url = url.parse().with_context(|| format!("the server listens on `{url}`"))?;
-        Ok(Server { child, url, internal: self.internal, _stdout: stdout })
+        Ok(Server { child, url, _stdout: stdout })
     }
 }
 
@@ -147,7 +147,6 @@ impl Setup {
 pub(crate) struct Server {
     child: Child,
     pub(crate) url: ServerUrl,
-    pub(crate) internal: SocketAddr,
     /// Held open, so that it can go on printing.
     _stdout: BufReader<ChildStdout>,
 }

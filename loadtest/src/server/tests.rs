@@ -28,7 +28,6 @@ async fn a_server_is_told_both_addresses_and_ends_when_it_is_asked_to() {
     let folder = tempfile::tempdir().unwrap();
     let setup = pretending(folder.path(), OBEYS).with_cheap_logins();
     let server = setup.start().await.unwrap();
-    assert_eq!(server.internal, setup.internal);
     assert_ne!(setup.internal, setup.listen);
     let arguments = fs::read_to_string(folder.path().join("arguments")).unwrap();
     assert!(arguments.contains(&format!("--listen {}", setup.listen)), "{arguments}");

@@ -38,17 +38,6 @@ impl Usage {
         let resident_bytes = pages.unwrap_or(0) * rustix::param::page_size() as u64;
         Ok(Self { cpu, threads, resident_bytes })
     }
-
-    /// The CPU time since an earlier moment.
-    pub(crate) fn cpu_since(&self, earlier: &Self) -> Duration {
-        self.cpu.saturating_sub(earlier.cpu)
-    }
-
-    /// The same of the threads of one name.
-    pub(crate) fn thread_since(&self, earlier: &Self, name: &str) -> Duration {
-        let of = |usage: &Self| usage.threads.get(name).copied().unwrap_or_default();
-        of(self).saturating_sub(of(earlier))
-    }
 }
 
 /// How often the kernel has switched away from the living threads of a process: because they
@@ -136,9 +125,9 @@ mod tests {
         loop {
             let now = Usage::read(std::process::id()).unwrap();
             let enough = Duration::from_millis(20);
-            if now.cpu_since(&before) >= enough
-                && now.thread_since(&before, name.trim_end()) >= enough
-            {
+            let of = |usage: &Usage| usage.threads.get(name.trim_end()).copied();
+            let thread = of(&now).unwrap_or_default() - of(&before).unwrap_or_default();
+            if now.cpu - before.cpu >= enough && thread >= enough {
                 break;
             }
             assert!(started.elapsed() < Duration::from_secs(20), "{now:?} after {before:?}");

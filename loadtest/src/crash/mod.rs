@@ -25,13 +25,16 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use serde_json::{Value, json};
 use tokio::{sync::watch, task::JoinSet};
 
+mod users;
+
+use users::User;
+
 use crate::{
     Failure, Verdict,
     audit::{Audit, Digest, Place, Reader},
     latency::Latency,
     server::disk::Disk,
     server::{self, Server, Setup},
-    users::{self, User},
 };
 
 #[derive(clap::Args, Clone, Debug)]

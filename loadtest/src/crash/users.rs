@@ -1,4 +1,4 @@
-//! Virtual users: their accounts, their clients, and what they write.
+//! The people of a crash run: their accounts and their clients.
 
 use std::time::Duration;
 
@@ -59,47 +59,4 @@ pub(crate) fn in_full(error: &ClientError) -> String {
         cause = error.source();
     }
     text
-}
-
-/// A body that tells when it should have been sent, padded to a size.
-pub(crate) fn body_sent_at(sent: Duration, bytes: usize) -> String {
-    let mut body = base36(u64::try_from(sent.as_micros()).unwrap_or(u64::MAX));
-    body.push(' ');
-    body.extend(std::iter::repeat_n('x', bytes.saturating_sub(body.len())));
-    body
-}
-
-/// When a body should have been sent; `None` if it is none of ours.
-pub(crate) fn sent_at(body: &str) -> Option<Duration> {
-    let (digits, _) = body.split_once(' ')?;
-    u64::from_str_radix(digits, 36).ok().map(Duration::from_micros)
-}
-
-fn base36(mut number: u64) -> String {
-    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    let mut digits = Vec::new();
-    loop {
-        let digit = usize::try_from(number % 36).unwrap_or_default();
-        digits.push(char::from(DIGITS[digit]));
-        number /= 36;
-        if number == 0 {
-            return digits.into_iter().rev().collect();
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_body_tells_when_it_was_to_be_sent_and_has_its_size() {
-        for us in [0, 35, 36, 1_234_567, u64::from(u32::MAX) * 1_000] {
-            let sent = Duration::from_micros(us);
-            let body = body_sent_at(sent, 64);
-            assert_eq!((sent_at(&body), body.len()), (Some(sent), 64));
-        }
-        assert_eq!(sent_at(&body_sent_at(Duration::from_secs(1), 0)), Some(Duration::from_secs(1)));
-        assert_eq!((sent_at("hello"), sent_at("? x")), (None, None));
-    }
 }
