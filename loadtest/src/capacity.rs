@@ -2,9 +2,10 @@
 //!
 //! The number of users doubles until a run breaks a bound, and then the gap between the most that
 //! passed and the fewest that failed is halved until it is small. A run that fails is made once
-//! more before it counts: a hiccup of the machine is no limit of the server.
+//! more before it counts: a hiccup of the machine is no limit of the server. Without a scenario each
+//! run has 5 s of ramp-up, 10 s of plateau and 2 s of ramp-down, unless flags say otherwise.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, time::Duration};
 
 use anyhow::anyhow;
 use serde_json::{Value, json};
@@ -118,11 +119,24 @@ fn searched(flags: &Flags) -> Result<Scenario, Failure> {
     }
     let slo = |text: &String| Threshold::try_from(text.clone());
     let slo: Result<Vec<_>, _> = flags.slo.iter().map(slo).collect();
-    let mut scenario = flags.scenario.load()?;
+    let mut scenario = shortened(&flags.scenario).load()?;
     scenario.thresholds = slo.map_err(|error| Failure::configuration(anyhow!("--slo: {error}")))?;
     // What cannot be run with the most users is not begun with the fewest.
     with_users(&scenario, flags.to).check()?;
     Ok(scenario)
+}
+
+/// A search is many runs. Where no scenario says how long each is, it is short.
+fn shortened(flags: &scenario::Flags) -> scenario::Flags {
+    let mut flags = flags.clone();
+    if flags.scenario.is_none() {
+        let overrides = &mut flags.overrides;
+        overrides.ramp_up.get_or_insert(Duration::from_secs(5));
+        overrides.plateau.get_or_insert(Duration::from_secs(10));
+        overrides.ramp_down.get_or_insert(Duration::from_secs(2));
+        overrides.idle.get_or_insert(Duration::ZERO);
+    }
+    flags
 }
 
 fn with_users(scenario: &Scenario, users: u32) -> Scenario {
