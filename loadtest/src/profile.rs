@@ -2,6 +2,7 @@
 //! that are there already, of `perf` too.
 
 use std::{
+    borrow::Cow,
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -67,7 +68,43 @@ fn fold_perf(script: &str) -> Result<String> {
     collapse::perf::Folder::from(options)
         .collapse(script.as_bytes(), &mut folded)
         .context("this is no output of `perf script`")?;
-    Ok(String::from_utf8(folded)?)
+    Ok(without_generics(&String::from_utf8(folded)?))
+}
+
+/// The stacks, with functions named without the types they were made for, which say little and are
+/// long: `poll<Arc<Handle>>` is `poll`. The type that a method belongs to stays.
+fn without_generics(stacks: &str) -> String {
+    let mut short = String::with_capacity(stacks.len());
+    for line in stacks.lines() {
+        let (frames, count) = line.rsplit_once(' ').unwrap_or((line, ""));
+        for (frame, n) in frames.split(';').zip(0..) {
+            short.push_str(if n > 0 { ";" } else { "" });
+            short.push_str(&shortened(frame));
+        }
+        short.push(' ');
+        short.push_str(count);
+        short.push('\n');
+    }
+    short
+}
+
+/// One name. One whose brackets are not in pairs stays as it is.
+fn shortened(frame: &str) -> Cow<'_, str> {
+    let mut short = String::with_capacity(frame.len());
+    let mut depth = 0_usize;
+    let mut before = ' ';
+    for letter in frame.chars() {
+        let follows_a_name = before.is_alphanumeric() || before == '_' || before == '}';
+        let opens = letter == '<' && (depth > 0 || follows_a_name);
+        let closes = letter == '>' && before != '-' && depth > 0;
+        depth += usize::from(opens);
+        if depth == 0 {
+            short.push(letter);
+        }
+        depth -= usize::from(closes);
+        before = letter;
+    }
+    if depth == 0 { Cow::Owned(short) } else { Cow::Borrowed(frame) }
 }
 
 /// Asks the server to sample itself for this long, and answers with folded stacks: a line per stack,
@@ -77,7 +114,8 @@ fn fold_perf(script: &str) -> Result<String> {
 pub(crate) async fn sample(internal: SocketAddr, time: Duration) -> Result<String> {
     let seconds = time.as_secs().clamp(1, SECONDS_MAX);
     let path = format!("/debug/profile?seconds={seconds}");
-    ask::get(internal, &path, Duration::from_secs(seconds) + NAMES_DEADLINE).await
+    let stacks = ask::get(internal, &path, Duration::from_secs(seconds) + NAMES_DEADLINE).await?;
+    Ok(without_generics(&stacks))
 }
 
 /// Draws the folded stacks as an SVG flamegraph; beside a baseline, as the difference from it: red
@@ -141,6 +179,24 @@ mod tests {
         let to = folder.path().join("profile.svg");
         draw("plateau <1>", stacks, baseline, &to)?;
         Ok(fs::read_to_string(to).unwrap())
+    }
+
+    #[test]
+    fn generics_are_left_out_of_names_and_types_are_not() {
+        for (name, short) in [
+            ("poll<Arc<Handle>, ()>", "poll"),
+            (
+                "<Box<dyn FnOnce<(), Output = ()> + Send> as FnOnce<()>>::call_once",
+                "<Box as FnOnce>::call_once",
+            ),
+            ("<Vec<u8>>::push", "<Vec>::push"),
+            ("{closure#0}<fn(u8) -> Option<u8>>", "{closure#0}"),
+            ("<[u8] as Read>::read", "<[u8] as Read>::read"),
+            ("operator<", "operator<"),
+        ] {
+            let stacks = format!("hub;{name};last one 3\nedge 1\n");
+            assert_eq!(without_generics(&stacks), format!("hub;{short};last one 3\nedge 1\n"));
+        }
     }
 
     #[test]

@@ -266,7 +266,10 @@ impl<'a> Conductor<'a> {
     async fn keep_profile(&mut self) {
         let Some(profiling) = self.profiling.take() else { return };
         let why = match timeout(flamegraphs::TIMEOUT, profiling).await {
-            Ok(Ok(Ok(profile))) => return self.profiles.push(profile),
+            Ok(Ok(Ok(profile))) => {
+                self.notes.is_profiled = true;
+                return self.profiles.push(profile);
+            }
             Ok(Ok(Err(error))) => format!("{error:#}"),
             Ok(Err(error)) => error.to_string(),
             Err(late) => late.to_string(),

@@ -22,6 +22,8 @@ pub(super) struct Notes {
     pub(super) seconds: Vec<Second>,
     pub(super) chaos: Vec<Incident>,
     pub(super) warnings: Vec<String>,
+    /// A profile leaves hundreds of MiB of names in the server's memory.
+    pub(super) is_profiled: bool,
     pub(super) samples: Samples,
 }
 
@@ -39,6 +41,10 @@ pub(super) struct Samples {
     /// Most connections at once, and the server's memory then.
     pub(super) connected: Option<(u32, u64)>,
 }
+
+/// Figures that a profile makes meaningless.
+const MEMORY: [&str; 3] =
+    ["server.rss_bytes", "server.rss_bytes_max", "server.bytes_per_connection"];
 
 impl Notes {
     /// CPU of the virtual users' thread while it was measured, in percent of a core.
@@ -68,6 +74,10 @@ pub(super) fn outcome(
         figures.insert("generator.cpu_percent".to_owned(), percent);
     }
     figures.insert("users".to_owned(), f64::from(scenario.users));
+
+    if notes.is_profiled {
+        figures.retain(|name, _| !MEMORY.contains(&name.as_str()));
+    }
 
     let judge = |threshold: &Threshold| {
         let (value, holds) = threshold.judge(&figures);
