@@ -35,9 +35,14 @@ const SECOND: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Received {
     pub(super) deliveries: u64,
+    /// Of sockets: one takes several writes if the generator came to them late.
+    pub(super) reads: u64,
     pub(super) wall: Duration,
     /// Of this thread.
     pub(super) cpu: Duration,
+    /// How long this thread could have run while its core was another's; 0 if the kernel does not
+    /// tell.
+    pub(super) waited: Duration,
 }
 
 /// All users and their sockets, in one loop.
@@ -49,6 +54,7 @@ pub(super) struct Readers {
     unread: VecDeque<usize>,
     buffer: Vec<u8>,
     receiver: Receiver,
+    reads: u64,
     body_bytes: usize,
     began: Instant,
 }
@@ -71,6 +77,7 @@ impl Readers {
             unread: VecDeque::new(),
             buffer: vec![0; READ_BYTES],
             receiver: receiver(address, users),
+            reads: 0,
             body_bytes,
             began: Instant::now(),
         })
@@ -79,10 +86,14 @@ impl Readers {
     /// Counts for so long, after a while in which nothing is counted but what is wrong.
     pub(super) fn receive(&mut self, warm_up: Duration, run: Duration) -> Result<Received> {
         self.receive_for(warm_up)?;
-        let (begin, cpu_before) = (Instant::now(), thread_cpu());
+        self.reads = 0;
+        // The wall's time encloses the two others, so that they cannot be more.
+        let begin = Instant::now();
+        let (cpu_before, waited_before) = (thread_cpu(), thread_waited());
         let deliveries = self.receive_for(run)?;
-        let (wall, cpu) = (begin.elapsed(), thread_cpu().saturating_sub(cpu_before));
-        Ok(Received { deliveries, wall, cpu })
+        let cpu = thread_cpu().saturating_sub(cpu_before);
+        let waited = thread_waited().saturating_sub(waited_before);
+        Ok(Received { deliveries, reads: self.reads, wall: begin.elapsed(), cpu, waited })
     }
 
     /// What the audit found. Closes the connections.
@@ -127,6 +138,7 @@ impl Readers {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error).context("a connection to the sink broke"),
             };
+            self.reads += 1;
             let now_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
             self.receiver.receive(user, &self.buffer[..bytes], now_us);
             // A short read has emptied the socket, and what comes later makes a new event.
@@ -139,6 +151,14 @@ impl Readers {
         }
         Ok(())
     }
+}
+
+/// How long this thread has waited for a core.
+fn thread_waited() -> Duration {
+    // Nanoseconds on a core, nanoseconds waiting for one, and how often it ran.
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let waited_ns = told.split(' ').nth(1).and_then(|it| it.parse().ok());
+    Duration::from_nanos(waited_ns.unwrap_or(0))
 }
 
 /// Users of whom each is in the sink's channel, and who know what it writes.
@@ -254,8 +274,10 @@ mod tests {
         sink.end_soon();
         assert_eq!(readers.findings(), Findings::default());
         sink.join().unwrap();
-        let Received { deliveries, wall, cpu } = received;
-        assert!(deliveries > 0);
-        assert!(wall >= Duration::from_millis(50) && cpu <= wall, "{wall:?} {cpu:?}");
+        let Received { deliveries, reads, wall, cpu, waited } = received;
+        assert!(deliveries > 0 && reads > 0);
+        // Two clocks of the kernel do not agree to the last bit.
+        assert!(wall >= Duration::from_millis(50), "{wall:?}");
+        assert!(cpu + waited <= wall + wall / 50, "{cpu:?} + {waited:?} > {wall:?}");
     }
 }
