@@ -230,6 +230,11 @@ impl Audit {
         self.readers[reader.index()].last
     }
 
+    /// The highest sequence that a reader was told of.
+    pub(crate) fn delivered_to(&self, place: Place) -> u64 {
+        self.places[place.index()].delivered_to
+    }
+
     /// A reader got a message. Hot. Answers whether nobody was known to have this sequence before:
     /// then it is time to ask history for it.
     pub(crate) fn delivered(&mut self, reader: Reader, sequence: u64, message: Digest) -> bool {

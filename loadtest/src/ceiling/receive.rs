@@ -1,167 +1,184 @@
-//! The receive loop that the ceiling measures: every delivery is read, scanned, hashed, checked
-//! against the sequence before it, and its latency recorded. Hot.
+//! The sockets of the users that the ceiling measures. Hot.
+//!
+//! They are read as in `swarm/event_loop`, with its bounds. What is done with the bytes is what a run
+//! does, because a run's users do it: they are behind [`Receiver`].
 
 use std::{
-    io::{self, Read as _},
-    net::{self, SocketAddr},
+    collections::VecDeque,
+    io::{ErrorKind, Read as _},
+    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use rustix::time::{ClockId, clock_gettime};
-use xxhash_rust::xxh3::xxh3_64;
 
-use super::{connect::connect, sink};
+use super::{
+    connect::connect,
+    sink::{self, AUTHOR, CHANNEL_ID, MESSAGES},
+};
 use crate::{
-    latency::Latency,
+    audit::Findings,
+    scenario::Scenario,
     swarm::{
-        frame::next_frame,
-        scan::{Scanned, scan},
+        self, EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN, Target, body::Bodies, receiver::Receiver,
     },
 };
 
-/// Shared by all connections: what is left of a frame in it moves to its connection.
-const BUFFER_BYTES: usize = 256 * 1024;
-const EVENTS_MAX: usize = 1_024;
 /// A sink that writes nothing for so long has stopped.
 const SILENCE_MAX: Duration = Duration::from_secs(5);
+/// A run tells as often what it saw.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// What was counted, and what counting it took.
 #[derive(Debug)]
 pub(super) struct Received {
-    pub(super) tally: Tally,
+    pub(super) deliveries: u64,
+    /// Of sockets: one takes several writes if the generator came to them late.
+    pub(super) reads: u64,
     pub(super) wall: Duration,
     /// Of this thread.
     pub(super) cpu: Duration,
+    /// How long this thread could have run while its core was another's; 0 if the kernel does not
+    /// tell.
+    pub(super) waited: Duration,
 }
 
-/// What the audit of a real run would keep.
-#[derive(Clone, Debug)]
-pub(super) struct Tally {
-    origin: Instant,
-    body_hash: u64,
-    pub(super) deliveries: u64,
-    /// Not the sequence that was due, or not what was written.
-    pub(super) wrong: u64,
-    pub(super) latency: Latency,
-}
-
-impl Tally {
-    fn new(origin: Instant) -> Self {
-        let body_hash = xxh3_64(sink::body().as_bytes());
-        Self { origin, body_hash, deliveries: 0, wrong: 0, latency: Latency::new() }
-    }
-}
-
-/// One subscribed connection.
+/// All users and their sockets, in one loop.
 #[derive(Debug)]
-struct Reader {
-    connection: TcpStream,
-    /// The beginning of a frame that was not whole.
-    kept: Vec<u8>,
-    last_sequence: u64,
-}
-
-/// All connections of the users, in one loop.
-#[derive(Debug)]
-pub(super) struct Receiver {
+pub(super) struct Readers {
     poll: Poll,
-    readers: Vec<Reader>,
-    tally: Tally,
+    connections: Vec<TcpStream>,
+    /// Those that had more than one turn may read.
+    unread: VecDeque<usize>,
+    buffer: Vec<u8>,
+    receiver: Receiver,
+    reads: u64,
+    body_bytes: usize,
+    began: Instant,
 }
 
-impl Receiver {
-    pub(super) fn connect(address: SocketAddr, users: u32, origin: Instant) -> Result<Self> {
+impl Readers {
+    /// Users who know what a sink writes.
+    pub(super) fn connect(address: SocketAddr, users: u32, body_bytes: usize) -> Result<Self> {
         let poll = Poll::new()?;
-        let reader = |index| {
-            let connection: net::TcpStream = connect(address)?;
+        let both = Interest::READABLE | Interest::WRITABLE;
+        let connection = |user| {
+            let connection = connect(address)?;
             connection.set_nonblocking(true)?;
             let mut connection = TcpStream::from_std(connection);
-            poll.registry().register(&mut connection, Token(index), Interest::READABLE)?;
-            Ok(Reader { connection, kept: Vec::new(), last_sequence: 0 })
+            poll.registry().register(&mut connection, Token(user), both)?;
+            Ok(connection)
         };
-        let readers = (0..users as usize).map(reader).collect::<Result<_>>()?;
-        Ok(Self { poll, readers, tally: Tally::new(origin) })
+        Ok(Self {
+            connections: (0..users as usize).map(connection).collect::<Result<_>>()?,
+            poll,
+            unread: VecDeque::new(),
+            buffer: vec![0; READ_BYTES],
+            receiver: receiver(address, users),
+            reads: 0,
+            body_bytes,
+            began: Instant::now(),
+        })
     }
 
     /// Counts for so long, after a while in which nothing is counted but what is wrong.
     pub(super) fn receive(&mut self, warm_up: Duration, run: Duration) -> Result<Received> {
         self.receive_for(warm_up)?;
-        self.tally.deliveries = 0;
-        self.tally.latency.clear();
-        let (begin, cpu_before) = (Instant::now(), thread_cpu());
-        self.receive_for(run)?;
-        let (wall, cpu) = (begin.elapsed(), thread_cpu().saturating_sub(cpu_before));
-        Ok(Received { tally: self.tally.clone(), wall, cpu })
+        self.reads = 0;
+        // The wall's time encloses the two others, so that they cannot be more.
+        let begin = Instant::now();
+        let (cpu_before, waited_before) = (thread_cpu(), thread_waited());
+        let deliveries = self.receive_for(run)?;
+        let cpu = thread_cpu().saturating_sub(cpu_before);
+        let waited = thread_waited().saturating_sub(waited_before);
+        Ok(Received { deliveries, reads: self.reads, wall: begin.elapsed(), cpu, waited })
     }
 
-    fn receive_for(&mut self, duration: Duration) -> Result<()> {
-        let mut events = Events::with_capacity(EVENTS_MAX);
-        let mut buffer = vec![0; BUFFER_BYTES];
-        let begin = Instant::now();
+    /// What the audit found. Closes the connections.
+    pub(super) fn findings(self) -> Findings {
+        findings(self.receiver, self.body_bytes)
+    }
+
+    fn receive_for(&mut self, duration: Duration) -> Result<u64> {
+        let mut events = Events::with_capacity(EVENTS_PER_TURN);
+        let (begin, mut second, mut deliveries) = (Instant::now(), Instant::now(), 0);
         while begin.elapsed() < duration {
-            match self.poll.poll(&mut events, Some(SILENCE_MAX)) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            let sleep = if self.unread.is_empty() { SILENCE_MAX } else { Duration::ZERO };
+            match self.poll.poll(&mut events, Some(sleep)) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                 polled => polled?,
             }
-            ensure!(!events.is_empty(), "the sink wrote nothing for {SILENCE_MAX:?}");
+            let is_silent = events.is_empty() && self.unread.is_empty();
+            ensure!(!is_silent, "the sink wrote nothing for {SILENCE_MAX:?}");
             for event in &events {
-                self.readers[event.token().0].drain(&mut buffer, &mut self.tally)?;
+                self.read(event.token().0)?;
             }
+            for _ in 0..self.unread.len() {
+                if let Some(user) = self.unread.pop_front() {
+                    self.read(user)?;
+                }
+            }
+            if second.elapsed() >= SECOND {
+                second = Instant::now();
+                deliveries += self.receiver.end_second();
+            }
+        }
+        Ok(deliveries + self.receiver.end_second())
+    }
+
+    /// Reads what is there, up to a bound.
+    fn read(&mut self, user: usize) -> Result<()> {
+        for _ in 0..READS_PER_TURN {
+            let bytes = match self.connections[user].read(&mut self.buffer) {
+                Ok(0) => bail!("the sink has closed a connection"),
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error).context("a connection to the sink broke"),
+            };
+            self.reads += 1;
+            let now_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.receiver.receive(user, &self.buffer[..bytes], now_us);
+            // A short read has emptied the socket, and what comes later makes a new event.
+            if bytes < self.buffer.len() {
+                return Ok(());
+            }
+        }
+        if !self.unread.contains(&user) {
+            self.unread.push_back(user);
         }
         Ok(())
     }
 }
 
-impl Reader {
-    /// Reads until nothing is left to be read.
-    fn drain(&mut self, buffer: &mut [u8], tally: &mut Tally) -> Result<()> {
-        loop {
-            let kept = self.kept.len();
-            buffer[..kept].copy_from_slice(&self.kept);
-            let read = match self.connection.read(&mut buffer[kept..]) {
-                Ok(0) => bail!("the sink has closed a connection"),
-                Ok(read) => read,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error).context("a connection to the sink broke"),
-            };
-            let whole = kept + read;
-            let rest = take_frames(&buffer[..whole], &mut self.last_sequence, tally)?;
-            self.kept.clear();
-            self.kept.extend_from_slice(rest);
-            // A short read has emptied the socket, and what comes later makes a new event.
-            if whole < buffer.len() {
-                return Ok(());
-            }
-        }
-    }
+/// How long this thread has waited for a core.
+fn thread_waited() -> Duration {
+    // Nanoseconds on a core, nanoseconds waiting for one, and how often it ran.
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let waited_ns = told.split(' ').nth(1).and_then(|it| it.parse().ok());
+    Duration::from_nanos(waited_ns.unwrap_or(0))
 }
 
-/// The receive path itself: the place to put the swarm's. Answers what is left of a frame.
-fn take_frames<'a>(
-    mut bytes: &'a [u8],
-    last_sequence: &mut u64,
-    tally: &mut Tally,
-) -> Result<&'a [u8]> {
-    let now_us = u64::try_from(tally.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
-    while let Some(frame) = next_frame(bytes)? {
-        bytes = &bytes[frame.bytes..];
-        let Scanned::Messages(messages) = scan(frame.payload)? else {
-            bail!("the sink wrote something else than messages")
-        };
-        for (sequence, record) in (messages.first_sequence..).zip(messages) {
-            let record = record?;
-            let is_due = sequence == *last_sequence + 1;
-            tally.wrong += u64::from(!is_due || xxh3_64(record.body) != tally.body_hash);
-            *last_sequence = sequence;
-            let waited_us = now_us.saturating_sub(sink::written_us(record.client_message_id));
-            tally.latency.record_us(waited_us);
-            tally.deliveries += 1;
-        }
+/// Users of whom each is in the sink's channel, and who know what it writes.
+fn receiver(address: SocketAddr, users: u32) -> Receiver {
+    let target = Target { address, host: address.to_string() };
+    let scenario = Scenario { users, ..Scenario::default() };
+    let plan = swarm::Plan { scenario, target, run: "ceiling".to_owned(), tokens: None };
+    Receiver::new(plan, CHANNEL_ID, MESSAGES)
+}
+
+/// What the audit found, once it was told what the sink wrote.
+fn findings(mut receiver: Receiver, body_bytes: usize) -> Findings {
+    let mut bodies = Bodies::new(body_bytes);
+    for sequence in 1..=receiver.newest() {
+        let id = sink::id_at(sequence);
+        let body = bodies.take(id);
+        receiver.acknowledged(sequence, AUTHOR, id, body.as_bytes());
+        bodies.give_back(body);
     }
-    Ok(bytes)
+    receiver.findings()
 }
 
 /// CPU time that this thread has used.
@@ -172,59 +189,95 @@ fn thread_cpu() -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use prost::encoding::encode_varint;
+
     use super::{
-        sink::{Plan, Run, Sink},
+        sink::{Plan, Run, Sink, TIMESTAMP_MS},
         *,
     };
 
-    fn tally() -> Tally {
-        Tally::new(Instant::now())
+    const BODY_BYTES: usize = 64;
+
+    fn users(users: u32) -> Receiver {
+        receiver("127.0.0.1:1".parse().unwrap(), users)
+    }
+
+    fn frames(count: usize) -> Vec<Vec<u8>> {
+        let mut run = Run::new(3, BODY_BYTES);
+        (0..count).map(|_| run.encode_next().to_vec()).collect()
+    }
+
+    /// What comes of it if each user receives its part.
+    fn violations(parts: &[&[u8]]) -> u64 {
+        let mut receiver = users(u32::try_from(parts.len()).unwrap());
+        for (user, bytes) in parts.iter().enumerate() {
+            receiver.receive(user, bytes, 1_000);
+        }
+        findings(receiver, BODY_BYTES).violations
     }
 
     #[test]
-    fn runs_in_order_are_counted_and_a_part_of_a_frame_is_left() {
-        let mut run = Run::new(3);
-        let mut bytes = run.encode_next(0).to_vec();
-        bytes.extend_from_slice(run.encode_next(1));
-        bytes.extend_from_slice(&[0x82, 100, 1]);
-        let (mut last, mut tally) = (0, tally());
-        assert_eq!(take_frames(&bytes, &mut last, &mut tally).unwrap(), [0x82, 100, 1]);
-        assert_eq!((last, tally.deliveries, tally.wrong, tally.latency.count()), (6, 6, 0, 6));
+    fn every_delivery_of_what_a_sink_writes_is_accepted() {
+        let stream = frames(50).concat();
+        let mut receiver = users(3);
+        (0..3).for_each(|user| receiver.receive(user, &stream, 1_000));
+        assert_eq!((receiver.end_second(), receiver.newest()), (3 * 50 * 3, 50 * 3));
+        assert_eq!(findings(receiver, BODY_BYTES), Findings::default());
     }
 
     #[test]
-    fn a_gap_a_repeat_and_another_body_are_wrong() {
-        let mut run = Run::new(1);
-        let frames: Vec<_> = (0..3).map(|us| run.encode_next(us).to_vec()).collect();
-        let mut spoilt = frames[1].clone();
-        *spoilt.last_mut().unwrap() ^= 1;
-        let cases = [
-            ([&frames[0], &frames[2]], 1),
-            ([&frames[0], &frames[0]], 1),
-            ([&frames[0], &spoilt], 1),
-            ([&frames[0], &frames[1]], 0),
-        ];
-        for (frames, wrong) in cases {
-            let (mut last, mut tally) = (0, tally());
-            for frame in frames {
-                assert!(take_frames(frame, &mut last, &mut tally).unwrap().is_empty());
-            }
-            assert_eq!(tally.wrong, wrong);
+    fn messages_that_come_again_are_accepted() {
+        let mut run = Run::new(u32::try_from(MESSAGES / 2 + 1).unwrap(), 0);
+        let mut receiver = users(1);
+        (0..2).for_each(|_| receiver.receive(0, run.encode_next(), 1_000));
+        assert_eq!(receiver.newest(), MESSAGES + 2);
+        assert_eq!(findings(receiver, 0), Findings::default());
+    }
+
+    #[test]
+    fn one_wrong_byte_is_a_violation_unless_it_is_of_the_time() {
+        let frames = frames(4);
+        let right = frames.concat();
+        let mut timestamp = Vec::new();
+        encode_varint(TIMESTAMP_MS, &mut timestamp);
+        let at = frames[0].windows(timestamp.len()).position(|it| it == timestamp).unwrap();
+        // The audit does not look at the time that the server gives a message.
+        let unseen: Vec<_> = (at..at + timestamp.len()).collect();
+
+        let is_unseen = |at: usize, is_alone: bool| {
+            let mut wrong = right.clone();
+            wrong[at] ^= 1;
+            let both: [&[u8]; 2] = [&wrong, &right];
+            violations(&both[..2 - usize::from(is_alone)]) == 0
+        };
+        for is_alone in [true, false] {
+            let found = (0..frames[0].len()).filter(|&at| is_unseen(at, is_alone));
+            assert_eq!(found.collect::<Vec<_>>(), unseen, "alone: {is_alone}");
+        }
+    }
+
+    #[test]
+    fn a_gap_and_a_repeat_are_violations() {
+        let frames = frames(3);
+        assert_eq!(violations(&[&frames.concat()]), 0);
+        for wrong in [[&frames[0][..], &frames[2]], [&frames[0], &frames[0]]] {
+            assert!(violations(&[&wrong.concat()]) > 0);
         }
     }
 
     #[test]
     fn all_users_receive_what_a_sink_writes() {
-        let origin = Instant::now();
-        let sink = Sink::start(Plan { users: 3, messages_per_write: 2, origin, core: None });
-        let sink = sink.unwrap();
-        let mut receiver = Receiver::connect(sink.address, 3, origin).unwrap();
-        let received = receiver.receive(Duration::ZERO, Duration::from_millis(50)).unwrap();
+        let plan = Plan { users: 3, messages_per_write: 2, body_bytes: 64, core: None };
+        let sink = Sink::start(plan).unwrap();
+        let mut readers = Readers::connect(sink.address, 3, 64).unwrap();
+        let received = readers.receive(Duration::ZERO, Duration::from_millis(50)).unwrap();
         sink.end_soon();
-        drop(receiver);
+        assert_eq!(readers.findings(), Findings::default());
         sink.join().unwrap();
-        let Received { tally, wall, cpu } = received;
-        assert!(tally.deliveries > 0 && tally.wrong == 0, "{tally:?}");
-        assert!(wall >= Duration::from_millis(50) && cpu <= wall, "{wall:?} {cpu:?}");
+        let Received { deliveries, reads, wall, cpu, waited } = received;
+        assert!(deliveries > 0 && reads > 0);
+        // Two clocks of the kernel do not agree to the last bit.
+        assert!(wall >= Duration::from_millis(50), "{wall:?}");
+        assert!(cpu + waited <= wall + wall / 50, "{cpu:?} + {waited:?} > {wall:?}");
     }
 }

@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -31,12 +31,18 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 
+use crate::swarm::body::Bodies;
+
+/// The one channel, and who writes all of its messages.
+pub(super) const CHANNEL_ID: u32 = 1;
+pub(super) const AUTHOR: u32 = 1;
+/// How many messages there are, with the ids from 1: then the first one comes again, at the next
+/// sequence. More than are under way at any time.
+pub(super) const MESSAGES: u64 = 1 << 16;
 /// For each wait of the sink, so that it ends when the other side does.
 const PATIENCE: Duration = Duration::from_secs(5);
-const CHANNEL_ID: u32 = 1;
-const AUTHOR: u32 = 1;
-/// Of a `client_message_id`, the part that tells the messages of one run apart.
-const INDEX_BITS: u32 = 16;
+/// As many bytes as those of today.
+pub(super) const TIMESTAMP_MS: u64 = 1_800_000_000_000;
 
 /// What it writes.
 #[derive(Clone, Copy, Debug)]
@@ -45,8 +51,8 @@ pub(super) struct Plan {
     pub(super) users: u32,
     /// One run, which is one frame, as the server makes of one committed batch. Fewer than 2^16.
     pub(super) messages_per_write: u32,
-    /// From here on the messages tell when they were written.
-    pub(super) origin: Instant,
+    /// Of every message.
+    pub(super) body_bytes: usize,
     /// Where its thread is to run.
     pub(super) core: Option<usize>,
 }
@@ -97,15 +103,9 @@ impl Drop for Sink {
     }
 }
 
-/// When a message was written, in microseconds after the origin of its sink.
-#[inline]
-pub(super) fn written_us(client_message_id: u64) -> u64 {
-    client_message_id >> INDEX_BITS
-}
-
-/// What every message says: 64 bytes.
-pub(super) fn body() -> String {
-    "Nothing that is worth reading, but as long as most messages are.".to_owned()
+/// The id of the message at this sequence.
+pub(super) fn id_at(sequence: u64) -> u64 {
+    (sequence - 1) % MESSAGES + 1
 }
 
 /// The next connection, subscribed.
@@ -168,10 +168,9 @@ fn answer(command: Option<Command>) -> (Answer, bool) {
 
 /// Until it is over.
 fn write_rounds(plan: &Plan, connections: &mut [TcpStream], is_over: &AtomicBool) -> Result<()> {
-    let mut run = Run::new(plan.messages_per_write);
+    let mut run = Run::new(plan.messages_per_write, plan.body_bytes);
     while !is_over.load(Ordering::Relaxed) {
-        let written_us = u64::try_from(plan.origin.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let frame = run.encode_next(written_us);
+        let frame = run.encode_next();
         for connection in &mut *connections {
             match connection.write_all(frame) {
                 Ok(()) => {}
@@ -188,32 +187,40 @@ fn write_rounds(plan: &Plan, connections: &mut [TcpStream], is_over: &AtomicBool
 }
 
 /// Runs of messages, one after the other, as frames.
+#[derive(Debug)]
 pub(super) struct Run {
     envelope: proto::ServerEnvelope,
+    bodies: Bodies,
     payload: Vec<u8>,
     frame: Vec<u8>,
     next_sequence: u64,
 }
 
 impl Run {
-    pub(super) fn new(messages: u32) -> Self {
-        let content = Some(Content::Body(body()));
-        let record = proto::Record { user_id: AUTHOR, client_message_id: 0, content };
-        let records = vec![record; messages as usize];
-        let messages =
-            proto::Messages { channel_id: CHANNEL_ID, records, ..proto::Messages::default() };
+    pub(super) fn new(messages: u32, body_bytes: usize) -> Self {
+        let record = proto::Record { user_id: AUTHOR, client_message_id: 0, content: None };
+        let messages = proto::Messages {
+            channel_id: CHANNEL_ID,
+            first_sequence: 0,
+            timestamp_ms: TIMESTAMP_MS,
+            records: vec![record; messages as usize],
+        };
         let envelope = proto::ServerEnvelope { envelope: Some(Envelope::Messages(messages)) };
-        Self { envelope, payload: vec![], frame: vec![], next_sequence: 1 }
+        let bodies = Bodies::new(body_bytes);
+        Self { envelope, bodies, payload: vec![], frame: vec![], next_sequence: 1 }
     }
 
-    pub(super) fn encode_next(&mut self, written_us: u64) -> &[u8] {
+    pub(super) fn encode_next(&mut self) -> &[u8] {
         let Some(Envelope::Messages(messages)) = &mut self.envelope.envelope else {
             unreachable!("it was made of messages")
         };
         messages.first_sequence = self.next_sequence;
-        messages.timestamp_ms = written_us / 1_000;
-        for (index, record) in (0..).zip(&mut messages.records) {
-            record.client_message_id = written_us << INDEX_BITS | index;
+        for (sequence, record) in (self.next_sequence..).zip(&mut messages.records) {
+            if let Some(Content::Body(before)) = record.content.take() {
+                self.bodies.give_back(before);
+            }
+            record.client_message_id = id_at(sequence);
+            record.content = Some(Content::Body(self.bodies.take(record.client_message_id)));
         }
         self.next_sequence += messages.records.len() as u64;
         self.payload.clear();
@@ -240,7 +247,7 @@ mod tests {
     };
 
     fn plan(users: u32, messages_per_write: u32) -> Plan {
-        Plan { users, messages_per_write, origin: Instant::now(), core: None }
+        Plan { users, messages_per_write, body_bytes: 64, core: None }
     }
 
     #[test]
@@ -251,22 +258,19 @@ mod tests {
         for connection in &mut connections {
             let mut bytes = vec![0; 64 * 1024];
             connection.read_exact(&mut bytes).unwrap();
-            let (mut rest, mut last, mut last_written) = (&bytes[..], 0, 0);
+            let (mut rest, mut last) = (&bytes[..], 0);
             while let Some(frame) = next_frame(rest).unwrap() {
                 rest = &rest[frame.bytes..];
                 let Ok(Scanned::Messages(messages)) = scan(frame.payload) else {
                     panic!("it only writes messages")
                 };
                 assert_eq!((messages.channel_id, messages.first_sequence), (CHANNEL_ID, last + 1));
-                let records: Vec<_> = messages.map(Result::unwrap).collect();
-                for (index, record) in (0..).zip(&records) {
-                    assert_eq!((record.user_id, record.body), (AUTHOR, body().as_bytes()));
-                    assert_eq!(record.client_message_id & 0xFFFF, index);
+                for (sequence, record) in (last + 1..).zip(messages) {
+                    let (record, body) = (record.unwrap(), Bodies::new(64).take(sequence));
+                    assert_eq!((record.user_id, record.client_message_id), (AUTHOR, sequence));
+                    assert_eq!(record.body, body.as_bytes());
                 }
-                assert_eq!(records.len(), 3);
-                let written = written_us(records[0].client_message_id);
-                assert!(written >= last_written, "time does not go back");
-                (last, last_written) = (last + 3, written);
+                last += 3;
             }
             assert!(last > 100, "{last}");
             starts.push(bytes);
@@ -295,8 +299,9 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_64_bytes() {
-        assert_eq!(body().len(), 64);
+    fn after_the_last_message_the_first_one_comes_again() {
+        let ids = [1, 2, MESSAGES, MESSAGES + 1, 2 * MESSAGES + 2].map(id_at);
+        assert_eq!(ids, [1, 2, MESSAGES, 1, 2]);
     }
 
     #[test]

@@ -31,11 +31,11 @@ use super::{
 };
 
 /// Sockets that are read between two looks at the timers.
-const EVENTS_PER_TURN: usize = 256;
+pub(crate) const EVENTS_PER_TURN: usize = 256;
 /// The one buffer that all sockets are read into.
-const READ_BYTES: usize = 256 * 1024;
+pub(crate) const READ_BYTES: usize = 256 * 1024;
 /// Reads of one socket in one turn.
-const READS_PER_TURN: usize = 4;
+pub(crate) const READS_PER_TURN: usize = 4;
 /// Timers between two looks at the sockets.
 const TIMERS_PER_TURN: usize = 1024;
 /// Orders that wait for the thread. One more is lost: the conductor gives a few in a whole run.

@@ -17,6 +17,7 @@ use std::{
 };
 
 use event_loop::EventLoop;
+pub(crate) use event_loop::{EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN};
 use mio::Waker;
 use tokio::sync::mpsc;
 
@@ -26,7 +27,7 @@ use crate::{
     scenario::{Login, Scenario, schedule::Phase},
 };
 
-mod body;
+pub(crate) mod body;
 mod books;
 mod conduct;
 mod event_loop;

@@ -1,10 +1,14 @@
 //! The users' receive path without their sockets: what the generator itself can count at most.
 
+use std::time::Duration;
+
 use super::{
     Plan,
-    user::{Kind, Stage, User},
+    books::Moment,
+    user::{Kind, User},
     world::World,
 };
+use crate::audit::{Digest, Findings};
 
 /// Users who are subscribed to one channel and take bytes from anywhere.
 ///
@@ -40,24 +44,39 @@ impl Receiver {
         self.users[user].receive(bytes, &mut self.world);
     }
 
-    /// Violations so far.
-    pub(crate) fn violations(&self) -> u64 {
-        self.world.books.audit.violations()
-    }
-
-    /// How many messages were delivered since the last call, and whether all users still take them:
-    /// one stops at the first frame that breaks the protocol.
-    pub(crate) fn deliveries(&mut self) -> (u64, bool) {
-        let moment = super::books::Moment {
+    /// How many messages were delivered since the last call, which ends a second of the books, as one
+    /// does in a run.
+    pub(crate) fn end_second(&mut self) -> u64 {
+        let moment = Moment {
             at_us: self.world.now_us,
             phase: self.world.phase,
-            connected: 1,
-            active: 1,
-            cpu: std::time::Duration::ZERO,
+            connected: self.world.connected,
+            active: self.world.active,
+            cpu: Duration::ZERO,
         };
-        let interval = self.world.books.end_second(moment);
-        let is_ready = self.users.iter().all(|user| user.stage == Stage::Ready);
-        (interval.deliveries, is_ready)
+        self.world.books.end_second(moment).deliveries
+    }
+
+    /// The newest sequence that any of the users has.
+    pub(crate) fn newest(&self) -> u64 {
+        let channels = self.world.channels.iter();
+        channels.map(|it| self.world.books.audit.delivered_to(it.place)).max().unwrap_or(0)
+    }
+
+    /// What the server has at a sequence, as acknowledgements tell in a run.
+    ///
+    /// Users are compared with one another as they receive; only this tells what all of them got
+    /// wrong.
+    pub(crate) fn acknowledged(&mut self, sequence: u64, author: u32, id: u64, body: &[u8]) {
+        let digest = Digest::new(author, id, body);
+        for channel in &self.world.channels {
+            self.world.books.audit.acknowledged(channel.place, sequence, digest);
+        }
+    }
+
+    /// What the audit found so far. A user that broke off is among it.
+    pub(crate) fn findings(&self) -> Findings {
+        self.world.books.audit.findings()
     }
 }
 
@@ -70,6 +89,11 @@ mod tests {
     use crate::{scenario::Scenario, swarm::Target};
 
     const MESSAGES: u64 = 500;
+    const AUTHOR: u32 = 3;
+
+    fn body(id: u64) -> String {
+        format!("{id} xxxxxxxxxx")
+    }
 
     fn receiver() -> Receiver {
         let address = "127.0.0.1:1".parse().unwrap();
@@ -84,9 +108,9 @@ mod tests {
         let mut stream = Vec::new();
         for first in (1..=MESSAGES).step_by(5) {
             let record = |id| proto::Record {
-                user_id: 3,
+                user_id: AUTHOR,
                 client_message_id: id,
-                content: Some(proto::record::Content::Body(format!("{id} xxxxxxxxxx"))),
+                content: Some(proto::record::Content::Body(body(id))),
             };
             let messages = proto::Messages {
                 channel_id: 9,
@@ -109,8 +133,9 @@ mod tests {
         for bytes in [1, 7, 250, 1_000, stream.len()] {
             let mut receiver = receiver();
             stream.chunks(bytes).for_each(|chunk| receiver.receive(0, chunk, 1_000));
-            assert_eq!(receiver.deliveries(), (MESSAGES, true), "in pieces of {bytes} bytes");
-            assert_eq!(receiver.violations(), 0);
+            assert_eq!(receiver.end_second(), MESSAGES, "in pieces of {bytes} bytes");
+            assert_eq!((receiver.newest(), receiver.findings().violations), (MESSAGES, 0));
+            assert_eq!(receiver.world.books.totals.plateau_deliveries, MESSAGES, "with a latency");
             assert_eq!(receiver.users[0].memory_for_reading(), 0);
         }
     }
@@ -121,14 +146,29 @@ mod tests {
         let frame_bytes = 4 + usize::from(u16::from_be_bytes([stream[2], stream[3]]));
         let mut receiver = receiver();
         receiver.receive(0, &stream[frame_bytes..], 1_000);
-        assert!(receiver.violations() > 0);
+        assert!(receiver.findings().violations > 0);
     }
 
     #[test]
     fn a_frame_that_breaks_the_protocol_ends_the_user() {
         let mut receiver = receiver();
         receiver.receive(0, &[0xF2, 0], 1_000);
-        assert_eq!(receiver.deliveries(), (0, false));
-        assert_eq!(receiver.violations(), 1);
+        receiver.receive(0, &stream(), 1_000);
+        assert_eq!((receiver.end_second(), receiver.findings().violations), (0, 1));
+    }
+
+    #[test]
+    fn what_every_user_got_wrong_is_found_by_what_the_server_has() {
+        let mut receiver = receiver();
+        receiver.receive(0, &stream(), 1_000);
+        for id in 1..=MESSAGES {
+            receiver.acknowledged(id, AUTHOR, id, body(id).as_bytes());
+        }
+        assert_eq!(receiver.findings().violations, 0);
+        for (author, id, body) in [(AUTHOR, 7, body(6)), (AUTHOR, 6, body(7)), (4, 7, body(7))] {
+            let before = receiver.findings().violations;
+            receiver.acknowledged(7, author, id, body.as_bytes());
+            assert_eq!(receiver.findings().violations, before + 1);
+        }
     }
 }
