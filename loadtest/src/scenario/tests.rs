@@ -201,9 +201,9 @@ fn only_one_model_can_be_asked_for() {
 
 #[test]
 fn users_change_the_stages_in_proportion() {
-    let scenario = load(&["--scenario=auth-storm", "--users=700"]).unwrap();
+    let scenario = load(&["--scenario=auth-storm", "--users=900"]).unwrap();
     let targets: Vec<_> = scenario.stages.iter().map(|stage| stage.target).collect();
-    assert_eq!(targets, [100, 700, 0]);
+    assert_eq!(targets, [100, 900, 0]);
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn stages_of_another_form_are_only_replaced_as_a_whole() {
     let refused = refusal(load(&["--scenario=auth-storm", "--plateau=5s"]));
     assert!(refused.contains("give all of --ramp-up, --plateau and --ramp-down"), "{refused}");
     let all = ["--scenario=auth-storm", "--ramp-up=1s", "--plateau=5s", "--ramp-down=1s"];
-    assert_eq!(load(&all).unwrap().stages, three_stages(350, [1, 5, 1].map(Duration::from_secs)));
+    assert_eq!(load(&all).unwrap().stages, three_stages(450, [1, 5, 1].map(Duration::from_secs)));
 }
 
 #[test]
