@@ -319,11 +319,11 @@ async fn ended_badly(
     back: &mut Option<Started>,
 ) -> anyhow::Error {
     if let Some(running) = mischief {
-        match running.await {
-            Ok(Ok(started)) => {
-                *mischief = None;
-                *back = Some(started);
-            }
+        let ended = running.await;
+        // It is not to be waited for again.
+        *mischief = None;
+        match ended {
+            Ok(Ok(started)) => *back = Some(started),
             Ok(Err(error)) => return error,
             Err(error) => return error.into(),
         }

@@ -60,7 +60,7 @@ pub(crate) async fn run(
                 } else {
                     server.terminate(DRAIN_TIMEOUT).await?;
                 }
-                let server = setup.start().await.context("after chaos")?;
+                let server = setup.start().await.context("it does not come back")?;
                 started = Started { server, setup };
             }
         }
