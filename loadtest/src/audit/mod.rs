@@ -168,11 +168,14 @@ fn slot(table: &mut Vec<u64>, sequence: u64) -> &mut u64 {
     &mut table[index]
 }
 
-/// Where the latest reading of history that met a message met it. 0 and 0: none has.
+/// One message.
 #[derive(Clone, Copy, Debug, Default)]
 struct Published {
+    /// Where the latest reading of history that met it met it. 0 and 0: none has.
     reading: u32,
     sequence: u64,
+    /// The highest sequence of its channel that was known before it was published.
+    known_to: u64,
 }
 
 /// The key of a message in a channel. The same id of an author may be another message elsewhere.
@@ -409,7 +412,16 @@ impl Audit {
 impl Audit {
     /// A message is about to be published, the first time or again. Whether it will be is open.
     pub(crate) fn publishing(&mut self, place: Place, message: Digest) {
-        self.published.entry(key(place, message)).or_default();
+        let it = &self.places[place.index()];
+        let known_to = it.delivered_to.max(it.acknowledged_to);
+        // When it is published again, what was known at the first time is what counts.
+        let new = || Published { known_to, ..Published::default() };
+        self.published.entry(key(place, message)).or_insert_with(new);
+    }
+
+    /// Messages that were published so far, in all channels.
+    pub(crate) fn published(&self) -> u64 {
+        self.published.len() as u64
     }
 
     /// A publish was acknowledged.
@@ -471,6 +483,15 @@ impl Audit {
         }
     }
 
+    /// Whether something beyond this end of history came to be known only after its reading began.
+    /// Then history is to be read on: nobody knows whether it has it.
+    pub(crate) fn is_overtaken(&self, place: Place, head: u64) -> bool {
+        let it = &self.places[place.index()];
+        let is_beyond = |known: u64, promised: u64| known > promised && known > head;
+        is_beyond(it.acknowledged_to, it.promised_acknowledged)
+            || is_beyond(it.delivered_to, it.promised_delivered)
+    }
+
     /// Up to where history was read.
     pub(crate) fn history_read(&self, place: Place) -> u64 {
         self.places[place.index()].history
@@ -513,10 +534,14 @@ impl Audit {
 
     /// Whether somebody published what history has, and no earlier place has it.
     fn once_and_ours(&mut self, place: Place, sequence: u64, message: Digest) {
-        let now = Published { reading: self.readings, sequence };
         match self.published.get_mut(&key(place, message)) {
             Some(published) => {
+                let now = Published { reading: self.readings, sequence, ..*published };
                 let before = std::mem::replace(published, now);
+                if sequence <= now.known_to {
+                    let known_to = now.known_to;
+                    self.violated(Violation::Backdated { place, sequence, known_to });
+                }
                 if before.reading == now.reading && ![0, sequence].contains(&before.sequence) {
                     let before = before.sequence;
                     self.violated(Violation::Twice { place, before, sequence });

@@ -98,11 +98,40 @@ fn a_lost_acknowledged_message_is_found_at_the_end_and_in_the_middle() {
     read_history(&mut audit, place, &[1]);
     assert_eq!((audit.violations(), audit.findings().acknowledged_lost), (2, 1));
 
-    let (mut audit, place, _) = sound();
-    audit.publishing(place, message(4));
+    let (mut audit, place, _) = empty(0, 4);
+    (1..=3).for_each(|n| audit.acknowledged(place, n, message(n)));
     read_history(&mut audit, place, &[4, 2, 3]);
     assert_eq!(only(&audit), &Violation::Lost { place, sequence: 1, head: 1 });
     assert_eq!(audit.findings().acknowledged_lost, 1);
+}
+
+#[test]
+fn a_message_whose_sequence_was_taken_before_it_was_published_is_found() {
+    let (mut audit, place, _) = empty(0, 1);
+    // Who is told that the channel goes up to 2 gets neither 1 nor 2.
+    audit.subscribed(USER, place, 2);
+    audit.publishing(place, message(2));
+    audit.publishing(place, message(3));
+    // Again, when more is known: its first time is what counts.
+    audit.acknowledged(place, 3, message(3));
+    audit.publishing(place, message(3));
+    read_history(&mut audit, place, &[1, 2, 3]);
+    assert_eq!(only(&audit), &Violation::Backdated { place, sequence: 2, known_to: 2 });
+}
+
+#[test]
+fn history_is_overtaken_by_what_came_after_its_reading_began_and_lies_beyond_its_end() {
+    let (mut audit, place, readers) = empty(1, 3);
+    audit.acknowledged(place, 1, message(1));
+    audit.begin_history();
+    assert!(!audit.is_overtaken(place, 0), "that is a loss, which is found without that");
+    audit.acknowledged(place, 2, message(2));
+    assert!(audit.is_overtaken(place, 1));
+    assert!(!audit.is_overtaken(place, 2));
+    audit.go_on_with_history();
+    assert!(!audit.is_overtaken(place, 1));
+    (1..=3).for_each(|n| _ = audit.delivered(readers[0], n, message(n)));
+    assert!(audit.is_overtaken(place, 2));
 }
 
 #[test]

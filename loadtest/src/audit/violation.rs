@@ -52,6 +52,8 @@ pub(crate) enum Violation {
     /// A message that nobody published there, or with another body. Where it was published if not
     /// there.
     Foreign { place: Place, sequence: u64, published_in: Option<Place> },
+    /// A message is in history at or before a sequence that was known before it was published.
+    Backdated { place: Place, sequence: u64, known_to: u64 },
     /// A reader did not get everything before the end.
     Missed { place: Place, user: u32, last_seen: u64, head: u64 },
     /// A reader left, and did not get everything that had been acknowledged before.
@@ -155,6 +157,12 @@ impl fmt::Display for Sentence<'_> {
                 "foreign: what history has at {sequence} of channel {} was published in channel {}",
                 name(place),
                 name(other)
+            ),
+            Violation::Backdated { place, sequence, known_to } => write!(
+                f,
+                "backdated: what history has at {sequence} of channel {} was published when the \
+                 channel was known up to {known_to}",
+                name(place)
             ),
             Violation::Missed { place, user, last_seen, head } => write!(
                 f,

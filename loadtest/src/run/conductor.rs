@@ -7,6 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
+use tempfile::TempDir;
 use tokio::{
     sync::mpsc,
     task::JoinHandle,
@@ -69,8 +70,13 @@ pub(crate) async fn execute(
     let harvest = conductor.conduct(told).await;
     let is_evidence = harvest.as_ref().map_or(true, |it| it.findings.violations > 0);
     let ended = conductor.end(is_evidence).await;
-    // What went wrong first is told first.
-    let harvest = harvest?;
+    // What went wrong first is told first: a server that is gone is why its users are.
+    let harvest = match (harvest, &ended) {
+        (Err(Failure::Aborted(error)), Err(why)) => {
+            return Err(anyhow::anyhow!("{error:#} ({why:#})").into());
+        }
+        (harvest, _) => harvest?,
+    };
     ended?;
     let Conductor { profiles, notes, .. } = conductor;
     Ok(Run { outcome: figures::outcome(scenario, began_at, notes, harvest), profiles })
@@ -87,6 +93,8 @@ struct Conductor<'a> {
     swarm: Option<swarm::Swarm>,
     /// A server of our own, while no mischief has it.
     started: Option<Started>,
+    /// Where its data and its log are.
+    folder: Option<TempDir>,
     mischief: Option<JoinHandle<Result<Started>>>,
     profiling: Option<JoinHandle<Result<Profile>>>,
     profiles: Vec<Profile>,
@@ -108,6 +116,7 @@ impl<'a> Conductor<'a> {
             internal: ground.internal,
             swarm: None,
             started: ground.started,
+            folder: ground.folder,
             mischief: None,
             profiling: None,
             profiles: Vec::new(),
@@ -290,14 +299,20 @@ impl<'a> Conductor<'a> {
         if let Some(mischief) = self.mischief.take() {
             // What is still due is not done any more.
             mischief.abort();
-            self.started = mischief.await.ok().transpose()?;
+            // What went wrong with it ended the run, or is of no importance any more.
+            self.started = mischief.await.ok().and_then(Result::ok);
         }
-        let Some(Started { server, folder, .. }) = self.started.take() else { return Ok(()) };
-        server.kill().await?;
-        if is_evidence {
+        let killed = match self.started.take() {
+            Some(Started { server, .. }) => server.kill().await,
+            None => Ok(()),
+        };
+        // Also of a server that is gone: why it is, its log may say.
+        if let Some(folder) = self.folder.take()
+            && is_evidence
+        {
             eprintln!("the server's data and log are kept in {}", folder.keep().display());
         }
-        Ok(())
+        killed
     }
 }
 
@@ -307,11 +322,11 @@ async fn ended_badly(
     back: &mut Option<Started>,
 ) -> anyhow::Error {
     if let Some(running) = mischief {
-        match running.await {
-            Ok(Ok(started)) => {
-                *mischief = None;
-                *back = Some(started);
-            }
+        let ended = running.await;
+        // It is not to be waited for again.
+        *mischief = None;
+        match ended {
+            Ok(Ok(started)) => *back = Some(started),
             Ok(Err(error)) => return error,
             Err(error) => return error.into(),
         }

@@ -144,6 +144,8 @@ fn of_counts(harvest: &Harvest, plateau: Duration, figures: &mut Figures) {
         ("reconnects", totals.reconnects),
         ("gaps", totals.gaps),
         ("unsent", totals.unsent),
+        ("unacknowledged", totals.unacknowledged),
+        ("never_connected", totals.never_connected),
         ("slow_closed", totals.slow_closed),
         ("errors", errors.values().sum()),
         ("lost", findings.lost),
@@ -189,6 +191,33 @@ fn of_generator(figures: &Figures) -> Vec<String> {
             "{unsent} messages were left out, because too many of their user's were not \
              acknowledged: the load was less than asked for"
         ));
+    }
+    let unacknowledged = figure("unacknowledged");
+    if unacknowledged > 0.0 {
+        warnings.push(format!(
+            "{unacknowledged} messages were never acknowledged: they are in no latency of `ack`"
+        ));
+    }
+    let never_connected = figure("never_connected");
+    if never_connected > 0.0 {
+        warnings.push(format!(
+            "{never_connected} users had not connected when they were to leave: the load was less \
+             than asked for"
+        ));
+    }
+    let gaps = figure("gaps");
+    if gaps > 0.0 {
+        warnings.push(format!(
+            "the server announced {gaps} gaps instead of delivering: what lies in them is in \
+             history, and in no delivery"
+        ));
+    }
+    if figure("deliveries") > 0.0 && figure("probed") == 0.0 {
+        warnings.push(
+            "history was never asked for what was just delivered: whether messages are told before \
+             their commit is not known"
+                .to_owned(),
+        );
     }
     let dropped = figure("generator.dropped_samples");
     if dropped > 0.0 {

@@ -54,14 +54,14 @@ pub(crate) async fn run(
                 started.server.resume()?;
             }
             Action::Kill | Action::Term => {
-                let Started { server, setup, folder } = started;
+                let Started { server, setup } = started;
                 if action == Action::Kill {
                     server.kill().await?;
                 } else {
                     server.terminate(DRAIN_TIMEOUT).await?;
                 }
-                let server = setup.start().await.context("after chaos")?;
-                started = Started { server, setup, folder };
+                let server = setup.start().await.context("it does not come back")?;
+                started = Started { server, setup };
             }
         }
         let pid = started.server.pid()?;

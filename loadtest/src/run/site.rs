@@ -62,15 +62,15 @@ pub(crate) struct Ground {
     pub(crate) tokens: Option<Vec<String>>,
     /// Of a server that was started for the run.
     pub(crate) started: Option<Started>,
+    /// Its data and its log. After it, because that is how they are dropped.
+    pub(crate) folder: Option<TempDir>,
 }
 
-/// A server of our own. The fields are dropped in this order.
+/// A server of our own.
 #[derive(Debug)]
 pub(crate) struct Started {
     pub(crate) server: Server,
     pub(crate) setup: Setup,
-    /// Its data and its log.
-    pub(crate) folder: TempDir,
 }
 
 impl Site {
@@ -112,7 +112,8 @@ impl Site {
                 let host = authority(&url)?;
                 let address = resolve(&host).await?;
                 let target = Target { address, host };
-                return Ok(Ground { target, internal, pid, tokens: self.tokens, started: None });
+                let (tokens, started, folder) = (self.tokens, None, None);
+                return Ok(Ground { target, internal, pid, tokens, started, folder });
             }
         };
         let folder = tempfile::Builder::new().prefix("hubbub-load-").tempdir()?;
@@ -136,7 +137,8 @@ impl Site {
             internal,
             pid,
             tokens,
-            started: Some(Started { server, setup, folder }),
+            started: Some(Started { server, setup }),
+            folder: Some(folder),
         })
     }
 }
@@ -162,6 +164,10 @@ fn authority(url: &str) -> Result<String> {
     }
     let has_port = host.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     let is_v6_only = host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|it| it.is_ipv6());
+    let is_colon_left = host.rsplit(']').next().is_some_and(|it| it.contains(':'));
+    if is_colon_left && !has_port && !is_v6_only {
+        bail!("--server {url}: expected a port from 1 to 65535 after the colon");
+    }
     Ok(if has_port && !is_v6_only { host.to_owned() } else { format!("{host}:80") })
 }
 
@@ -209,6 +215,9 @@ mod tests {
             ("ftp://x:1", "expected"),
             ("http://x:1/v1/ws", "nothing after"),
             ("http://", "expected"),
+            ("http://x:", "port"),
+            ("http://x:70000", "port"),
+            ("http://[::1]:http", "port"),
         ] {
             assert!(of(url).is_err_and(|error| error.contains(wrong)), "{url}");
         }

@@ -9,21 +9,29 @@ use super::{
     Event,
     books::Moment,
     event_loop::EventLoop,
-    timers::{Due, RUN, Timer},
-    user::Stage,
-    world::us,
+    timers::{Due, RUN, Timer, patience},
+    user::{Stage, User},
+    world::{World, us},
 };
-use crate::scenario::{
-    Login, Publish, Scenario,
-    schedule::{Pace, Phase},
+use crate::{
+    Failure,
+    audit::Findings,
+    scenario::{
+        Login, Publish, Scenario,
+        schedule::{Pace, Phase},
+    },
 };
 
 /// How long the last acknowledgements and leavers are waited for.
-const DRAIN_PATIENCE: Duration = Duration::from_secs(30);
+const DRAIN_PATIENCE: Duration = patience(30);
 /// How long the last deliveries are waited for, when history is read.
-const DELIVERY_PATIENCE: Duration = Duration::from_secs(30);
+const DELIVERY_PATIENCE: Duration = patience(30);
 /// How long reading all of history may take.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(900);
+/// How long the witness may get no answer with which it gets on.
+const WITNESS_PATIENCE: Duration = patience(90);
+/// How often history is read on, because something came while it was read.
+const READINGS_MAX: u32 = 3;
 /// Between two looks at whether everybody has everything.
 const CHECK_PAUSE: Duration = Duration::from_millis(50);
 const SECOND_US: u64 = 1_000_000;
@@ -63,6 +71,8 @@ pub(super) struct Course {
     cpu: Duration,
     plateau_began_cpu: Option<Duration>,
     is_unheard: bool,
+    /// How often history was read to its end.
+    readings: u32,
 }
 
 impl Course {
@@ -75,6 +85,7 @@ impl Course {
             cpu: Duration::ZERO,
             plateau_began_cpu: None,
             is_unheard: false,
+            readings: 0,
         }
     }
 }
@@ -96,7 +107,8 @@ impl EventLoop {
     /// Tells how the run ended.
     pub(super) fn finish(mut self) {
         if let Some(failure) = self.world.failure.take() {
-            return self.tell(Event::Failed(failure));
+            let findings = self.world.books.audit.findings();
+            return self.tell(Event::Failed(with_findings(failure, &findings)));
         }
         let moment = self.moment();
         self.world.books.end_second(moment);
@@ -114,7 +126,13 @@ impl EventLoop {
         if let Some(began) = self.course.plateau_began_cpu.take() {
             self.world.books.totals.plateau_cpu += cpu.saturating_sub(began);
         }
-        if phase == Phase::Plateau {
+        // Where no stage is a plateau, all of them are measured.
+        let is_measured = match phase {
+            Phase::Plateau => true,
+            Phase::RampUp | Phase::RampDown => self.world.schedule.plateaus().next().is_none(),
+            _ => false,
+        };
+        if is_measured {
             self.course.plateau_began_cpu = Some(cpu);
         }
         self.world.phase = phase;
@@ -143,6 +161,11 @@ impl EventLoop {
                         Login::During => self.begin_stages(now_us),
                         Login::First | Login::None => self.course.part = Part::Login(0),
                     }
+                } else if self.witness_is_stuck() {
+                    self.world.fail(anyhow::anyhow!(
+                        "the server is there, but made no channel for {} s",
+                        WITNESS_PATIENCE.as_secs()
+                    ));
                 }
             }
             Part::Login(next) => self.log_in_more(next),
@@ -164,10 +187,21 @@ impl EventLoop {
                     self.check();
                 } else if now_us >= until_us {
                     self.world.fail(anyhow::anyhow!("history could not be read in 15 minutes"));
+                } else if self.witness_is_stuck() {
+                    self.world.fail(anyhow::anyhow!(
+                        "the server is there, but answered nothing of history for {} s",
+                        WITNESS_PATIENCE.as_secs()
+                    ));
                 }
             }
             Part::Idle(_) | Part::Stages(_) | Part::Delivery(..) | Part::Over => {}
         }
+    }
+
+    /// The loop comes here at least once a second.
+    fn witness_is_stuck(&self) -> bool {
+        let World { witness, now_us, .. } = &self.world;
+        witness.moved_us.is_some_and(|it| now_us.saturating_sub(it) > us(WITNESS_PATIENCE))
     }
 
     /// A time limit, with a timer that wakes the loop then.
@@ -310,7 +344,13 @@ impl EventLoop {
         }
         self.enter(Phase::Audit);
         self.world.books.audit.begin_history();
+        self.read_history();
+    }
+
+    fn read_history(&mut self) {
+        self.course.readings += 1;
         self.world.witness.begin(self.world.channels.len());
+        self.world.witness.moved_us = Some(self.world.now_us);
         let witness = self.world.witness_number();
         self.users[witness as usize].inquire(&mut self.world);
         self.touch(witness);
@@ -323,9 +363,20 @@ impl EventLoop {
         let audit = &mut self.world.books.audit;
         let ends = || self.world.channels.iter().map(|it| it.place).zip(heads.iter().copied());
         let is_complete = ends().all(|(place, head)| audit.is_complete(place, head));
-        if is_complete || self.world.now_us >= *until_us {
+        let everybody_is_there = !self.users.iter().any(User::is_away);
+        if is_complete && everybody_is_there || self.world.now_us >= *until_us {
+            let is_overtaken = ends().any(|(place, head)| audit.is_overtaken(place, head));
+            if is_overtaken && self.course.readings < READINGS_MAX {
+                audit.go_on_with_history();
+                return self.read_history();
+            }
             for (place, head) in ends() {
                 audit.end_delivery(place, head);
+            }
+            let witness = self.world.witness_number() as usize;
+            for user in &mut self.users[..witness] {
+                user.judge_outstanding(&mut self.world);
+                user.judge_absence(&mut self.world);
             }
             self.course.part = Part::Over;
         } else {
@@ -340,6 +391,17 @@ fn leaves(scenario: &Scenario, ends: Duration, end: Duration) -> bool {
     let mut targets = scenario.stages.iter().rev().map(|stage| stage.target);
     let (last, before) = (targets.next().unwrap_or(0), targets.next().unwrap_or(0));
     last < before && (last == 0 || ends < end)
+}
+
+/// A run that breaks off has no outcome. What its audit had found by then is told nevertheless.
+fn with_findings(failure: Failure, findings: &Findings) -> Failure {
+    let (Failure::Aborted(why), Some(first)) = (&failure, findings.evidence.first()) else {
+        return failure;
+    };
+    let count = findings.violations;
+    Failure::Aborted(anyhow::anyhow!(
+        "{why:#}; the audit had found {count} violations before, the first: {first}"
+    ))
 }
 
 /// CPU time of this thread.

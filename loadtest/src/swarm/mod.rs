@@ -198,6 +198,10 @@ pub(crate) struct Totals {
     pub(crate) gaps: u64,
     /// Messages that were due while too many of the user's were unacknowledged, and were left out.
     pub(crate) unsent: u64,
+    /// Messages that were sent and not acknowledged, whose latency nobody knows.
+    pub(crate) unacknowledged: u64,
+    /// Users who had not connected by the time at which they were to leave, or at the end.
+    pub(crate) never_connected: u64,
     /// Intervals that the conductor did not take.
     pub(crate) dropped_intervals: u64,
     /// Slow readers that the server closed, which is its right.

@@ -13,6 +13,9 @@ use tokio_tungstenite::tungstenite::{
 };
 
 use super::*;
+
+mod faults;
+
 use crate::{
     Failure,
     scenario::{Publish, SlowReaders, Stage},
@@ -44,6 +47,43 @@ struct Server {
     changes_epoch: bool,
     leaks_to_witness: bool,
     loses_acknowledged: bool,
+    /// What else it does wrong, or may do.
+    fault: Fault,
+    /// Whether history has been asked for a page, and what waited for that has happened.
+    audit_began: Mutex<(bool, bool)>,
+    has_begun: Condvar,
+    /// A reply that is held back until the user unsubscribes.
+    held_back: Mutex<Option<(u32, Answer)>>,
+}
+
+/// One more thing that the server does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Fault {
+    #[default]
+    None,
+    /// Does not answer publishes.
+    Mute,
+    /// Stores and acknowledges, and delivers nothing.
+    Undelivered,
+    /// Announces a gap in place of each delivery.
+    Gaps,
+    /// Announces a gap in a channel that nobody is in.
+    ForeignGap,
+    /// Acknowledges when the user unsubscribes.
+    LateAcknowledgement,
+    /// Acknowledges when history is read, and does not store.
+    ForgetsInAudit,
+    /// Lets nobody in again who was in.
+    ShutsOut,
+    /// Numbers its messages from the largest number on.
+    LargestSequence,
+    /// Puts off whoever makes a channel, or asks for history.
+    NoChannels,
+    NoHistory,
+    /// Has ever more messages.
+    EndlessHistory,
+    /// Sends bytes that are no envelope, in place of a delivery.
+    Garbage,
 }
 
 impl Server {
@@ -62,7 +102,12 @@ impl Server {
         (address, server)
     }
 
-    fn connection(&self, stream: TcpStream) {
+    fn connection(&self, mut stream: TcpStream) {
+        let mut begin = [0; 4];
+        let is_login = stream.peek(&mut begin).is_ok() && begin == *b"POST";
+        if is_login {
+            return log_in(&mut stream);
+        }
         let mut user_id = 0;
         #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
         let who = |request: &Request, response: Response| {
@@ -70,7 +115,10 @@ impl Server {
             user_id = if token == "Bearer witness" { 2 } else { 1 };
             Ok(response)
         };
-        let mut socket = accept_hdr(stream, who).unwrap();
+        let Ok(mut socket) = accept_hdr(stream, who) else { return };
+        if user_id == 1 && self.fault == Fault::ShutsOut && self.resumes() {
+            return;
+        }
         let server_version = "fake".to_owned();
         let welcome = proto::Welcome { user_id, server_version, ..proto::Welcome::default() };
         send(&mut socket, Envelope::Welcome(welcome));
@@ -98,6 +146,17 @@ impl Server {
         let mut log = self.log.lock().unwrap();
         let head_sequence = log.len() as u64;
         let (channel_id, epoch) = (1, EPOCH);
+        let is_refused = match &command {
+            Command::CreateChannel(_) => self.fault == Fault::NoChannels,
+            Command::History(_) => self.fault == Fault::NoHistory,
+            _ => false,
+        };
+        if is_refused {
+            let code = proto::error::Code::Busy.into();
+            let error = proto::Error { code, retry_after_ms: 20, ..proto::Error::default() };
+            reply(socket, id, Answer::Error(error));
+            return true;
+        }
         let answer = match command {
             Command::CreateChannel(create) => {
                 if self.leaks_to_witness {
@@ -132,7 +191,12 @@ impl Server {
                 }
                 return close_code.is_none();
             }
-            Command::Unsubscribe(_) => Answer::Unsubscribed(proto::Unsubscribed { channel_id }),
+            Command::Unsubscribe(_) => {
+                if let Some((id, answer)) = self.held_back.lock().unwrap().take() {
+                    reply(socket, id, answer);
+                }
+                Answer::Unsubscribed(proto::Unsubscribed { channel_id })
+            }
             Command::Publish(publish) => {
                 let client_message_id = publish.client_message_id;
                 self.publishes.lock().unwrap().push(client_message_id);
@@ -142,6 +206,16 @@ impl Server {
                     let error = proto::Error { code, retry_after_ms, ..proto::Error::default() };
                     reply(socket, id, Answer::Error(error));
                     return true;
+                }
+                match self.fault {
+                    Fault::Mute => return true,
+                    Fault::ForgetsInAudit => {
+                        drop(log);
+                        let published = proto::Published { sequence: 1, ..published() };
+                        self.acknowledge_in_audit(socket, id, published);
+                        return true;
+                    }
+                    _ => {}
                 }
                 let stored = log.iter().position(|it| it.client_message_id == client_message_id);
                 let content = Some(proto::record::Content::Body(publish.body));
@@ -154,14 +228,14 @@ impl Server {
                     return false;
                 }
                 if stored.is_none() {
-                    send(socket, run(sequence, &[record]));
+                    self.deliver(socket, sequence, record);
                 }
-                Answer::Published(proto::Published {
-                    channel_id,
-                    epoch,
-                    sequence,
-                    ..proto::Published::default()
-                })
+                let answer = Answer::Published(proto::Published { sequence, ..published() });
+                if self.fault == Fault::LateAcknowledgement {
+                    *self.held_back.lock().unwrap() = Some((id, answer));
+                    return true;
+                }
+                answer
             }
             Command::History(history) => {
                 let Some(After::AfterSequence(after)) = history.from else { panic!("{history:?}") };
@@ -173,6 +247,18 @@ impl Server {
                 let Envelope::Messages(messages) = run(after + 1, &records[..count]) else {
                     unreachable!()
                 };
+                if history.limit > 1 {
+                    self.wait_for_acknowledgement();
+                }
+                if self.fault == Fault::EndlessHistory && history.limit > 1 {
+                    let Envelope::Messages(run) = run(after + 1, &vec![record(77); 200]) else {
+                        unreachable!()
+                    };
+                    let (runs, head_sequence) = (vec![run], u64::MAX);
+                    let page = proto::HistoryPage { channel_id, epoch, runs, head_sequence };
+                    reply(socket, id, Answer::History(page));
+                    return true;
+                }
                 let runs = if count == 0 { Vec::new() } else { vec![messages] };
                 Answer::History(proto::HistoryPage { channel_id, epoch, runs, head_sequence })
             }
@@ -181,6 +267,80 @@ impl Server {
         reply(socket, id, answer);
         true
     }
+}
+
+impl Server {
+    /// Whether the user was subscribed before.
+    fn resumes(&self) -> bool {
+        self.close_code.lock().unwrap().is_none()
+    }
+
+    fn deliver(&self, socket: &mut WebSocket<TcpStream>, sequence: u64, record: proto::Record) {
+        let gap = |channel_id| {
+            let (from_sequence, to_sequence) = (sequence, sequence);
+            Envelope::Gap(proto::Gap { channel_id, from_sequence, to_sequence })
+        };
+        match self.fault {
+            Fault::Undelivered => {}
+            Fault::Gaps => send(socket, gap(1)),
+            Fault::ForeignGap => {
+                send(socket, gap(9));
+                send(socket, run(sequence, &[record]));
+            }
+            Fault::LargestSequence => send(socket, run(u64::MAX, &[record.clone(), record])),
+            Fault::Garbage => {
+                let _ = socket.send(Frame::Binary(vec![0xFF; 9].into()));
+            }
+            _ => send(socket, run(sequence, &[record])),
+        }
+    }
+
+    fn acknowledge_in_audit(
+        &self,
+        socket: &mut WebSocket<TcpStream>,
+        id: u32,
+        published: proto::Published,
+    ) {
+        let began = self.audit_began.lock().unwrap();
+        let mut began = self.has_begun.wait_while(began, |it| !it.0).unwrap();
+        reply(socket, id, Answer::Published(published));
+        began.1 = true;
+        self.has_begun.notify_all();
+    }
+
+    fn wait_for_acknowledgement(&self) {
+        if self.fault == Fault::ForgetsInAudit {
+            let mut began = self.audit_began.lock().unwrap();
+            began.0 = true;
+            self.has_begun.notify_all();
+            drop(self.has_begun.wait_while(began, |it| !it.1).unwrap());
+        }
+    }
+}
+
+/// Gives the witness an account and a token, and puts off everybody else.
+fn log_in(stream: &mut TcpStream) {
+    use std::io::{Read as _, Write as _};
+    let mut request = [0; 4096];
+    while let Ok(bytes @ 1..) = stream.read(&mut request) {
+        let text = String::from_utf8_lossy(&request[..bytes]);
+        let (status, body) = match text.contains("test-witness") {
+            true if text.contains("/v1/accounts") => ("201 Created", "{}"),
+            true => ("200 OK", r#"{"access_token":"witness"}"#),
+            false => ("503 Busy", "{}"),
+        };
+        let length = body.len();
+        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+    }
+}
+
+fn published() -> proto::Published {
+    proto::Published { channel_id: 1, epoch: EPOCH, ..proto::Published::default() }
+}
+
+fn record(client_message_id: u64) -> proto::Record {
+    let content = Some(proto::record::Content::Body("made up".to_owned()));
+    proto::Record { user_id: 1, client_message_id, content }
 }
 
 fn take_one(count: &Mutex<u32>) -> bool {

@@ -3,10 +3,15 @@
 //! Nothing is ever taken out before its time. Who sets a timer and then no longer wants it gives the
 //! next one another stamp, and the old one is passed over when it comes.
 
-use std::{cmp::Reverse, collections::BinaryHeap};
+use std::{cmp::Reverse, collections::BinaryHeap, time::Duration};
 
 /// The number that stands for the run itself and not for one of its users.
 pub(crate) const RUN: u32 = u32::MAX;
+
+/// A time limit of so many seconds. In unit tests a second of it lasts 50 ms.
+pub(crate) const fn patience(seconds: u64) -> Duration {
+    if cfg!(test) { Duration::from_millis(50 * seconds) } else { Duration::from_secs(seconds) }
+}
 
 /// What is due.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -1,6 +1,8 @@
 //! A server that is killed and started again under its users: they come back, and have everything.
 
-use crate::harness::{Outcome, loadtest};
+use std::{fs, os::unix::fs::PermissionsExt as _};
+
+use crate::harness::{Outcome, loadtest, server_binary};
 
 async fn run_under(chaos: &str) -> Outcome {
     let ran = loadtest(&[
@@ -10,9 +12,10 @@ async fn run_under(chaos: &str) -> Outcome {
         "--users=20",
         "--rate-per-user=5",
         "--channels=2",
-        "--ramp-up=1s",
+        "--idle=0s",
+        "--ramp-up=500ms",
         "--plateau=6s",
-        "--ramp-down=1s",
+        "--ramp-down=500ms",
         "--chaos",
         chaos,
     ])
@@ -33,4 +36,40 @@ async fn three_kills_lose_nothing() {
 async fn two_restarts_lose_nothing() {
     let outcome = run_under("term*2").await;
     assert!(outcome.0["chaos"].as_array().unwrap().len() >= 2, "{:#}", outcome.0["chaos"]);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_come_back_ends_the_run_and_leaves_its_log() {
+    let folder = tempfile::tempdir().unwrap();
+    // The second time it only complains.
+    let (program, mark) = (folder.path().join("server"), folder.path().join("mark"));
+    let (binary, mark) = (server_binary(), mark.display().to_string());
+    let script = format!(
+        "#!/bin/sh\nif [ -e {mark} ]; then echo the disk is on fire >&2; exit 3; fi\n\
+         touch {mark}\nexec {} \"$@\"\n",
+        binary.display()
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let ran = loadtest(&[
+        "run",
+        "--start-server",
+        "--binary",
+        program.to_str().unwrap(),
+        "--auth=none",
+        "--users=4",
+        "--idle=0s",
+        "--ramp-up=500ms",
+        "--plateau=60s",
+        "--chaos=kill@500ms",
+    ])
+    .await;
+    ran.assert_code(105);
+    let said = "aborted: chaos: it does not come back: the server did not start; it said last:\n";
+    assert!(ran.stderr.contains(&format!("{said}the disk is on fire")), "{}", ran.stderr);
+    let kept = ran.stderr.lines().find_map(|line| line.split_once(" are kept in "));
+    let (_, kept) = kept.unwrap_or_else(|| panic!("{}", ran.stderr));
+    let log = fs::read_to_string(format!("{kept}/server.log")).unwrap();
+    assert!(log.contains("the disk is on fire"), "{log}");
+    fs::remove_dir_all(kept).unwrap();
 }

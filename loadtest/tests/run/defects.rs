@@ -9,7 +9,7 @@ use crate::{
 /// A few users in two channels. Each is in one of them, so that there is somebody to leak to.
 const USUAL: [&str; 6] = ["--users", "20", "--rate-per-user", "5", "--channels", "2"];
 /// Enough for more than twenty thousand deliveries, of which one in ten thousand is left out: 20
-/// users who send 15 messages a second to 20 each, for six seconds.
+/// users who send 15 messages a second to 20 each, for five seconds and a little.
 const MANY: [&str; 6] = ["--users", "20", "--rate-per-user", "15", "--channels", "1"];
 
 async fn run_behind(defect: Defect, load: [&str; 6], code: i32) -> Outcome {
@@ -18,7 +18,7 @@ async fn run_behind(defect: Defect, load: [&str; 6], code: i32) -> Outcome {
     let url = proxy.url();
     let mut arguments = vec!["run", "--server", &url, "--json"];
     arguments.extend(load);
-    arguments.extend(["--ramp-up", "1s", "--plateau", "5s", "--ramp-down", "1s"]);
+    arguments.extend(["--idle=0s", "--ramp-up=500ms", "--plateau=5s", "--ramp-down=500ms"]);
     let outcome = loadtest(&arguments).await.outcome(code);
     assert_eq!(proxy.deeds() > 0, defect != Defect::None, "what the proxy did");
     outcome

@@ -75,7 +75,7 @@ impl Ran {
     }
 
     #[track_caller]
-    fn assert_code(&self, code: i32) {
+    pub(crate) fn assert_code(&self, code: i32) {
         let (status, stderr, stdout) = (self.status, &self.stderr, &self.stdout);
         assert_eq!(status.code(), Some(code), "{status}\n{stderr}\n{stdout}");
         assert!(!stderr.contains("panicked"), "{stderr}");
@@ -149,7 +149,7 @@ impl Server {
 }
 
 /// The server that was built together with the load generator.
-fn server_binary() -> PathBuf {
+pub(crate) fn server_binary() -> PathBuf {
     let binary = Path::new(LOADTEST).with_file_name("hubbub");
     assert!(
         binary.is_file(),

@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    process::Command,
+};
 
 use crate::harness::{LOADTEST, Server, loadtest, ran};
 
@@ -12,8 +15,14 @@ const BAD_CONFIGURATION: i32 = 104;
 const ABORTED: i32 = 105;
 
 /// A short run of few.
-const SHORT: [&str; 5] =
-    ["--users=4", "--rate-per-user=5", "--ramp-up=1s", "--plateau=1s", "--ramp-down=1s"];
+const SHORT: [&str; 6] = [
+    "--users=4",
+    "--rate-per-user=5",
+    "--idle=0s",
+    "--ramp-up=500ms",
+    "--plateau=1s",
+    "--ramp-down=500ms",
+];
 
 #[tokio::test]
 async fn a_mistake_in_a_scenario_file_is_named_with_its_file() {
@@ -74,6 +83,28 @@ async fn either_a_server_is_named_or_one_is_started() {
 async fn a_server_that_is_not_there_ends_the_run() {
     let ran = loadtest(&["run", "--server", "http://127.0.0.1:1", "--users=4"]).await;
     ran.assert_refused(ABORTED, &["no server answers", "127.0.0.1:1"]);
+}
+
+#[tokio::test]
+async fn something_that_is_no_chat_server_is_told_by_what_it_says() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let site = async {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await.unwrap();
+            let body = "<html>\n\x1b[31mIt works!\n</html>\n";
+            let length = body.len();
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{body}");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    };
+    let arguments = ["run", "--server", &url, "--users=4"];
+    let ran = tokio::select! {
+        ran = loadtest(&arguments) => ran,
+        () = site => unreachable!("it serves without an end"),
+    };
+    ran.assert_refused(ABORTED, &["200", "It works! </html>"]);
 }
 
 #[tokio::test]

@@ -2,17 +2,22 @@
 
 use std::time::Duration;
 
-use super::{COMMAND_PATIENCE, Kind, RECONNECT_PATIENCE, Side, Stage, User, Want};
+use super::{
+    COMMAND_PATIENCE, Kind, RECONNECT_PATIENCE, Side, Stage, User, Want, replies::in_one_line,
+};
 use crate::swarm::{
     frame::{Opcode, write_frame},
     socket::in_short,
-    timers::Due,
+    timers::{Due, patience},
     world::{World, us},
 };
 
 /// A slow reader whose connection breaks so soon after the server was stopped on purpose was not
 /// closed for its slowness.
 const CHAOS_LASTS: Duration = Duration::from_secs(10);
+
+/// How long the witness tries to be connected for the first time.
+const START_PATIENCE: Duration = patience(30);
 
 impl User {
     /// The server closes the connection.
@@ -24,8 +29,9 @@ impl User {
         self.write_close(code, world);
         let what = format!("closed: {code}");
         match code {
-            4500..=4999 if self.kind != Kind::Slow => {
-                let reason = String::from_utf8_lossy(reason);
+            // Nobody is closed for good for reading slowly.
+            4500..=4999 => {
+                let reason = in_one_line(&String::from_utf8_lossy(reason));
                 world.books.error(&what);
                 if !self.was_ready && code == 4500 {
                     world.fail(anyhow::anyhow!("the server refuses the token: {code} {reason}"));
@@ -115,12 +121,16 @@ impl User {
             let address = world.plan.target.address;
             world.fail(anyhow::anyhow!("no server answers at {address}: {what}"));
         }
+        // Before there is anything to lose, nobody waits long for a server that does not work.
+        let is_first = self.kind == Kind::Witness && !self.was_ready;
+        let patience = if is_first { patience.min(START_PATIENCE) } else { patience };
         let since_us = *self.trying_since_us.get_or_insert(world.now_us);
         if world.now_us - since_us > us(patience) {
             let seconds = patience.as_secs();
             return self.end(&format!("it was not connected for {seconds} s: {what}"), world);
         }
-        let pause = world.pause(self.tries, asked_for);
+        // Whatever the server asks for, there is one more try within its time.
+        let pause = world.pause(self.tries, asked_for.map(|it| it.min(patience)));
         self.tries += 1;
         let stamp = if due == Due::Retry { self.attempt } else { 0 };
         world.set_timer(pause, self.number, due, stamp);
@@ -157,7 +167,6 @@ impl User {
     pub(super) fn end(&mut self, why: &str, world: &mut World) {
         match self.kind {
             Kind::Witness => world.fail(anyhow::anyhow!("the witness cannot go on: {why}")),
-            Kind::Slow if self.was_ready => {}
             _ => world.books.audit.ended(self.number, why.to_owned()),
         }
         // Its end is the violation, and not also all that it then misses.
@@ -168,6 +177,7 @@ impl User {
     pub(super) fn over(&mut self, world: &mut World) {
         self.disconnect(world);
         self.joined(world);
+        world.books.totals.unacknowledged += self.outstanding.len() as u64;
         self.drop_outstanding(world);
         if std::mem::take(&mut self.is_active) {
             world.active -= 1;
@@ -177,6 +187,34 @@ impl User {
             self.want(Side::Door, Want::Close);
         }
         self.stage = Stage::Over;
+    }
+
+    /// Nothing more happens to a run in which all of these are over: what was not acknowledged by
+    /// now will not be.
+    pub(crate) fn judge_outstanding(&mut self, world: &mut World) {
+        let count = self.outstanding.len();
+        if count > 0 {
+            let why = format!("{count} of its messages were not acknowledged until the end");
+            world.books.audit.ended(self.number, why);
+        }
+    }
+
+    /// Whether it was connected and is not any more, and still tries.
+    pub(crate) fn is_away(&self) -> bool {
+        self.was_ready && !matches!(self.stage, Stage::Ready | Stage::Over)
+    }
+
+    /// The run ends, and it is not where it should be.
+    pub(crate) fn judge_absence(&mut self, world: &mut World) {
+        if self.is_away() {
+            let since_us = self.trying_since_us.unwrap_or(world.now_us);
+            let seconds = world.now_us.saturating_sub(since_us) / 1_000_000;
+            let why = format!("it had no connection at the end, and has tried for {seconds} s");
+            world.books.audit.ended(self.number, why);
+        } else if self.is_joining {
+            world.books.totals.never_connected += 1;
+        }
+        world.books.totals.unacknowledged += self.outstanding.len() as u64;
     }
 
     /// Its joining is over, well or not.

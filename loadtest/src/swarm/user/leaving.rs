@@ -9,13 +9,13 @@ use super::{Command, Kind, Side, Stage, User, Want};
 use crate::{
     scenario::{Login, Publish, schedule::Pace},
     swarm::{
-        timers::{Due, Timer},
+        timers::{Due, Timer, patience},
         world::{World, us},
     },
 };
 
 /// How long a user who leaves waits for its own acknowledgements.
-const LEAVE_PATIENCE: Duration = Duration::from_secs(5);
+const LEAVE_PATIENCE: Duration = patience(5);
 
 /// Before a user who is being replayed to looks again whether it can leave.
 const REPLAY_PAUSE: Duration = Duration::from_millis(100);
@@ -77,8 +77,9 @@ impl User {
             return;
         }
         if !self.was_ready {
-            // It was never in a channel, so there is nothing to leave.
-            return self.over(world);
+            // It was never in all its channels. In some it may have been, for a moment.
+            world.books.totals.never_connected += 1;
+            return self.give_up(world);
         }
         self.leaving = Leaving::Acknowledged;
         world.leaving += 1;
@@ -148,11 +149,12 @@ impl User {
 
     /// The acknowledgements, or a replay, have had their time.
     pub(super) fn leave_now(&mut self, world: &mut World) {
-        if self.leaving == Leaving::Acknowledged {
+        if self.leaving == Leaving::Acknowledged && self.stage == Stage::Ready {
             for _ in 0..self.outstanding.len() {
                 world.books.error("leave: not acknowledged in 5 s");
             }
-            self.drop_outstanding(world);
+            // Not forgotten: an acknowledgement that comes while it unsubscribes is one.
+            self.leaving = Leaving::Unsubscribing;
         }
         self.go_on_leaving(world);
     }

@@ -7,7 +7,7 @@ use hubbub::wire::proto;
 use rand::RngExt as _;
 use serde::Deserialize;
 
-use super::{Command, Kind, RECONNECT_PATIENCE, Side, Stage, User, Want};
+use super::{Command, Kind, RECONNECT_PATIENCE, Side, Stage, User, Want, replies::in_one_line};
 use crate::swarm::{
     http,
     timers::{Due, Timer},
@@ -58,9 +58,9 @@ pub(super) fn problem(body: &[u8]) -> String {
     match serde_json::from_slice::<Problem>(body) {
         Ok(Problem { name, title, detail }) => {
             let detail = detail.map(|it| format!(" ({it})")).unwrap_or_default();
-            format!("{name}: {title}{detail}")
+            in_one_line(&format!("{name}: {title}{detail}"))
         }
-        Err(_) => String::from_utf8_lossy(&body[..body.len().min(200)]).into_owned(),
+        Err(_) => in_one_line(&String::from_utf8_lossy(body)),
     }
 }
 
@@ -162,6 +162,7 @@ impl User {
                 let what = format!("login: {}", response.status);
                 world.books.error(&what);
                 let pause = response.retry_after.map_or(PUT_OFF_PAUSE, Duration::from_secs);
+                let pause = pause.min(LOGIN_PATIENCE);
                 // Up to half as long again, so that those who were put off together come apart.
                 let most_us = us(pause) / 2;
                 let jitter = Duration::from_micros(world.random.random_range(0..=most_us));

@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_acc
 use super::{
     frame::{Opcode, write_frame},
     http,
-    timers::{Due, Timer},
+    timers::{Due, Timer, patience},
     world::World,
 };
 use crate::{audit::Reader, scenario::schedule::Phase};
@@ -36,7 +36,7 @@ use replies::{Asked, Command};
 /// Connecting, upgrading, the welcome and all subscriptions together.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 /// A user that has no connection for this long is at its end.
-const RECONNECT_PATIENCE: Duration = Duration::from_secs(60);
+const RECONNECT_PATIENCE: Duration = patience(60);
 /// Until a command must be answered.
 const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
 /// How often a slow reader reads.

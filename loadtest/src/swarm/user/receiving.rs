@@ -13,6 +13,11 @@ use crate::{
     },
 };
 
+/// A longer message in several frames is none: a server of ours sends each in one.
+const MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Beyond this, pings are not answered until the server has read what waits for it.
+const OUT_BYTES_MAX: usize = 64 * 1024;
+
 impl User {
     /// What its connection received. `world.now_us` is the moment of it.
     ///
@@ -112,12 +117,16 @@ impl User {
             (Opcode::Binary, false) => self.parts.extend_from_slice(frame.payload),
             (Opcode::Continuation, is_final) => {
                 self.parts.extend_from_slice(frame.payload);
-                if is_final {
+                if self.parts.len() > MESSAGE_BYTES_MAX {
+                    self.end("the server sent a message in parts that does not end", world);
+                } else if is_final {
                     let parts = std::mem::take(&mut self.parts);
                     self.payload(&parts, world);
                 }
             }
             (Opcode::Text, _) => self.end("the server sent a text frame", world),
+            // Whoever pings and does not read gets no more answers than there is room for.
+            (Opcode::Ping, _) if self.out.len() > OUT_BYTES_MAX => {}
             (Opcode::Ping, _) => {
                 let mask = world.mask();
                 let pong = |out: &mut Vec<u8>| out.extend_from_slice(frame.payload);
@@ -153,11 +162,14 @@ impl User {
             return Ok(());
         };
         let is_slow = self.kind == Kind::Slow;
-        for (sequence, record) in (first..).zip(messages) {
+        let mut sequence = first;
+        for record in messages {
             let now_us = world.now_us;
             if world.books.delivered(reader, sequence, &record?, is_slow, now_us) {
                 world.witness.notice(channel, sequence);
             }
+            // No range: a server may begin at the largest number.
+            sequence = sequence.saturating_add(1);
         }
         Ok(())
     }

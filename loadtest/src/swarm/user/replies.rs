@@ -6,7 +6,7 @@ use hubbub::wire::proto::{
     self, client_envelope, error::Code, reply::Result as Answer, server_envelope::Envelope,
 };
 
-use super::{Kind, Stage, User, witness::Inquiry};
+use super::{COMMAND_PATIENCE, Kind, Stage, User, witness::Inquiry};
 use crate::swarm::{
     timers::Due,
     world::{World, us},
@@ -14,6 +14,8 @@ use crate::swarm::{
 
 /// Of a command that was refused for a while, unless the server says how long.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
+/// Of what a server says, as much is told.
+const SAID_CHARS_MAX: usize = 200;
 
 /// A command that is not answered. Publishes have a list of their own.
 #[derive(Clone, Copy, Debug)]
@@ -41,9 +43,10 @@ impl User {
             Some(Envelope::Welcome(welcome)) => self.welcome(welcome, world),
             Some(Envelope::Gap(gap)) => {
                 world.books.totals.gaps += 1;
-                if let Some((_, reader)) = self.reader(gap.channel_id) {
-                    let (from, to) = (gap.from_sequence, gap.to_sequence);
-                    world.books.audit.skipped(reader, from, to);
+                let (from, to) = (gap.from_sequence, gap.to_sequence);
+                match self.reader(gap.channel_id) {
+                    Some((_, reader)) => world.books.audit.skipped(reader, from, to),
+                    None => world.books.audit.leaked(self.number, gap.channel_id, from),
                 }
             }
             Some(Envelope::GoingAway(going)) => {
@@ -161,7 +164,10 @@ impl User {
         (self.tries, self.trying_since_us) = (0, None);
         self.joined(world);
         match self.kind {
-            Kind::Witness => self.inquire(world),
+            Kind::Witness => {
+                world.witness.moved_us.get_or_insert(world.now_us);
+                self.inquire(world);
+            }
             Kind::Ordinary => world.connected += 1,
             Kind::Slow => {
                 world.connected += 1;
@@ -197,7 +203,7 @@ impl User {
         }
         world.books.error(&format!("{}: {number} {name}", command.word()));
         if !may_pass_later(error.code) {
-            let (word, said) = (command.word(), &error.message);
+            let (word, said) = (command.word(), in_one_line(&error.message));
             return self.end(&format!("{word} was refused: {number} {name}: {said}"), world);
         }
         let after = put_off_for(error);
@@ -230,12 +236,19 @@ pub(super) fn name(code: i32) -> String {
     Code::try_from(code).map_or("unknown", |code| code.as_str_name()).to_lowercase()
 }
 
-/// Until when the same command is not to be sent again.
+/// Until when the same command is not to be sent again. Bounded, since a server may say anything.
 pub(super) fn put_off_for(error: &proto::Error) -> Duration {
     match error.retry_after_ms {
         0 => REFUSED_PAUSE,
-        ms => Duration::from_millis(ms.into()),
+        ms => Duration::from_millis(ms.into()).min(COMMAND_PATIENCE),
     }
+}
+
+/// What a server said, so that it fits into a sentence, whatever it was.
+pub(super) fn in_one_line(text: &str) -> String {
+    let is_plain = |it: char| !it.is_control();
+    let plain = text.chars().take(SAID_CHARS_MAX).map(|it| if is_plain(it) { it } else { ' ' });
+    plain.collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Whether the same command may pass later.

@@ -38,6 +38,8 @@ pub(crate) struct Witness {
     probes: VecDeque<(u32, u64)>,
     readings: Vec<Reading>,
     hold_until_us: u64,
+    /// When it last got on. `None`: it has not begun.
+    pub(crate) moved_us: Option<u64>,
 }
 
 /// How far one channel's history is read.
@@ -160,6 +162,7 @@ impl User {
     pub(super) fn created(&mut self, index: usize, channel_id: u32, world: &mut World) {
         world.channels[index].id = channel_id;
         world.witness.made += 1;
+        world.witness.moved_us = Some(world.now_us);
         self.inquire(world);
     }
 
@@ -185,10 +188,13 @@ impl User {
                     audit.history(place, sequence, digest);
                 }
                 let read = audit.history_read(place);
+                world.witness.moved_us = Some(world.now_us);
+                // Who answers ever more than was ever published would never come to an end.
+                let is_endless = read > audit.published() + u64::from(PAGE_MESSAGES);
                 let reading = &mut world.witness.readings[channel as usize];
                 reading.is_asked = false;
                 // A page that brings nothing ends it too: the audit finds what is missing.
-                if read >= page.head_sequence || read == before {
+                if read >= page.head_sequence || read == before || is_endless {
                     audit.end_history(place, page.head_sequence);
                     reading.head = Some(page.head_sequence);
                 }
@@ -200,7 +206,8 @@ impl User {
 
 fn messages(page: &proto::HistoryPage) -> impl Iterator<Item = (u64, Digest)> {
     page.runs.iter().flat_map(|run| {
-        (run.first_sequence..).zip(&run.records).map(|(sequence, record)| {
+        (0..).zip(&run.records).map(|(place, record)| {
+            let sequence = run.first_sequence.saturating_add(place);
             let body = match &record.content {
                 Some(proto::record::Content::Body(body)) => body.as_bytes(),
                 None => &[],

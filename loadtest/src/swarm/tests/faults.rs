@@ -1,0 +1,140 @@
+//! A server that does one thing wrong, and what the users say of it. Nothing of it may be silent,
+//! and none of it may last.
+
+use super::*;
+
+/// The address of a server with a fault, and the server.
+fn faulty(fault: Fault) -> (SocketAddr, Arc<Server>) {
+    Server { fault, ..Server::default() }.start()
+}
+
+/// What the users of such a server bring home.
+fn harvest_of(fault: Fault) -> Box<Harvest> {
+    harvest(plan(faulty(fault).0, 100))
+}
+
+#[track_caller]
+fn assert_found(harvest: &Harvest, sentence: &str) {
+    assert_eq!(harvest.findings.violations, 1, "{harvest:?}");
+    let first = &harvest.findings.evidence[0];
+    assert!(first.contains(sentence), "{first}");
+}
+
+#[test]
+fn a_publish_that_is_never_answered_is_found() {
+    let harvest = harvest_of(Fault::Mute);
+    assert_found(&harvest, "1 of its messages were not acknowledged until the end");
+    assert_eq!((harvest.totals.unacknowledged, harvest.totals.acks), (1, 0));
+    assert_eq!(harvest.errors["publish: not acknowledged in 30 s"], 1);
+}
+
+#[test]
+fn a_message_that_is_stored_and_not_delivered_is_found_and_counted() {
+    let harvest = harvest_of(Fault::Undelivered);
+    assert_found(&harvest, "missed: user 0 got channel test-0 up to 0");
+    assert_eq!((harvest.findings.lost, harvest.totals.deliveries), (1, 0));
+}
+
+#[test]
+fn who_is_told_of_a_gap_has_missed_nothing_and_the_gap_is_counted() {
+    let harvest = harvest_of(Fault::Gaps);
+    assert_eq!((harvest.totals.gaps, harvest.findings.violations), (1, 0), "{harvest:?}");
+    assert_eq!((harvest.findings.lost, harvest.totals.deliveries), (0, 0));
+}
+
+#[test]
+fn a_gap_in_a_channel_that_it_is_not_in_is_a_leak() {
+    assert_found(&harvest_of(Fault::ForeignGap), "leak: user 0 got 1 of the channel with id 9");
+}
+
+#[test]
+fn an_acknowledgement_that_comes_while_its_publisher_leaves_is_one() {
+    let mut plan = plan(faulty(Fault::LateAcknowledgement).0, 100);
+    plan.scenario.stages.push(Stage { duration: Duration::from_millis(50), target: 0 });
+    let harvest = harvest(plan);
+    assert_eq!((harvest.totals.acks, harvest.findings.violations), (1, 0), "{harvest:?}");
+    assert_eq!(harvest.errors["leave: not acknowledged in 5 s"], 1);
+    assert_eq!(harvest.totals.unacknowledged, 0);
+}
+
+#[test]
+fn what_is_acknowledged_while_history_is_read_is_looked_for_in_it() {
+    let harvest = harvest_of(Fault::ForgetsInAudit);
+    assert_found(&harvest, "lost: 1 of channel test-0 was acknowledged");
+    assert_eq!(harvest.findings.acknowledged_lost, 1);
+}
+
+#[test]
+fn who_is_not_let_in_again_is_found_although_nothing_was_missed() {
+    let close_code = Mutex::new(Some(4001));
+    let fault = Fault::ShutsOut;
+    let (address, _) = Server { fault, close_code, ..Server::default() }.start();
+    let mut plan = plan(address, 100);
+    plan.scenario.publish = Publish::Nothing;
+    assert_found(&harvest(plan), "it had no connection at the end");
+}
+
+#[test]
+fn who_never_got_into_its_channels_is_counted() {
+    let mut plan = plan(faulty(Fault::None).0, 100);
+    // The user is put off until it is to leave.
+    (plan.scenario.login, plan.tokens) = (Login::During, None);
+    plan.scenario.stages.push(Stage { duration: Duration::from_millis(50), target: 0 });
+    let harvest = harvest(plan);
+    assert_eq!((harvest.totals.never_connected, harvest.findings.violations), (1, 0));
+    assert_eq!(harvest.errors["login: 503"], 1);
+}
+
+#[test]
+fn who_is_still_put_off_at_the_end_is_counted() {
+    let mut plan = plan(faulty(Fault::None).0, 100);
+    (plan.scenario.login, plan.tokens) = (Login::During, None);
+    let harvest = harvest(plan);
+    assert_eq!((harvest.totals.never_connected, harvest.findings.violations), (1, 0));
+}
+
+#[test]
+fn a_sequence_that_none_can_have_is_found() {
+    let harvest = harvest_of(Fault::LargestSequence);
+    assert!(harvest.findings.violations >= 2, "{harvest:?}");
+    assert!(harvest.findings.evidence[0].starts_with("absurd: user 0 has 18446744073709551615"));
+}
+
+#[test]
+fn bytes_that_are_no_message_are_found() {
+    let harvest = harvest_of(Fault::Garbage);
+    assert!(harvest.findings.violations >= 1, "{harvest:?}");
+    assert!(harvest.findings.evidence[0].contains("bytes that are no envelope"), "{harvest:?}");
+}
+
+#[test]
+fn a_slow_reader_that_is_closed_for_good_is_found() {
+    let close_code = Mutex::new(Some(4503));
+    let (address, _) = Server { close_code, ..Server::default() }.start();
+    let mut plan = plan(address, 100);
+    plan.scenario.slow_readers = SlowReaders { users: 1, bytes_per_second: 1_000 };
+    let harvest = harvest(plan);
+    assert_found(&harvest, "the server closed with 4503");
+    assert_eq!(harvest.totals.slow_closed, 0);
+}
+
+#[test]
+fn a_server_that_makes_no_channel_ends_the_run() {
+    let said = failure(plan(faulty(Fault::NoChannels).0, 100));
+    assert!(said.contains("made no channel"), "{said}");
+}
+
+#[test]
+fn a_server_that_answers_nothing_of_history_ends_the_run() {
+    let said = failure(plan(faulty(Fault::NoHistory).0, 100));
+    assert!(said.contains("answered nothing of history"), "{said}");
+}
+
+#[test]
+fn a_history_without_an_end_is_read_no_further_than_there_can_be_messages() {
+    let harvest = harvest_of(Fault::EndlessHistory);
+    assert!(harvest.findings.violations > 0);
+    let evidence = &harvest.findings.evidence;
+    assert!(evidence.iter().any(|it| it.starts_with("foreign: ")), "{evidence:?}");
+    assert!(evidence.iter().any(|it| it.starts_with("cut short: ")), "{evidence:?}");
+}
