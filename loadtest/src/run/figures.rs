@@ -46,18 +46,6 @@ pub(super) struct Samples {
 const MEMORY: [&str; 3] =
     ["server.rss_bytes", "server.rss_bytes_max", "server.bytes_per_connection"];
 
-impl Notes {
-    /// CPU of the virtual users' thread while it was measured, in percent of a core.
-    fn generator_percent(&self) -> Option<f64> {
-        let (begins, ends) = (self.samples.begins.as_ref()?.0, self.samples.ends.as_ref()?.0);
-        let measured = begins.as_secs_f64()..ends.as_secs_f64();
-        let seconds = self.seconds.iter().filter(|second| measured.contains(&second.at));
-        let (sum, count) = seconds
-            .fold((0.0, 0_u32), |(sum, count), second| (sum + second.generator_cpu, count + 1));
-        (count > 0).then(|| sum / f64::from(count))
-    }
-}
-
 /// Everything about a run.
 pub(super) fn outcome(
     scenario: &Scenario,
@@ -70,9 +58,6 @@ pub(super) fn outcome(
     of_latencies(&harvest.latencies, &mut figures);
     of_counts(&harvest, samples.measured_time().unwrap_or_default(), &mut figures);
     samples.figures(harvest.totals.plateau_deliveries, &mut figures);
-    if let Some(percent) = notes.generator_percent() {
-        figures.insert("generator.cpu_percent".to_owned(), percent);
-    }
     figures.insert("users".to_owned(), f64::from(scenario.users));
 
     if notes.is_profiled {
@@ -164,6 +149,8 @@ fn of_counts(harvest: &Harvest, plateau: Duration, figures: &mut Figures) {
         let mut rate = |name: &str, count| figures.insert(name.to_owned(), plain(count) / seconds);
         rate("messages_per_s", totals.plateau_messages);
         rate("deliveries_per_s", totals.plateau_deliveries);
+        let percent = totals.plateau_cpu.as_secs_f64() / seconds * 100.0;
+        figures.insert("generator.cpu_percent".to_owned(), percent);
     }
 }
 

@@ -9,7 +9,6 @@ use super::{Harvest, Interval, Latencies, Totals, scan::Record};
 use crate::{
     audit::{Audit, Digest, Place, Reader},
     latency::Latency,
-    scenario::schedule::Phase,
 };
 
 /// One message, from the moment at which it was due.
@@ -218,7 +217,6 @@ impl Books {
         second.measured.add(&second.unmeasured);
         let interval = Interval {
             at: Duration::from_micros(moment.at_us),
-            phase: moment.phase,
             connected: moment.connected,
             active: moment.active,
             messages: second.messages,
@@ -262,7 +260,6 @@ impl Books {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     pub(crate) at_us: u64,
-    pub(crate) phase: Phase,
     pub(crate) connected: u32,
     pub(crate) active: u32,
     pub(crate) cpu: Duration,
@@ -274,7 +271,7 @@ mod tests {
 
     fn moment() -> Moment {
         let cpu = Duration::ZERO;
-        Moment { at_us: 1_000_000, phase: Phase::Plateau, connected: 1, active: 1, cpu }
+        Moment { at_us: 1_000_000, connected: 1, active: 1, cpu }
     }
 
     fn record(id: u64) -> Record<'static> {

@@ -297,7 +297,6 @@ impl EventLoop {
     fn moment(&self) -> Moment {
         Moment {
             at_us: self.world.now_us,
-            phase: self.world.phase,
             connected: self.world.connected,
             active: self.world.active,
             cpu: Duration::ZERO,

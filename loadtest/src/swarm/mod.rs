@@ -137,7 +137,6 @@ pub(crate) enum Order {
 pub(crate) struct Interval {
     /// Its end, since the beginning of the run.
     pub(crate) at: Duration,
-    pub(crate) phase: Phase,
     /// Users with a subscribed connection.
     pub(crate) connected: u32,
     pub(crate) active: u32,

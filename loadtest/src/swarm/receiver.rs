@@ -49,7 +49,6 @@ impl Receiver {
     pub(crate) fn end_second(&mut self) -> u64 {
         let moment = Moment {
             at_us: self.world.now_us,
-            phase: self.world.phase,
             connected: self.world.connected,
             active: self.world.active,
             cpu: Duration::ZERO,
