@@ -3,10 +3,7 @@
 use std::fmt::{self, Write as _};
 
 use super::words;
-use crate::{
-    outcome::{Outcome, PhaseSpan},
-    scenario::schedule::Phase,
-};
+use crate::{outcome::Outcome, scenario::schedule::Phase};
 
 /// The lines, each with its end. No colours, so that they can be kept as they are.
 pub(crate) fn text(outcome: &Outcome) -> String {
@@ -42,10 +39,16 @@ fn head(text: &mut String, outcome: &Outcome) -> fmt::Result {
 
 fn load(text: &mut String, outcome: &Outcome) -> fmt::Result {
     let figure = |name: &str| outcome.figures.get(name).copied();
-    let is_plateau = |span: &&PhaseSpan| span.phase == Phase::Plateau;
-    let plateau: f64 =
-        outcome.phases.iter().filter(is_plateau).map(|span| span.ends - span.begins).sum();
-    write!(text, "plateau   {}", words::clock(plateau))?;
+    // Where no number of users stands, all stages are measured.
+    let lasts = |phases: &[Phase]| -> f64 {
+        let spans = outcome.phases.iter().filter(|span| phases.contains(&span.phase));
+        spans.map(|span| span.ends - span.begins).sum()
+    };
+    let (label, time) = match lasts(&[Phase::Plateau]) {
+        0.0 => ("stages", lasts(&[Phase::RampUp, Phase::RampDown])),
+        plateau => ("plateau", plateau),
+    };
+    write!(text, "{label:<10}{}", words::clock(time))?;
     if let Some(users) = figure("users") {
         write!(text, " with {} users", words::grouped(users))?;
     }
@@ -57,6 +60,8 @@ fn load(text: &mut String, outcome: &Outcome) -> fmt::Result {
         ("lost", "lost", None),
         ("acknowledged, lost", "acknowledged_lost", None),
         ("gaps told", "gaps", None),
+        ("probed at once", "probed", None),
+        ("slow, closed", "slow_closed", None),
         ("errors", "errors", None),
         ("reconnects", "reconnects", None),
     ] {

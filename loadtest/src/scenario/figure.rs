@@ -44,7 +44,7 @@ const LATENCY: [(&str, Kind, Better); 8] = [
     ("max", Kind::Time, Better::Lower),
 ];
 
-const FIGURES: [(&str, Kind, Better); 29] = [
+const FIGURES: [(&str, Kind, Better); 31] = [
     ("users", Kind::Plain, Better::Neither),
     ("messages", Kind::Plain, Better::Neither),
     ("acks", Kind::Plain, Better::Neither),
@@ -57,6 +57,8 @@ const FIGURES: [(&str, Kind, Better); 29] = [
     ("errors", Kind::Plain, Better::Lower),
     ("reconnects", Kind::Plain, Better::Neither),
     ("gaps", Kind::Plain, Better::Neither),
+    ("slow_closed", Kind::Plain, Better::Neither),
+    ("probed", Kind::Plain, Better::Neither),
     ("unsent", Kind::Plain, Better::Lower),
     ("generator.cpu_percent", Kind::Percent, Better::Lower),
     ("generator.lag.p99", Kind::Time, Better::Lower),
