@@ -29,7 +29,7 @@ const DELIVERY_PATIENCE: Duration = patience(30);
 /// How long reading all of history may take.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(900);
 /// How long the witness may get no answer with which it gets on.
-const WITNESS_PATIENCE: Duration = patience(90);
+const WITNESS_PATIENCE: Duration = patience(60);
 /// How often history is read on, because something came while it was read.
 const READINGS_MAX: u32 = 3;
 /// Between two looks at whether everybody has everything.

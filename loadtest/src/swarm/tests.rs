@@ -63,6 +63,10 @@ enum Fault {
     None,
     /// Does not answer publishes.
     Mute,
+    /// Acknowledges twice.
+    AnswersTwice,
+    /// Refuses publishes for good.
+    Forbids,
     /// Stores and acknowledges, and delivers nothing.
     Undelivered,
     /// Announces a gap in place of each delivery.
@@ -209,6 +213,12 @@ impl Server {
                 }
                 match self.fault {
                     Fault::Mute => return true,
+                    Fault::Forbids => {
+                        let code = proto::error::Code::Forbidden.into();
+                        let error = proto::Error { code, ..proto::Error::default() };
+                        reply(socket, id, Answer::Error(error));
+                        return true;
+                    }
                     Fault::ForgetsInAudit => {
                         drop(log);
                         let published = proto::Published { sequence: 1, ..published() };
@@ -231,6 +241,9 @@ impl Server {
                     self.deliver(socket, sequence, record);
                 }
                 let answer = Answer::Published(proto::Published { sequence, ..published() });
+                if self.fault == Fault::AnswersTwice {
+                    reply(socket, id, answer.clone());
+                }
                 if self.fault == Fault::LateAcknowledgement {
                     *self.held_back.lock().unwrap() = Some((id, answer));
                     return true;

@@ -29,6 +29,66 @@ fn a_publish_that_is_never_answered_is_found() {
 }
 
 #[test]
+fn who_gets_no_answer_for_long_connects_again_and_asks_again() {
+    let (address, server) = faulty(Fault::Mute);
+    let harvest = harvest(plan(address, 3_500));
+    assert_eq!(harvest.errors["command: no answer in 60 s"], 1, "{harvest:?}");
+    assert_eq!(*server.publishes.lock().unwrap(), [1, 1]);
+}
+
+#[test]
+fn an_answer_to_nothing_is_found() {
+    let harvest = harvest_of(Fault::AnswersTwice);
+    assert_found(&harvest, "user 0: the server answered a command that was not sent");
+}
+
+#[test]
+fn what_is_due_before_the_plateau_is_not_measured() {
+    let (address, _) = faulty(Fault::None);
+    let mut plan = plan(address, 0);
+    let stage = |ms, target| Stage { duration: Duration::from_millis(ms), target };
+    plan.scenario.stages = vec![stage(0, 1), stage(200, 2), stage(100, 2)];
+    (plan.scenario.users, plan.scenario.publishers) = (2, Some(1));
+    let harvest = harvest(plan);
+    let Totals { messages, plateau_messages, .. } = harvest.totals;
+    assert_eq!((messages, plateau_messages), (1, 0), "{harvest:?}");
+    assert_eq!((harvest.latencies.ack.count(), harvest.latencies.deliver.count()), (0, 0));
+}
+
+#[test]
+fn an_upgrade_that_is_answered_to_somebody_else_ends_the_run() {
+    use std::io::{Read as _, Write as _};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        let accept = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+        write!(stream, "HTTP/1.1 101 Switching Protocols\r\n{accept}\r\n\r\n").unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    });
+    let said = failure(plan(address, 100));
+    assert!(said.contains("another Sec-WebSocket-Accept"), "{said}");
+    server.join().unwrap();
+}
+
+#[test]
+fn a_publish_that_is_refused_for_good_is_found() {
+    let harvest = harvest_of(Fault::Forbids);
+    assert_found(&harvest, "user 0: a publish was refused");
+    assert_eq!((harvest.totals.unacknowledged, harvest.totals.acks), (1, 0));
+}
+
+#[test]
+fn who_leaves_without_what_was_acknowledged_is_found() {
+    let mut plan = plan(faulty(Fault::Undelivered).0, 100);
+    plan.scenario.stages.push(Stage { duration: Duration::from_millis(50), target: 0 });
+    let harvest = harvest(plan);
+    assert_found(&harvest, "missed: user 0 left channel test-0 with 0, though 1");
+    assert_eq!(harvest.findings.lost, 1);
+}
+
+#[test]
 fn a_message_that_is_stored_and_not_delivered_is_found_and_counted() {
     let harvest = harvest_of(Fault::Undelivered);
     assert_found(&harvest, "missed: user 0 got channel test-0 up to 0");
@@ -116,6 +176,23 @@ fn a_slow_reader_that_is_closed_for_good_is_found() {
     let harvest = harvest(plan);
     assert_found(&harvest, "the server closed with 4503");
     assert_eq!(harvest.totals.slow_closed, 0);
+}
+
+#[test]
+fn a_slow_reader_comes_back_after_chaos() {
+    let close_code = Mutex::new(Some(1012));
+    let (address, server) = Server { close_code, ..Server::default() }.start();
+    let mut plan = plan(address, 200);
+    plan.scenario.slow_readers = SlowReaders { users: 1, bytes_per_second: 1_000 };
+    let (sender, mut events) = mpsc::channel(64);
+    let (event_loop, (orders, _waker)) = EventLoop::new(plan, sender).unwrap();
+    orders.try_send(Order::ChaosBegins).unwrap();
+    let swarm = thread::spawn(move || event_loop.run());
+    let last = std::iter::from_fn(|| events.blocking_recv()).last().unwrap();
+    swarm.join().unwrap();
+    let Event::Over(harvest) = last else { panic!("{last:?}") };
+    assert_eq!((harvest.totals.slow_closed, harvest.totals.reconnects), (0, 1), "{harvest:?}");
+    assert_eq!(server.resumed.lock().unwrap().len(), 1);
 }
 
 #[test]

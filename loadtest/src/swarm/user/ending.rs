@@ -13,7 +13,7 @@ use crate::swarm::{
 };
 
 /// A slow reader whose connection breaks so soon after the server was stopped on purpose was not
-/// closed for its slowness.
+/// closed for its slowness, and comes back like everybody else.
 const CHAOS_LASTS: Duration = Duration::from_secs(10);
 
 /// How long the witness tries to be connected for the first time.
@@ -97,9 +97,9 @@ impl User {
         world.books.error(what);
         let was_ready = self.stage == Stage::Ready;
         self.disconnect(world);
-        if self.kind == Kind::Slow && was_ready {
-            let is_past = |at_us| world.now_us - at_us > us(CHAOS_LASTS);
-            world.books.totals.slow_closed += u64::from(world.chaos_us.is_none_or(is_past));
+        let is_past = |at_us| world.now_us - at_us > us(CHAOS_LASTS);
+        if self.kind == Kind::Slow && was_ready && world.chaos_us.is_none_or(is_past) {
+            world.books.totals.slow_closed += 1;
             return self.give_up(world);
         }
         if was_ready {
