@@ -43,6 +43,8 @@ struct Server {
     close_code: Mutex<Option<u16>>,
     /// Codes that clients closed with.
     closed: Mutex<Vec<u16>>,
+    /// What clients answered to pings.
+    pongs: Mutex<Vec<Vec<u8>>>,
     has_closed: Condvar,
     changes_epoch: bool,
     leaks_to_witness: bool,
@@ -63,6 +65,10 @@ enum Fault {
     None,
     /// Does not answer publishes.
     Mute,
+    /// Lets nobody log in but the witness.
+    AdmitsNobody,
+    /// Asks whether its client is there, before it delivers.
+    Pings,
     /// Acknowledges twice.
     AnswersTwice,
     /// Refuses publishes for good.
@@ -110,7 +116,7 @@ impl Server {
         let mut begin = [0; 4];
         let is_login = stream.peek(&mut begin).is_ok() && begin == *b"POST";
         if is_login {
-            return log_in(&mut stream);
+            return self.log_in(&mut stream);
         }
         let mut user_id = 0;
         #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
@@ -129,6 +135,10 @@ impl Server {
         while let Ok(frame) = socket.read() {
             if let Frame::Close(Some(close)) = &frame {
                 self.closed.lock().unwrap().push(close.code.into());
+                self.has_closed.notify_all();
+            }
+            if let Frame::Pong(bytes) = &frame {
+                self.pongs.lock().unwrap().push(bytes.to_vec());
                 self.has_closed.notify_all();
             }
             let Frame::Binary(bytes) = frame else { continue };
@@ -283,6 +293,25 @@ impl Server {
 }
 
 impl Server {
+    /// Gives the witness an account and a token, and others as well unless they are put off.
+    fn log_in(&self, stream: &mut TcpStream) {
+        use std::io::{Read as _, Write as _};
+        let mut request = [0; 4096];
+        while let Ok(bytes @ 1..) = stream.read(&mut request) {
+            let text = String::from_utf8_lossy(&request[..bytes]);
+            let is_witness = text.contains("test-witness");
+            let who = if is_witness { "witness" } else { "user" };
+            let is_busy = || self.fault == Fault::AdmitsNobody || take_one(&self.busy);
+            let (status, body) = match text.contains("/v1/accounts") {
+                _ if !is_witness && is_busy() => ("503 Busy\r\nRetry-After: 2", String::new()),
+                true => ("201 Created", String::new()),
+                false => ("200 OK", format!(r#"{{"access_token":"{who}"}}"#)),
+            };
+            let length = body.len();
+            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        }
+    }
+
     /// Whether the user was subscribed before.
     fn resumes(&self) -> bool {
         self.close_code.lock().unwrap().is_none()
@@ -295,6 +324,10 @@ impl Server {
         };
         match self.fault {
             Fault::Undelivered => {}
+            Fault::Pings => {
+                let _ = socket.send(Frame::Ping("there?".into()));
+                send(socket, run(sequence, &[record]));
+            }
             Fault::Gaps => send(socket, gap(1)),
             Fault::ForeignGap => {
                 send(socket, gap(9));
@@ -328,22 +361,6 @@ impl Server {
             self.has_begun.notify_all();
             drop(self.has_begun.wait_while(began, |it| !it.1).unwrap());
         }
-    }
-}
-
-/// Gives the witness an account and a token, and puts off everybody else.
-fn log_in(stream: &mut TcpStream) {
-    use std::io::{Read as _, Write as _};
-    let mut request = [0; 4096];
-    while let Ok(bytes @ 1..) = stream.read(&mut request) {
-        let text = String::from_utf8_lossy(&request[..bytes]);
-        let (status, body) = match text.contains("test-witness") {
-            true if text.contains("/v1/accounts") => ("201 Created", "{}"),
-            true => ("200 OK", r#"{"access_token":"witness"}"#),
-            false => ("503 Busy", "{}"),
-        };
-        let length = body.len();
-        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
     }
 }
 

@@ -136,7 +136,7 @@ fn who_is_not_let_in_again_is_found_although_nothing_was_missed() {
 
 #[test]
 fn who_never_got_into_its_channels_is_counted() {
-    let mut plan = plan(faulty(Fault::None).0, 100);
+    let mut plan = plan(faulty(Fault::AdmitsNobody).0, 100);
     // The user is put off until it is to leave.
     (plan.scenario.login, plan.tokens) = (Login::During, None);
     plan.scenario.stages.push(Stage { duration: Duration::from_millis(50), target: 0 });
@@ -147,10 +147,51 @@ fn who_never_got_into_its_channels_is_counted() {
 
 #[test]
 fn who_is_still_put_off_at_the_end_is_counted() {
-    let mut plan = plan(faulty(Fault::None).0, 100);
+    let mut plan = plan(faulty(Fault::AdmitsNobody).0, 100);
     (plan.scenario.login, plan.tokens) = (Login::During, None);
     let harvest = harvest(plan);
     assert_eq!((harvest.totals.never_connected, harvest.findings.violations), (1, 0));
+}
+
+#[test]
+fn a_login_that_is_put_off_waits_as_asked_and_counts_from_when_it_was_due() {
+    let (address, _) = Server { busy: Mutex::new(1), ..Server::default() }.start();
+    let mut plan = plan(address, 4_000);
+    (plan.scenario.login, plan.tokens) = (Login::During, None);
+    let harvest = harvest(plan);
+    assert_eq!((harvest.errors["login: 503"], harvest.totals.acks), (1, 1), "{harvest:?}");
+    // Of the user. The witness was not put off.
+    assert_eq!(harvest.latencies.login.count(), 2);
+    let longest = harvest.latencies.login.max();
+    assert!(longest >= 2_000.0, "{longest} ms");
+}
+
+#[test]
+fn what_is_due_beyond_what_may_be_under_way_is_left_out_and_counted() {
+    let mut plan = plan(faulty(Fault::Mute).0, 400);
+    plan.scenario.publish = Publish::Paced { rate_per_user: 2_000.0 };
+    let Totals { messages, unsent, unacknowledged, .. } = harvest(plan).totals;
+    assert_eq!((messages, unacknowledged), (256, 256));
+    assert!((200..=800).contains(&unsent), "{unsent}");
+}
+
+#[test]
+fn what_the_generator_costs_is_counted_with_and_without_a_plateau() {
+    for target in [1, 0] {
+        let mut plan = plan(faulty(Fault::None).0, 50);
+        let stage = |ms, target| Stage { duration: Duration::from_millis(ms), target };
+        plan.scenario.stages = vec![stage(0, 1), stage(50, target)];
+        assert!(harvest(plan).totals.plateau_cpu > Duration::ZERO, "up to {target}");
+    }
+}
+
+#[test]
+fn a_ping_is_answered_with_what_it_brought() {
+    let (address, server) = faulty(Fault::Pings);
+    assert_eq!(harvest(plan(address, 200)).findings.violations, 0);
+    let (pongs, patience) = (server.pongs.lock().unwrap(), Duration::from_secs(10));
+    let pongs = server.has_closed.wait_timeout_while(pongs, patience, |it| it.is_empty());
+    assert_eq!(*pongs.unwrap().0, [b"there?"]);
 }
 
 #[test]
