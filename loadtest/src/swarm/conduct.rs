@@ -214,6 +214,10 @@ impl EventLoop {
     fn log_in_more(&mut self, mut next: u32) {
         let scenario = &self.world.plan.scenario;
         let (users, logins_max) = (scenario.users, scenario.logins_max.max(1));
+        if self.world.turned_away >= logins_max {
+            // A server that lets in no more is not asked thousands of times, a minute each.
+            next = users;
+        }
         while self.world.joining < logins_max && next < users {
             self.users[next as usize].join(None, &mut self.world);
             self.touch(next);

@@ -41,6 +41,7 @@ struct Server {
     busy: Mutex<u32>,
     /// The first subscribed connection is closed with this code.
     close_code: Mutex<Option<u16>>,
+    close_reason: &'static str,
     /// Codes that clients closed with.
     closed: Mutex<Vec<u16>>,
     /// What clients answered to pings.
@@ -65,6 +66,8 @@ enum Fault {
     None,
     /// Does not answer publishes.
     Mute,
+    /// Lets nobody subscribe.
+    TurnsAway,
     /// Lets nobody log in but the witness.
     AdmitsNobody,
     /// Asks whether its client is there, before it delivers.
@@ -178,6 +181,10 @@ impl Server {
                 }
                 Answer::Channel(proto::Channel { channel_id, channel_name: create.channel_name })
             }
+            Command::Subscribe(_) if self.fault == Fault::TurnsAway => {
+                let code = proto::error::Code::Forbidden.into();
+                Answer::Error(proto::Error { code, ..proto::Error::default() })
+            }
             Command::Subscribe(subscribe) => {
                 if let Some(since) = subscribe.since {
                     self.resumed.lock().unwrap().push(since);
@@ -198,7 +205,7 @@ impl Server {
                 drop(log);
                 let close_code = self.close_code.lock().unwrap().take();
                 if let Some(code) = close_code {
-                    let (code, reason) = (code.into(), "".into());
+                    let (code, reason) = (code.into(), self.close_reason.into());
                     socket.close(Some(CloseFrame { code, reason })).unwrap();
                     // Until the client has answered, or is gone.
                     while socket.read().is_ok() {}

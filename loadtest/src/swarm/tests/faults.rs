@@ -135,6 +135,18 @@ fn who_is_not_let_in_again_is_found_although_nothing_was_missed() {
 }
 
 #[test]
+fn who_comes_back_after_the_end_of_the_load_is_waited_for() {
+    let close_code = Mutex::new(Some(1012));
+    let close_reason = r#"{"retry_after_ms":500}"#;
+    let (address, server) = Server { close_reason, close_code, ..Server::default() }.start();
+    let mut plan = plan(address, 100);
+    plan.scenario.publish = Publish::Nothing;
+    let harvest = harvest(plan);
+    assert_eq!((harvest.findings.violations, harvest.totals.reconnects), (0, 1), "{harvest:?}");
+    assert_eq!(server.resumed.lock().unwrap().len(), 1);
+}
+
+#[test]
 fn who_never_got_into_its_channels_is_counted() {
     let mut plan = plan(faulty(Fault::AdmitsNobody).0, 100);
     // The user is put off until it is to leave.
@@ -151,6 +163,17 @@ fn who_is_still_put_off_at_the_end_is_counted() {
     (plan.scenario.login, plan.tokens) = (Login::During, None);
     let harvest = harvest(plan);
     assert_eq!((harvest.totals.never_connected, harvest.findings.violations), (1, 0));
+}
+
+#[test]
+fn a_server_that_lets_nobody_in_is_not_asked_by_everybody() {
+    let mut plan = plan(faulty(Fault::TurnsAway).0, 100);
+    (plan.scenario.users, plan.scenario.logins_max) = (9, 2);
+    let harvest = harvest(plan);
+    let (refused, left_out) = (harvest.findings.violations, harvest.totals.never_connected);
+    assert!((2..=3).contains(&refused), "{harvest:?}");
+    assert_eq!(refused + left_out, 9);
+    assert!(harvest.findings.evidence[0].contains("subscribe was refused: 203 forbidden"));
 }
 
 #[test]
