@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     latency::Latency,
     outcome::{Figures, Incident, Judged, Outcome, PhaseSpan, Second, VERSION},
-    scenario::{Scenario, threshold::Threshold},
+    scenario::{Scenario, schedule::Phase, threshold::Threshold},
     server::figures::Sample,
     swarm::{Harvest, Latencies},
 };
@@ -56,8 +56,13 @@ pub(super) fn outcome(
     let samples = &notes.samples;
     let mut figures = Figures::new();
     of_latencies(&harvest.latencies, &mut figures);
-    of_counts(&harvest, samples.measured_time().unwrap_or_default(), &mut figures);
-    samples.figures(harvest.totals.plateau_deliveries, &mut figures);
+    of_counts(&harvest, measured_time(&notes.phases), &mut figures);
+    let deliveries = match plateaus(&notes.phases).count() {
+        0 | 1 => harvest.totals.plateau_deliveries,
+        // The server is sampled from the first to the last, and what is between them counts too.
+        _ => samples.deliveries_between(&notes.seconds),
+    };
+    samples.figures(deliveries, &mut figures);
     figures.insert("users".to_owned(), f64::from(scenario.users));
 
     if notes.is_profiled {
@@ -90,6 +95,23 @@ pub(super) fn outcome(
         chaos: notes.chaos,
         figures,
     }
+}
+
+fn plateaus(phases: &[PhaseSpan]) -> impl Iterator<Item = &PhaseSpan> {
+    phases.iter().filter(|it| it.phase == Phase::Plateau)
+}
+
+/// All plateaus together, without what is between them. Where there is none, all stages.
+fn measured_time(phases: &[PhaseSpan]) -> Duration {
+    let has_plateau = plateaus(phases).next().is_some();
+    let is_measured = |phase| match phase {
+        Phase::Plateau => true,
+        Phase::RampUp | Phase::RampDown => !has_plateau,
+        _ => false,
+    };
+    let seconds = |it: &PhaseSpan| (it.ends - it.begins).max(0.0);
+    let measured = phases.iter().filter(|it| is_measured(it.phase));
+    Duration::from_secs_f64(measured.map(seconds).sum())
 }
 
 fn each(latencies: &Latencies) -> [(&'static str, &Latency); 7] {
@@ -214,6 +236,13 @@ fn of_generator(figures: &Figures) -> Vec<String> {
 }
 
 impl Samples {
+    /// Of the seconds that end between the samples.
+    fn deliveries_between(&self, seconds: &[Second]) -> u64 {
+        let (Some((begins, _)), Some((ends, _))) = (&self.begins, &self.ends) else { return 0 };
+        let span = begins.as_secs_f64()..ends.as_secs_f64();
+        seconds.iter().filter(|it| span.contains(&it.at)).map(|it| it.deliveries).sum()
+    }
+
     fn measured_time(&self) -> Option<Duration> {
         let (begins, ends) = (self.begins.as_ref()?.0, self.ends.as_ref()?.0);
         Some(ends.saturating_sub(begins))
@@ -249,5 +278,47 @@ impl Samples {
             (name.clone(), cpu.saturating_sub(before).as_secs_f64() / time * 100.0)
         };
         later.threads.iter().map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spans(phases: &[(Phase, f64, f64)]) -> Vec<PhaseSpan> {
+        phases.iter().map(|&(phase, begins, ends)| PhaseSpan { phase, begins, ends }).collect()
+    }
+
+    #[test]
+    fn what_lies_between_two_plateaus_is_not_measured() {
+        use Phase::{Idle, Plateau, RampDown, RampUp};
+        let two = [(RampUp, 1.0, 3.0), (Plateau, 3.0, 8.0), (RampUp, 8.0, 20.0)];
+        let two = [&two[..], &[(Plateau, 20.0, 22.0), (RampDown, 22.0, 30.0)]].concat();
+        assert_eq!(measured_time(&spans(&two)), Duration::from_secs(7));
+        let none = spans(&[(Idle, 0.0, 1.0), (RampUp, 1.0, 3.0), (RampDown, 3.0, 4.0)]);
+        assert_eq!(measured_time(&none), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn what_an_honest_reader_must_know_is_a_warning_and_a_sound_run_has_none() {
+        let sound = [("deliveries", 9.0), ("probed", 1.0)];
+        let sound: Figures = sound.map(|(name, value)| (name.to_owned(), value)).into();
+        assert_eq!(of_generator(&sound), [""; 0]);
+        let cases = [
+            ("generator.cpu_percent", 90.0, "the generator was the bottleneck"),
+            ("generator.lag.p99", 11.0, "the generator was late"),
+            ("unsent", 1.0, "left out"),
+            ("unacknowledged", 1.0, "never acknowledged"),
+            ("never_connected", 1.0, "had not connected"),
+            ("gaps", 1.0, "announced 1 gaps"),
+            ("probed", 0.0, "commit is not known"),
+            ("generator.dropped_samples", 2.0, "2 seconds are missing"),
+        ];
+        for (name, value, said) in cases {
+            let mut figures = sound.clone();
+            figures.insert(name.to_owned(), value);
+            let warnings = of_generator(&figures);
+            assert!(warnings.len() == 1 && warnings[0].contains(said), "{name}: {warnings:?}");
+        }
     }
 }

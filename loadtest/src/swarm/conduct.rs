@@ -29,7 +29,7 @@ const DELIVERY_PATIENCE: Duration = patience(30);
 /// How long reading all of history may take.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(900);
 /// How long the witness may get no answer with which it gets on.
-const WITNESS_PATIENCE: Duration = patience(90);
+const WITNESS_PATIENCE: Duration = patience(60);
 /// How often history is read on, because something came while it was read.
 const READINGS_MAX: u32 = 3;
 /// Between two looks at whether everybody has everything.
@@ -214,6 +214,10 @@ impl EventLoop {
     fn log_in_more(&mut self, mut next: u32) {
         let scenario = &self.world.plan.scenario;
         let (users, logins_max) = (scenario.users, scenario.logins_max.max(1));
+        if self.world.turned_away >= logins_max {
+            // A server that lets in no more is not asked thousands of times, a minute each.
+            next = users;
+        }
         while self.world.joining < logins_max && next < users {
             self.users[next as usize].join(None, &mut self.world);
             self.touch(next);

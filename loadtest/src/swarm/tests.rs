@@ -41,8 +41,11 @@ struct Server {
     busy: Mutex<u32>,
     /// The first subscribed connection is closed with this code.
     close_code: Mutex<Option<u16>>,
+    close_reason: &'static str,
     /// Codes that clients closed with.
     closed: Mutex<Vec<u16>>,
+    /// What clients answered to pings.
+    pongs: Mutex<Vec<Vec<u8>>>,
     has_closed: Condvar,
     changes_epoch: bool,
     leaks_to_witness: bool,
@@ -63,6 +66,16 @@ enum Fault {
     None,
     /// Does not answer publishes.
     Mute,
+    /// Lets nobody subscribe.
+    TurnsAway,
+    /// Lets nobody log in but the witness.
+    AdmitsNobody,
+    /// Asks whether its client is there, before it delivers.
+    Pings,
+    /// Acknowledges twice.
+    AnswersTwice,
+    /// Refuses publishes for good.
+    Forbids,
     /// Stores and acknowledges, and delivers nothing.
     Undelivered,
     /// Announces a gap in place of each delivery.
@@ -106,7 +119,7 @@ impl Server {
         let mut begin = [0; 4];
         let is_login = stream.peek(&mut begin).is_ok() && begin == *b"POST";
         if is_login {
-            return log_in(&mut stream);
+            return self.log_in(&mut stream);
         }
         let mut user_id = 0;
         #[expect(clippy::result_large_err, reason = "the signature is tungstenite's")]
@@ -125,6 +138,10 @@ impl Server {
         while let Ok(frame) = socket.read() {
             if let Frame::Close(Some(close)) = &frame {
                 self.closed.lock().unwrap().push(close.code.into());
+                self.has_closed.notify_all();
+            }
+            if let Frame::Pong(bytes) = &frame {
+                self.pongs.lock().unwrap().push(bytes.to_vec());
                 self.has_closed.notify_all();
             }
             let Frame::Binary(bytes) = frame else { continue };
@@ -164,6 +181,10 @@ impl Server {
                 }
                 Answer::Channel(proto::Channel { channel_id, channel_name: create.channel_name })
             }
+            Command::Subscribe(_) if self.fault == Fault::TurnsAway => {
+                let code = proto::error::Code::Forbidden.into();
+                Answer::Error(proto::Error { code, ..proto::Error::default() })
+            }
             Command::Subscribe(subscribe) => {
                 if let Some(since) = subscribe.since {
                     self.resumed.lock().unwrap().push(since);
@@ -184,7 +205,7 @@ impl Server {
                 drop(log);
                 let close_code = self.close_code.lock().unwrap().take();
                 if let Some(code) = close_code {
-                    let (code, reason) = (code.into(), "".into());
+                    let (code, reason) = (code.into(), self.close_reason.into());
                     socket.close(Some(CloseFrame { code, reason })).unwrap();
                     // Until the client has answered, or is gone.
                     while socket.read().is_ok() {}
@@ -209,6 +230,12 @@ impl Server {
                 }
                 match self.fault {
                     Fault::Mute => return true,
+                    Fault::Forbids => {
+                        let code = proto::error::Code::Forbidden.into();
+                        let error = proto::Error { code, ..proto::Error::default() };
+                        reply(socket, id, Answer::Error(error));
+                        return true;
+                    }
                     Fault::ForgetsInAudit => {
                         drop(log);
                         let published = proto::Published { sequence: 1, ..published() };
@@ -231,6 +258,9 @@ impl Server {
                     self.deliver(socket, sequence, record);
                 }
                 let answer = Answer::Published(proto::Published { sequence, ..published() });
+                if self.fault == Fault::AnswersTwice {
+                    reply(socket, id, answer.clone());
+                }
                 if self.fault == Fault::LateAcknowledgement {
                     *self.held_back.lock().unwrap() = Some((id, answer));
                     return true;
@@ -270,6 +300,25 @@ impl Server {
 }
 
 impl Server {
+    /// Gives the witness an account and a token, and others as well unless they are put off.
+    fn log_in(&self, stream: &mut TcpStream) {
+        use std::io::{Read as _, Write as _};
+        let mut request = [0; 4096];
+        while let Ok(bytes @ 1..) = stream.read(&mut request) {
+            let text = String::from_utf8_lossy(&request[..bytes]);
+            let is_witness = text.contains("test-witness");
+            let who = if is_witness { "witness" } else { "user" };
+            let is_busy = || self.fault == Fault::AdmitsNobody || take_one(&self.busy);
+            let (status, body) = match text.contains("/v1/accounts") {
+                _ if !is_witness && is_busy() => ("503 Busy\r\nRetry-After: 2", String::new()),
+                true => ("201 Created", String::new()),
+                false => ("200 OK", format!(r#"{{"access_token":"{who}"}}"#)),
+            };
+            let length = body.len();
+            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+        }
+    }
+
     /// Whether the user was subscribed before.
     fn resumes(&self) -> bool {
         self.close_code.lock().unwrap().is_none()
@@ -282,6 +331,10 @@ impl Server {
         };
         match self.fault {
             Fault::Undelivered => {}
+            Fault::Pings => {
+                let _ = socket.send(Frame::Ping("there?".into()));
+                send(socket, run(sequence, &[record]));
+            }
             Fault::Gaps => send(socket, gap(1)),
             Fault::ForeignGap => {
                 send(socket, gap(9));
@@ -315,22 +368,6 @@ impl Server {
             self.has_begun.notify_all();
             drop(self.has_begun.wait_while(began, |it| !it.1).unwrap());
         }
-    }
-}
-
-/// Gives the witness an account and a token, and puts off everybody else.
-fn log_in(stream: &mut TcpStream) {
-    use std::io::{Read as _, Write as _};
-    let mut request = [0; 4096];
-    while let Ok(bytes @ 1..) = stream.read(&mut request) {
-        let text = String::from_utf8_lossy(&request[..bytes]);
-        let (status, body) = match text.contains("test-witness") {
-            true if text.contains("/v1/accounts") => ("201 Created", "{}"),
-            true => ("200 OK", r#"{"access_token":"witness"}"#),
-            false => ("503 Busy", "{}"),
-        };
-        let length = body.len();
-        write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
     }
 }
 

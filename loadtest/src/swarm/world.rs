@@ -58,6 +58,8 @@ pub(crate) struct World {
     pub(crate) active: u32,
     /// Users whose first connection is being made.
     pub(crate) joining: u32,
+    /// Users in a row who came to their end before they were in their channels.
+    pub(crate) turned_away: u32,
     /// Users who are about to leave.
     pub(crate) leaving: u32,
     /// Publishes of all users that are not acknowledged.
@@ -92,6 +94,7 @@ impl World {
             connected: 0,
             active: 0,
             joining: 0,
+            turned_away: 0,
             leaving: 0,
             unacknowledged: 0,
             has_answered: false,

@@ -29,6 +29,66 @@ fn a_publish_that_is_never_answered_is_found() {
 }
 
 #[test]
+fn who_gets_no_answer_for_long_connects_again_and_asks_again() {
+    let (address, server) = faulty(Fault::Mute);
+    let harvest = harvest(plan(address, 3_500));
+    assert_eq!(harvest.errors["command: no answer in 60 s"], 1, "{harvest:?}");
+    assert_eq!(*server.publishes.lock().unwrap(), [1, 1]);
+}
+
+#[test]
+fn an_answer_to_nothing_is_found() {
+    let harvest = harvest_of(Fault::AnswersTwice);
+    assert_found(&harvest, "user 0: the server answered a command that was not sent");
+}
+
+#[test]
+fn what_is_due_before_the_plateau_is_not_measured() {
+    let (address, _) = faulty(Fault::None);
+    let mut plan = plan(address, 0);
+    let stage = |ms, target| Stage { duration: Duration::from_millis(ms), target };
+    plan.scenario.stages = vec![stage(0, 1), stage(200, 2), stage(100, 2)];
+    (plan.scenario.users, plan.scenario.publishers) = (2, Some(1));
+    let harvest = harvest(plan);
+    let Totals { messages, plateau_messages, .. } = harvest.totals;
+    assert_eq!((messages, plateau_messages), (1, 0), "{harvest:?}");
+    assert_eq!((harvest.latencies.ack.count(), harvest.latencies.deliver.count()), (0, 0));
+}
+
+#[test]
+fn an_upgrade_that_is_answered_to_somebody_else_ends_the_run() {
+    use std::io::{Read as _, Write as _};
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
+        let accept = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+        write!(stream, "HTTP/1.1 101 Switching Protocols\r\n{accept}\r\n\r\n").unwrap();
+        stream.read_to_end(&mut Vec::new()).unwrap();
+    });
+    let said = failure(plan(address, 100));
+    assert!(said.contains("another Sec-WebSocket-Accept"), "{said}");
+    server.join().unwrap();
+}
+
+#[test]
+fn a_publish_that_is_refused_for_good_is_found() {
+    let harvest = harvest_of(Fault::Forbids);
+    assert_found(&harvest, "user 0: a publish was refused");
+    assert_eq!((harvest.totals.unacknowledged, harvest.totals.acks), (1, 0));
+}
+
+#[test]
+fn who_leaves_without_what_was_acknowledged_is_found() {
+    let mut plan = plan(faulty(Fault::Undelivered).0, 100);
+    plan.scenario.stages.push(Stage { duration: Duration::from_millis(50), target: 0 });
+    let harvest = harvest(plan);
+    assert_found(&harvest, "missed: user 0 left channel test-0 with 0, though 1");
+    assert_eq!(harvest.findings.lost, 1);
+}
+
+#[test]
 fn a_message_that_is_stored_and_not_delivered_is_found_and_counted() {
     let harvest = harvest_of(Fault::Undelivered);
     assert_found(&harvest, "missed: user 0 got channel test-0 up to 0");
@@ -75,8 +135,20 @@ fn who_is_not_let_in_again_is_found_although_nothing_was_missed() {
 }
 
 #[test]
+fn who_comes_back_after_the_end_of_the_load_is_waited_for() {
+    let close_code = Mutex::new(Some(1012));
+    let close_reason = r#"{"retry_after_ms":500}"#;
+    let (address, server) = Server { close_reason, close_code, ..Server::default() }.start();
+    let mut plan = plan(address, 100);
+    plan.scenario.publish = Publish::Nothing;
+    let harvest = harvest(plan);
+    assert_eq!((harvest.findings.violations, harvest.totals.reconnects), (0, 1), "{harvest:?}");
+    assert_eq!(server.resumed.lock().unwrap().len(), 1);
+}
+
+#[test]
 fn who_never_got_into_its_channels_is_counted() {
-    let mut plan = plan(faulty(Fault::None).0, 100);
+    let mut plan = plan(faulty(Fault::AdmitsNobody).0, 100);
     // The user is put off until it is to leave.
     (plan.scenario.login, plan.tokens) = (Login::During, None);
     plan.scenario.stages.push(Stage { duration: Duration::from_millis(50), target: 0 });
@@ -87,10 +159,62 @@ fn who_never_got_into_its_channels_is_counted() {
 
 #[test]
 fn who_is_still_put_off_at_the_end_is_counted() {
-    let mut plan = plan(faulty(Fault::None).0, 100);
+    let mut plan = plan(faulty(Fault::AdmitsNobody).0, 100);
     (plan.scenario.login, plan.tokens) = (Login::During, None);
     let harvest = harvest(plan);
     assert_eq!((harvest.totals.never_connected, harvest.findings.violations), (1, 0));
+}
+
+#[test]
+fn a_server_that_lets_nobody_in_is_not_asked_by_everybody() {
+    let mut plan = plan(faulty(Fault::TurnsAway).0, 100);
+    (plan.scenario.users, plan.scenario.logins_max) = (9, 2);
+    let harvest = harvest(plan);
+    let (refused, left_out) = (harvest.findings.violations, harvest.totals.never_connected);
+    assert!((2..=3).contains(&refused), "{harvest:?}");
+    assert_eq!(refused + left_out, 9);
+    assert!(harvest.findings.evidence[0].contains("subscribe was refused: 203 forbidden"));
+}
+
+#[test]
+fn a_login_that_is_put_off_waits_as_asked_and_counts_from_when_it_was_due() {
+    let (address, _) = Server { busy: Mutex::new(1), ..Server::default() }.start();
+    let mut plan = plan(address, 4_000);
+    (plan.scenario.login, plan.tokens) = (Login::During, None);
+    let harvest = harvest(plan);
+    assert_eq!((harvest.errors["login: 503"], harvest.totals.acks), (1, 1), "{harvest:?}");
+    // Of the user. The witness was not put off.
+    assert_eq!(harvest.latencies.login.count(), 2);
+    let longest = harvest.latencies.login.max();
+    assert!(longest >= 2_000.0, "{longest} ms");
+}
+
+#[test]
+fn what_is_due_beyond_what_may_be_under_way_is_left_out_and_counted() {
+    let mut plan = plan(faulty(Fault::Mute).0, 400);
+    plan.scenario.publish = Publish::Paced { rate_per_user: 2_000.0 };
+    let Totals { messages, unsent, unacknowledged, .. } = harvest(plan).totals;
+    assert_eq!((messages, unacknowledged), (256, 256));
+    assert!((200..=800).contains(&unsent), "{unsent}");
+}
+
+#[test]
+fn what_the_generator_costs_is_counted_with_and_without_a_plateau() {
+    for target in [1, 0] {
+        let mut plan = plan(faulty(Fault::None).0, 50);
+        let stage = |ms, target| Stage { duration: Duration::from_millis(ms), target };
+        plan.scenario.stages = vec![stage(0, 1), stage(50, target)];
+        assert!(harvest(plan).totals.plateau_cpu > Duration::ZERO, "up to {target}");
+    }
+}
+
+#[test]
+fn a_ping_is_answered_with_what_it_brought() {
+    let (address, server) = faulty(Fault::Pings);
+    assert_eq!(harvest(plan(address, 200)).findings.violations, 0);
+    let (pongs, patience) = (server.pongs.lock().unwrap(), Duration::from_secs(10));
+    let pongs = server.has_closed.wait_timeout_while(pongs, patience, |it| it.is_empty());
+    assert_eq!(*pongs.unwrap().0, [b"there?"]);
 }
 
 #[test]
@@ -116,6 +240,23 @@ fn a_slow_reader_that_is_closed_for_good_is_found() {
     let harvest = harvest(plan);
     assert_found(&harvest, "the server closed with 4503");
     assert_eq!(harvest.totals.slow_closed, 0);
+}
+
+#[test]
+fn a_slow_reader_comes_back_after_chaos() {
+    let close_code = Mutex::new(Some(1012));
+    let (address, server) = Server { close_code, ..Server::default() }.start();
+    let mut plan = plan(address, 200);
+    plan.scenario.slow_readers = SlowReaders { users: 1, bytes_per_second: 1_000 };
+    let (sender, mut events) = mpsc::channel(64);
+    let (event_loop, (orders, _waker)) = EventLoop::new(plan, sender).unwrap();
+    orders.try_send(Order::ChaosBegins).unwrap();
+    let swarm = thread::spawn(move || event_loop.run());
+    let last = std::iter::from_fn(|| events.blocking_recv()).last().unwrap();
+    swarm.join().unwrap();
+    let Event::Over(harvest) = last else { panic!("{last:?}") };
+    assert_eq!((harvest.totals.slow_closed, harvest.totals.reconnects), (0, 1), "{harvest:?}");
+    assert_eq!(server.resumed.lock().unwrap().len(), 1);
 }
 
 #[test]

@@ -5,15 +5,18 @@ use std::time::Duration;
 use super::{
     COMMAND_PATIENCE, Kind, RECONNECT_PATIENCE, Side, Stage, User, Want, replies::in_one_line,
 };
-use crate::swarm::{
-    frame::{Opcode, write_frame},
-    socket::in_short,
-    timers::{Due, patience},
-    world::{World, us},
+use crate::{
+    scenario::Login,
+    swarm::{
+        frame::{Opcode, write_frame},
+        socket::in_short,
+        timers::{Due, patience},
+        world::{World, us},
+    },
 };
 
 /// A slow reader whose connection breaks so soon after the server was stopped on purpose was not
-/// closed for its slowness.
+/// closed for its slowness, and comes back like everybody else.
 const CHAOS_LASTS: Duration = Duration::from_secs(10);
 
 /// How long the witness tries to be connected for the first time.
@@ -97,9 +100,9 @@ impl User {
         world.books.error(what);
         let was_ready = self.stage == Stage::Ready;
         self.disconnect(world);
-        if self.kind == Kind::Slow && was_ready {
-            let is_past = |at_us| world.now_us - at_us > us(CHAOS_LASTS);
-            world.books.totals.slow_closed += u64::from(world.chaos_us.is_none_or(is_past));
+        let is_past = |at_us| world.now_us - at_us > us(CHAOS_LASTS);
+        if self.kind == Kind::Slow && was_ready && world.chaos_us.is_none_or(is_past) {
+            world.books.totals.slow_closed += 1;
             return self.give_up(world);
         }
         if was_ready {
@@ -169,6 +172,7 @@ impl User {
             Kind::Witness => world.fail(anyhow::anyhow!("the witness cannot go on: {why}")),
             _ => world.books.audit.ended(self.number, why.to_owned()),
         }
+        world.turned_away += u32::from(self.is_joining);
         // Its end is the violation, and not also all that it then misses.
         self.give_up(world);
     }
@@ -199,6 +203,11 @@ impl User {
         }
     }
 
+    /// Whether all were to log in before the first stage, and it was not even tried with it.
+    fn was_left_out(&self, world: &World) -> bool {
+        self.stage == Stage::Out && world.plan.scenario.login != Login::During
+    }
+
     /// Whether it was connected and is not any more, and still tries.
     pub(crate) fn is_away(&self) -> bool {
         self.was_ready && !matches!(self.stage, Stage::Ready | Stage::Over)
@@ -211,7 +220,7 @@ impl User {
             let seconds = world.now_us.saturating_sub(since_us) / 1_000_000;
             let why = format!("it had no connection at the end, and has tried for {seconds} s");
             world.books.audit.ended(self.number, why);
-        } else if self.is_joining {
+        } else if self.is_joining || self.was_left_out(world) {
             world.books.totals.never_connected += 1;
         }
         world.books.totals.unacknowledged += self.outstanding.len() as u64;

@@ -38,7 +38,7 @@ const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 /// A user that has no connection for this long is at its end.
 const RECONNECT_PATIENCE: Duration = patience(60);
 /// Until a command must be answered.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(60);
+const COMMAND_PATIENCE: Duration = patience(60);
 /// How often a slow reader reads.
 pub(crate) const SLOW_READ_PAUSE: Duration = Duration::from_millis(100);
 /// A larger output buffer is not kept for the next time.

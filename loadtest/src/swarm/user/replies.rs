@@ -161,6 +161,7 @@ impl User {
         }
         self.stage = Stage::Ready;
         self.was_ready = true;
+        world.turned_away = 0;
         (self.tries, self.trying_since_us) = (0, None);
         self.joined(world);
         match self.kind {
