@@ -29,7 +29,7 @@ use crate::{
         schedule::{Phase, Schedule},
     },
     server::figures::Observer,
-    swarm::{self, Event, Harvest, Interval, Order, Plan},
+    swarm::{self, Event, Harvest, Order, Plan},
 };
 
 /// Events that wait for the conductor. Beyond it the swarm drops seconds, and says so.
@@ -131,7 +131,7 @@ impl<'a> Conductor<'a> {
             tokio::select! {
                 event = told.recv() => match event {
                     Some(Event::Phase(phase, at)) => self.phase(phase, at, &tell).await?,
-                    Some(Event::Interval(interval)) => self.second(&interval).await?,
+                    Some(Event::Second(second)) => self.second(*second).await?,
                     Some(Event::Over(harvest)) => {
                         self.end_phase(self.began.elapsed());
                         return Ok(*harvest);
@@ -225,26 +225,24 @@ impl<'a> Conductor<'a> {
         self.notes.chaos.push(Incident { at: self.began.elapsed().as_secs_f64(), what });
     }
 
-    async fn second(&mut self, interval: &Interval) -> Result<()> {
+    /// Adds what the server used meanwhile.
+    async fn second(&mut self, mut second: Second) -> Result<()> {
         let sample = self.observer.sample().await?;
-        let mut second = second_of(interval);
-        if let Some((at, earlier)) = &self.notes.samples.last {
-            let time = interval.at.saturating_sub(*at).as_secs_f64().max(0.001);
-            let percent = |cpu: Duration| cpu.as_secs_f64() / time * 100.0;
-            second.generator_cpu = percent(interval.cpu);
-            let is_known = !sample.cpu.is_zero();
-            let cpu = sample.cpu.saturating_sub(earlier.cpu);
-            second.server_cpu = is_known.then(|| percent(cpu));
+        let samples = &mut self.notes.samples;
+        if let Some((at, earlier)) = &samples.last
+            && !sample.cpu.is_zero()
+        {
+            let cpu = sample.cpu.saturating_sub(earlier.cpu).as_secs_f64();
+            second.server_cpu = Some(cpu / (second.at - at).max(0.001) * 100.0);
         }
         if sample.resident_bytes > 0 {
             second.server_rss_bytes = Some(sample.resident_bytes);
-            let samples = &mut self.notes.samples;
             samples.resident_bytes_max = samples.resident_bytes_max.max(sample.resident_bytes);
-            if samples.connected.is_none_or(|(most, _)| interval.connected > most) {
-                samples.connected = Some((interval.connected, sample.resident_bytes));
+            if samples.connected.is_none_or(|(most, _)| second.connected > most) {
+                samples.connected = Some((second.connected, sample.resident_bytes));
             }
         }
-        self.notes.samples.last = Some((interval.at, sample));
+        samples.last = Some((second.at, sample));
         if let Some(live) = &mut self.live {
             live.second(&second);
         }
@@ -332,23 +330,4 @@ async fn ended_badly(
         }
     }
     std::future::pending().await
-}
-
-fn second_of(interval: &Interval) -> Second {
-    let milliseconds = |it: Duration| it.as_secs_f64() * 1_000.0;
-    Second {
-        at: interval.at.as_secs_f64(),
-        connected: interval.connected,
-        active: interval.active,
-        messages: interval.messages,
-        acks: interval.acks,
-        deliveries: interval.deliveries,
-        errors: interval.errors,
-        reconnects: interval.reconnects,
-        deliver: interval.deliver,
-        ack: interval.ack,
-        login: interval.login,
-        lag_max: milliseconds(interval.lag_max),
-        ..Second::default()
-    }
 }

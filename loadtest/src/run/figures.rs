@@ -32,8 +32,8 @@ pub(super) struct Notes {
 pub(super) struct Samples {
     /// Before the first user.
     pub(super) before: Option<Sample>,
-    /// At the last second.
-    pub(super) last: Option<(Duration, Sample)>,
+    /// At the end of the last second, which is in seconds as there.
+    pub(super) last: Option<(f64, Sample)>,
     /// At the beginning and the end of what is measured.
     pub(super) begins: Option<(Duration, Sample)>,
     pub(super) ends: Option<(Duration, Sample)>,
@@ -159,7 +159,7 @@ fn of_counts(harvest: &Harvest, plateau: Duration, figures: &mut Figures) {
         ("acknowledged_lost", findings.acknowledged_lost),
         ("violations", findings.violations),
         ("probed", findings.probed),
-        ("generator.dropped_samples", totals.dropped_intervals),
+        ("generator.dropped_samples", totals.dropped_seconds),
     ];
     #[expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
     let plain = |count: u64| count as f64;

@@ -5,10 +5,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Harvest, Interval, Latencies, Totals, scan::Record};
+use super::{Harvest, Latencies, Totals, scan::Record};
 use crate::{
     audit::{Audit, Digest, Place, Reader},
     latency::Latency,
+    outcome::Second,
 };
 
 /// One message, from the moment at which it was due.
@@ -30,7 +31,8 @@ const OTHER_ERRORS: &str = "other errors";
 
 /// What is being counted in the second that goes on.
 #[derive(Debug)]
-struct Second {
+struct OpenSecond {
+    began_us: u64,
     /// Deliveries of messages that were due on the plateau, and of the others.
     measured: Latency,
     unmeasured: Latency,
@@ -44,9 +46,10 @@ struct Second {
     lag_max_us: u64,
 }
 
-impl Second {
+impl OpenSecond {
     fn new() -> Self {
         Self {
+            began_us: 0,
             measured: Latency::new(),
             unmeasured: Latency::new(),
             ack: Latency::new(),
@@ -65,7 +68,7 @@ impl Second {
 #[derive(Debug)]
 pub(crate) struct Books {
     messages: Vec<Message>,
-    second: Second,
+    second: OpenSecond,
     latencies: Latencies,
     pub(crate) totals: Totals,
     pub(crate) audit: Audit,
@@ -78,7 +81,7 @@ impl Default for Books {
         let new = Latency::new;
         Self {
             messages: Vec::new(),
-            second: Second::new(),
+            second: OpenSecond::new(),
             latencies: Latencies {
                 handshake: new(),
                 login: new(),
@@ -208,15 +211,19 @@ impl Books {
     }
 
     /// Ends the second that goes on.
-    pub(crate) fn end_second(&mut self, moment: Moment) -> Interval {
+    pub(crate) fn end_second(&mut self, moment: Moment) -> Second {
         let second = &mut self.second;
         // Each delivery is recorded once, in its second; the sum is made here.
         self.latencies.deliver.add(&second.measured);
         self.totals.plateau_deliveries += second.measured.count();
         self.totals.deliveries += second.deliveries;
         second.measured.add(&second.unmeasured);
-        let interval = Interval {
-            at: Duration::from_micros(moment.at_us),
+        let lasted_us = moment.at_us.saturating_sub(second.began_us).max(1);
+        #[expect(clippy::cast_precision_loss, reason = "a run has far less than 2^52 µs")]
+        let [at, lasted, lag_max] =
+            [moment.at_us, lasted_us, second.lag_max_us].map(|us| us as f64 / 1e6);
+        let ended = Second {
+            at,
             connected: moment.connected,
             active: moment.active,
             messages: second.messages,
@@ -227,9 +234,11 @@ impl Books {
             deliver: second.measured.five(),
             ack: second.ack.five(),
             login: second.login.five(),
-            lag_max: Duration::from_micros(second.lag_max_us),
-            cpu: moment.cpu,
+            lag_max: lag_max * 1e3,
+            generator_cpu: moment.cpu.as_secs_f64() / lasted * 100.0,
+            ..Second::default()
         };
+        second.began_us = moment.at_us;
         let latencies =
             [&mut second.measured, &mut second.unmeasured, &mut second.ack, &mut second.login];
         for latency in latencies.into_iter().filter(|latency| latency.count() > 0) {
@@ -237,7 +246,7 @@ impl Books {
         }
         (second.messages, second.acks, second.deliveries) = (0, 0, 0);
         (second.errors, second.reconnects, second.lag_max_us) = (0, 0, 0);
-        interval
+        ended
     }
 
     /// The sum of all, once the last second has ended.
@@ -290,9 +299,9 @@ mod tests {
             books.delivered(readers[0], sequence, &record(id), false, 300_000);
             books.delivered(readers[1], sequence, &record(id), false, 500_000);
         }
-        let interval = books.end_second(moment());
-        assert_eq!((interval.messages, interval.deliveries), (2, 4));
-        assert_eq!(interval.lag_max, Duration::from_millis(5));
+        let second = books.end_second(moment());
+        assert_eq!((second.messages, second.deliveries), (2, 4));
+        assert!((second.lag_max - 5.0).abs() < 1e-9, "{}", second.lag_max);
         let harvest = books.harvest();
         assert_eq!((harvest.totals.deliveries, harvest.totals.plateau_deliveries), (4, 2));
         assert_eq!(harvest.totals.plateau_messages, 1);
@@ -334,8 +343,8 @@ mod tests {
         let id = books.due(0, true, 0);
         books.publishing(id, place, Digest::new(1, id, b"x"));
         books.delivered(reader, 1, &record(id), true, 5_000_000);
-        let interval = books.end_second(moment());
-        assert_eq!((interval.deliveries, interval.deliver), (1, None));
+        let second = books.end_second(moment());
+        assert_eq!((second.deliveries, second.deliver), (1, None));
         assert_eq!(books.harvest().latencies.last.count(), 0);
     }
 
@@ -346,7 +355,7 @@ mod tests {
         let reader = books.audit.subscribed(0, place, 0);
         books.delivered(reader, 1, &record(0), false, 1);
         books.delivered(reader, 2, &record(77), false, 1);
-        let interval = books.end_second(moment());
-        assert_eq!((interval.deliveries, interval.deliver), (2, None));
+        let second = books.end_second(moment());
+        assert_eq!((second.deliveries, second.deliver), (2, None));
     }
 }

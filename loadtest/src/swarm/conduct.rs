@@ -290,10 +290,10 @@ impl EventLoop {
         let cpu = thread_cpu();
         let moment = Moment { cpu: cpu.saturating_sub(self.course.cpu), ..self.moment() };
         self.course.cpu = cpu;
-        let interval = Box::new(self.world.books.end_second(moment));
-        match self.events.try_send(Event::Interval(interval)) {
+        let second = Box::new(self.world.books.end_second(moment));
+        match self.events.try_send(Event::Second(second)) {
             Ok(()) => {}
-            Err(TrySendError::Full(_)) => self.world.books.totals.dropped_intervals += 1,
+            Err(TrySendError::Full(_)) => self.world.books.totals.dropped_seconds += 1,
             Err(TrySendError::Closed(_)) => self.course.is_unheard = true,
         }
     }

@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 use crate::{
     audit::Findings,
     latency::Latency,
+    outcome::Second,
     scenario::{Login, Scenario, schedule::Phase},
 };
 
@@ -116,7 +117,7 @@ pub(crate) enum Event {
     /// A phase has begun, at this time since the beginning of the run.
     Phase(Phase, Duration),
     /// Another second is over. Dropped, and counted, if the conductor does not keep up.
-    Interval(Box<Interval>),
+    Second(Box<Second>),
     /// The run is over.
     Over(Box<Harvest>),
     /// It could not be made, or could not go on.
@@ -130,28 +131,6 @@ pub(crate) enum Order {
     Abort,
     /// The server has been killed or stopped on purpose: failing connections are to be expected.
     ChaosBegins,
-}
-
-/// What was seen in one second.
-#[derive(Clone, Debug)]
-pub(crate) struct Interval {
-    /// Its end, since the beginning of the run.
-    pub(crate) at: Duration,
-    /// Users with a subscribed connection.
-    pub(crate) connected: u32,
-    pub(crate) active: u32,
-    pub(crate) messages: u64,
-    pub(crate) acks: u64,
-    pub(crate) deliveries: u64,
-    pub(crate) errors: u64,
-    pub(crate) reconnects: u64,
-    pub(crate) deliver: Option<[f64; 5]>,
-    pub(crate) ack: Option<[f64; 5]>,
-    pub(crate) login: Option<[f64; 5]>,
-    /// How late the loop came to what was due, at most.
-    pub(crate) lag_max: Duration,
-    /// CPU time of the thread in this second.
-    pub(crate) cpu: Duration,
 }
 
 /// All that was seen.
@@ -201,8 +180,8 @@ pub(crate) struct Totals {
     pub(crate) unacknowledged: u64,
     /// Users who had not connected by the time at which they were to leave, or at the end.
     pub(crate) never_connected: u64,
-    /// Intervals that the conductor did not take.
-    pub(crate) dropped_intervals: u64,
+    /// Seconds that the conductor did not take.
+    pub(crate) dropped_seconds: u64,
     /// Slow readers that the server closed, which is its right.
     pub(crate) slow_closed: u64,
     /// CPU time of the thread on the plateau.
