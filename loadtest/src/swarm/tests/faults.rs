@@ -47,7 +47,7 @@ fn what_is_due_before_the_plateau_is_not_measured() {
     let (address, _) = faulty(Fault::None);
     let mut plan = plan(address, 0);
     let stage = |ms, target| Stage { duration: Duration::from_millis(ms), target };
-    plan.scenario.stages = vec![stage(0, 1), stage(200, 2), stage(100, 2)];
+    plan.scenario.stages = vec![stage(0, 1), stage(1_000, 2), stage(100, 2)];
     (plan.scenario.users, plan.scenario.publishers) = (2, Some(1));
     let harvest = harvest(plan);
     let Totals { messages, plateau_messages, .. } = harvest.totals;
@@ -179,7 +179,7 @@ fn a_server_that_lets_nobody_in_is_not_asked_by_everybody() {
 #[test]
 fn a_login_that_is_put_off_waits_as_asked_and_counts_from_when_it_was_due() {
     let (address, _) = Server { busy: Mutex::new(1), ..Server::default() }.start();
-    let mut plan = plan(address, 4_000);
+    let mut plan = plan(address, 5_000);
     (plan.scenario.login, plan.tokens) = (Login::During, None);
     let harvest = harvest(plan);
     assert_eq!((harvest.errors["login: 503"], harvest.totals.acks), (1, 1), "{harvest:?}");
