@@ -16,7 +16,8 @@ pub(crate) const VERSION: u32 = 1;
 ///   `.p50`, `.p90`, `.p95`, `.p99`, `.p99.9`, `.p99.99`, `.max`
 /// - `users`, `messages`, `acks`, `deliveries`, `messages_per_s`, `deliveries_per_s` (plateau)
 /// - `lost` (deliveries), `acknowledged_lost`, `violations`, `errors`, `reconnects`, `gaps`, `unsent`,
-///   `slow_closed` (slow readers), `probed` (messages that history was asked for at once)
+///   `slow_closed` (slow readers), `probed` (messages that history was asked for at once),
+///   `unacknowledged` (publishes at the end), `never_connected` (users)
 /// - `generator.cpu_percent`, `generator.lag.p99`, `generator.lag.max`, `generator.dropped_samples`
 /// - `server.cpu_percent`, `server.hub_percent`, `server.cpu_us_per_delivery`,
 ///   `server.hub_us_per_delivery`, `server.rss_bytes`, `server.rss_bytes_max`,

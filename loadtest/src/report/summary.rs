@@ -60,6 +60,8 @@ fn load(text: &mut String, outcome: &Outcome) -> fmt::Result {
         ("lost", "lost", None),
         ("acknowledged, lost", "acknowledged_lost", None),
         ("gaps told", "gaps", None),
+        ("never acknowledged", "unacknowledged", None),
+        ("never connected", "never_connected", None),
         ("probed at once", "probed", None),
         ("slow, closed", "slow_closed", None),
         ("errors", "errors", None),

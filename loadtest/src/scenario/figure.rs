@@ -44,7 +44,7 @@ const LATENCY: [(&str, Kind, Better); 8] = [
     ("max", Kind::Time, Better::Lower),
 ];
 
-const FIGURES: [(&str, Kind, Better); 31] = [
+const FIGURES: [(&str, Kind, Better); 33] = [
     ("users", Kind::Plain, Better::Neither),
     ("messages", Kind::Plain, Better::Neither),
     ("acks", Kind::Plain, Better::Neither),
@@ -60,6 +60,8 @@ const FIGURES: [(&str, Kind, Better); 31] = [
     ("slow_closed", Kind::Plain, Better::Neither),
     ("probed", Kind::Plain, Better::Neither),
     ("unsent", Kind::Plain, Better::Lower),
+    ("unacknowledged", Kind::Plain, Better::Lower),
+    ("never_connected", Kind::Plain, Better::Lower),
     ("generator.cpu_percent", Kind::Percent, Better::Lower),
     ("generator.lag.p99", Kind::Time, Better::Lower),
     ("generator.lag.max", Kind::Time, Better::Lower),
