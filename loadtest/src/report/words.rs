@@ -137,7 +137,8 @@ pub(super) fn workload(scenario: &Scenario) -> String {
             humantime::format_duration(think_time)
         ),
         Publish::Window { publishes } => {
-            format!("{who} with {} under way (closed model)", people(publishes, "publish"))
+            let ending = if publishes == 1 { "" } else { "es" };
+            format!("{who} with {publishes} publish{ending} under way (closed model)")
         }
     };
     let body = format!("bodies of {} bytes", scenario.body_bytes);

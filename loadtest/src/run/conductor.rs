@@ -57,7 +57,8 @@ pub(crate) async fn execute(
     extras: Extras,
 ) -> Result<Run, Failure> {
     let began_at = humantime::format_rfc3339_seconds(SystemTime::now()).to_string();
-    let ground = site.enter(scenario).await?;
+    let mut ground = site.enter(scenario).await?;
+    let _core_left = ground.core.take();
     let (events, told) = mpsc::channel(EVENTS_MAX);
     let plan = Plan {
         scenario: scenario.clone(),

@@ -64,6 +64,8 @@ pub(crate) struct Ground {
     pub(crate) started: Option<Started>,
     /// Its data and its log. After it, because that is how they are dropped.
     pub(crate) folder: Option<TempDir>,
+    /// The core that it has for itself.
+    pub(crate) core: Option<CoreLeft>,
 }
 
 /// A server of our own.
@@ -112,8 +114,9 @@ impl Site {
                 let host = authority(&url)?;
                 let address = resolve(&host).await?;
                 let target = Target { address, host };
-                let (tokens, started, folder) = (self.tokens, None, None);
-                return Ok(Ground { target, internal, pid, tokens, started, folder });
+                let tokens = self.tokens;
+                let (started, folder, core) = (None, None, None);
+                return Ok(Ground { target, internal, pid, tokens, started, folder, core });
             }
         };
         let folder = tempfile::Builder::new().prefix("hubbub-load-").tempdir()?;
@@ -121,8 +124,7 @@ impl Site {
         let mut setup = Setup::new(binary, server::free_address()?, folder.path())?;
         setup.environment.extend(scenario.server.clone());
         let server = setup.start().await?;
-        // The server takes the first core for its hub. Only now, or it would inherit this.
-        leave_first_core()?;
+        let core = CoreLeft::leave()?;
         let tokens = match scenario.login {
             Login::None if self.tokens.is_none() => {
                 let count = scenario.users as usize + 1;
@@ -139,6 +141,7 @@ impl Site {
             tokens,
             started: Some(Started { server, setup }),
             folder: Some(folder),
+            core: Some(core),
         })
     }
 }
@@ -185,22 +188,50 @@ fn read_tokens(path: &Path) -> Result<Vec<String>, Failure> {
     Ok(tokens.into_iter().map(str::to_owned).collect())
 }
 
-/// Leaves the first allowed core to the server, if there is another.
-fn leave_first_core() -> Result<()> {
-    let mut cores = sched_getaffinity(None)?;
-    let first = (0..CpuSet::MAX_CPU).find(|core| cores.is_set(*core));
-    if cores.count() > 1
-        && let Some(first) = first
-    {
-        cores.unset(first);
-        sched_setaffinity(None, &cores)?;
+/// The first allowed core, left by this thread, and by those that it starts, to a server's hub. It
+/// comes back when this is dropped: the next run's server must not inherit what is left.
+#[derive(Debug)]
+pub(crate) struct CoreLeft {
+    all: CpuSet,
+}
+
+impl CoreLeft {
+    /// Where there is no other core, nothing is left.
+    fn leave() -> Result<Self> {
+        let all = sched_getaffinity(None)?;
+        let first = (0..CpuSet::MAX_CPU).find(|core| all.is_set(*core));
+        if all.count() > 1
+            && let Some(first) = first
+        {
+            let mut others = all;
+            others.unset(first);
+            sched_setaffinity(None, &others)?;
+        }
+        Ok(Self { all })
     }
-    Ok(())
+}
+
+impl Drop for CoreLeft {
+    fn drop(&mut self) {
+        if let Err(error) = sched_setaffinity(None, &self.all) {
+            eprintln!("the cores of this thread cannot be set back: {error}");
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_core_that_was_left_comes_back() {
+        let before = sched_getaffinity(None).unwrap();
+        let left = CoreLeft::leave().unwrap();
+        let during = sched_getaffinity(None).unwrap();
+        assert_eq!(during.count(), before.count().saturating_sub(1).max(1));
+        drop(left);
+        assert!(sched_getaffinity(None).unwrap() == before);
+    }
 
     #[test]
     fn a_url_gives_host_and_port_or_says_what_is_wrong() {

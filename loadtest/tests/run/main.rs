@@ -9,5 +9,6 @@ mod proxy;
 
 mod chaos;
 mod defects;
+mod many_runs;
 mod refusals;
 mod stall;
