@@ -166,7 +166,7 @@ impl User {
         for record in messages {
             let now_us = world.now_us;
             if world.books.delivered(reader, sequence, &record?, is_slow, now_us) {
-                world.witness.notice(channel, sequence, now_us);
+                world.witness.notice(channel, sequence);
             }
             // No range: a server may begin at the largest number.
             sequence = sequence.saturating_add(1);

@@ -14,8 +14,6 @@ const MAKING_MAX: usize = 32;
 const INQUIRIES_MAX: u32 = 2;
 /// Probes that wait. One more is left out: they are a sample anyhow.
 const PROBES_MAX: usize = 64;
-/// Probes that are begun in one second, so that they cost the server next to nothing.
-const PROBES_PER_SECOND_MAX: u32 = 200;
 /// The largest page that the server answers.
 const PAGE_MESSAGES: u32 = 200;
 
@@ -38,8 +36,6 @@ pub(crate) struct Witness {
     unmade: Vec<usize>,
     under_way: u32,
     probes: VecDeque<(u32, u64)>,
-    /// The second of the last probe, and how many were begun in it.
-    probed: (u64, u32),
     readings: Vec<Reading>,
     hold_until_us: u64,
     /// When it last got on. `None`: it has not begun.
@@ -56,13 +52,8 @@ struct Reading {
 
 impl Witness {
     /// Somebody has a message that nobody had before.
-    pub(crate) fn notice(&mut self, channel: u32, sequence: u64, now_us: u64) {
-        let second = now_us / 1_000_000;
-        if self.probed.0 != second {
-            self.probed = (second, 0);
-        }
-        if self.probes.len() < PROBES_MAX && self.probed.1 < PROBES_PER_SECOND_MAX {
-            self.probed.1 += 1;
+    pub(crate) fn notice(&mut self, channel: u32, sequence: u64) {
+        if self.probes.len() < PROBES_MAX {
             self.probes.push_back((channel, sequence));
         }
     }
@@ -224,23 +215,4 @@ fn messages(page: &proto::HistoryPage) -> impl Iterator<Item = (u64, Digest)> {
             (sequence, Digest::new(record.user_id, record.client_message_id, body))
         })
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_second_has_a_bounded_number_of_probes_and_the_next_one_begins_anew() {
-        let mut witness = Witness::default();
-        let mut begun = |from_us: u64| {
-            let notice = |at_us: u64| {
-                witness.notice(0, at_us, at_us);
-                witness.next()
-            };
-            (from_us..from_us + 1_000).filter_map(notice).count()
-        };
-        let most = PROBES_PER_SECOND_MAX as usize;
-        assert_eq!([begun(0), begun(999_000), begun(1_000_000)], [most, 0, most]);
-    }
 }
