@@ -44,6 +44,10 @@ pub(crate) async fn run(flags: Flags, is_json: bool) -> Result<Verdict, Failure>
     if let Some(report) = &flags.report {
         check_writable(report)?;
     }
+    if flags.profile && !site.has_internal_port() {
+        let wrong = anyhow!("--profile asks the server's internal port: say where, by --internal");
+        return Err(Failure::configuration(wrong));
+    }
     let is_profiled = flags.profile;
     let run = conductor::execute(&scenario, site, Extras { is_profiled, is_quiet: false }).await?;
 

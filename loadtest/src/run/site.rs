@@ -106,6 +106,13 @@ impl Site {
         Ok(Self { place, tokens })
     }
 
+    pub(crate) fn has_internal_port(&self) -> bool {
+        match &self.place {
+            Place::There { internal, .. } => internal.is_some(),
+            Place::Started { .. } => true,
+        }
+    }
+
     /// Starts the server, if there is one to start, and leaves its core to it.
     pub(crate) async fn enter(self, scenario: &Scenario) -> Result<Ground, Failure> {
         let binary = match self.place {

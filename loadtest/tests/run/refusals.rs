@@ -71,6 +71,14 @@ async fn chaos_needs_a_server_of_our_own() {
 }
 
 #[tokio::test]
+async fn a_profile_needs_an_internal_port() {
+    let folder = tempfile::tempdir().unwrap();
+    let report = format!("--report={}", folder.path().join("report.html").display());
+    let ran = loadtest(&["run", "--server", "http://127.0.0.1:1", "--profile", &report]).await;
+    ran.assert_refused(BAD_CONFIGURATION, &["--profile", "--internal"]);
+}
+
+#[tokio::test]
 async fn either_a_server_is_named_or_one_is_started() {
     let names = ["--server", "--start-server"];
     let ran = loadtest(&["run"]).await;
