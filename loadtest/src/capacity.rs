@@ -15,6 +15,7 @@ use crate::{
     outcome::{Judged, Outcome},
     run::{
         conductor::{self, Extras},
+        figures::BUSY_PERCENT,
         site::{self, Site},
     },
     scenario::{self, Scenario, threshold::Threshold},
@@ -170,10 +171,10 @@ fn gave_out_first(step: &Step) -> String {
     let server = figure("server.cpu_percent");
     let generator = figure("generator.cpu_percent");
     text.push_str(&match () {
-        () if generator > 85.0 && generator > hub => {
+        () if generator > BUSY_PERCENT && generator > hub => {
             format!("while the generator was at {generator:.0} % of its core: the server may carry more")
         }
-        () if hub > 85.0 => format!("while the hub's thread was at {hub:.0} % of its core"),
+        () if hub > BUSY_PERCENT => format!("while the hub's thread was at {hub:.0} % of its core"),
         () => format!(
             "while no core was full: hub {hub:.0} %, server {server:.0} %, generator {generator:.0} %"
         ),

@@ -12,7 +12,6 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use mio::{Events, Interest, Poll, Token, net::TcpStream};
-use rustix::time::{ClockId, clock_gettime};
 
 use super::{
     connect::connect,
@@ -22,7 +21,8 @@ use crate::{
     audit::Findings,
     scenario::Scenario,
     swarm::{
-        self, EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN, Target, body::Bodies, receiver::Receiver,
+        self, EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN, Target, body::Bodies,
+        receiver::Receiver, thread_cpu,
     },
 };
 
@@ -179,12 +179,6 @@ fn findings(mut receiver: Receiver, body_bytes: usize) -> Findings {
         bodies.give_back(body);
     }
     receiver.findings()
-}
-
-/// CPU time that this thread has used.
-fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::try_from(time).expect("a thread's time is positive")
 }
 
 #[cfg(test)]

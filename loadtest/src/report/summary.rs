@@ -39,15 +39,10 @@ fn head(text: &mut String, outcome: &Outcome) -> fmt::Result {
 
 fn load(text: &mut String, outcome: &Outcome) -> fmt::Result {
     let figure = |name: &str| outcome.figures.get(name).copied();
-    // Where no number of users stands, all stages are measured.
-    let lasts = |phases: &[Phase]| -> f64 {
-        let spans = outcome.phases.iter().filter(|span| phases.contains(&span.phase));
-        spans.map(|span| span.ends - span.begins).sum()
-    };
-    let (label, time) = match lasts(&[Phase::Plateau]) {
-        0.0 => ("stages", lasts(&[Phase::RampUp, Phase::RampDown])),
-        plateau => ("plateau", plateau),
-    };
+    let has_plateau = outcome.phases.iter().any(|span| span.phase == Phase::Plateau);
+    let measured = outcome.phases.iter().filter(|span| span.phase.is_measured(has_plateau));
+    let time = measured.map(|span| span.ends - span.begins).sum();
+    let label = if has_plateau { "plateau" } else { "stages" };
     write!(text, "{label:<10}{}", words::clock(time))?;
     if let Some(users) = figure("users") {
         write!(text, " with {} users", words::grouped(users))?;

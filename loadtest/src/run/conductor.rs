@@ -28,7 +28,7 @@ use crate::{
         Scenario,
         schedule::{Phase, Schedule},
     },
-    server::figures::Observer,
+    server::observer::Observer,
     swarm::{self, Event, Harvest, Order, Plan},
 };
 
@@ -164,10 +164,8 @@ impl<'a> Conductor<'a> {
             live.phase(phase, at);
         }
         let sample = self.observer.sample().await?;
-        // Where no stage is a plateau, all of them are measured.
-        let has_plateau = self.schedule.phases.iter().any(|(phase, _)| *phase == Phase::Plateau);
-        let is_stage = matches!(phase, Phase::RampUp | Phase::Plateau | Phase::RampDown);
-        let is_measured = if has_plateau { phase == Phase::Plateau } else { is_stage };
+        let has_plateau = self.schedule.has_plateau();
+        let is_measured = phase.is_measured(has_plateau);
         if is_measured && self.notes.samples.begins.is_none() {
             self.notes.samples.begins = Some((at, sample));
         } else if !is_measured && self.was_measured(has_plateau) {
@@ -182,12 +180,8 @@ impl<'a> Conductor<'a> {
 
     /// Whether the phase before this one was measured.
     fn was_measured(&self, has_plateau: bool) -> bool {
-        let before = self.notes.phases.iter().rev().nth(1).map(|it| it.phase);
-        match before {
-            Some(Phase::Plateau) => true,
-            Some(Phase::RampUp | Phase::RampDown) => !has_plateau,
-            _ => false,
-        }
+        let before = self.notes.phases.iter().rev().nth(1);
+        before.is_some_and(|it| it.phase.is_measured(has_plateau))
     }
 
     fn end_phase(&mut self, at: Duration) {
@@ -198,8 +192,8 @@ impl<'a> Conductor<'a> {
 
     /// From the first plateau on, where there is a server to do it to.
     fn make_mischief(&mut self, tell: &mpsc::Sender<Deed>) {
-        let plateau = self.schedule.phases.iter().find(|(phase, _)| *phase == Phase::Plateau);
-        let Some((_, span)) = plateau.filter(|_| !self.scenario.chaos.is_empty()) else { return };
+        let plateau = self.schedule.plateaus().next();
+        let Some(span) = plateau.filter(|_| !self.scenario.chaos.is_empty()) else { return };
         let deeds = mischief::plan(&self.scenario.chaos, span.end.saturating_sub(span.start));
         if let Some(started) = self.started.take() {
             let run = mischief::run(started, deeds, Instant::now(), tell.clone());

@@ -6,12 +6,12 @@ use crate::{
     latency::Latency,
     outcome::{Figures, Incident, Judged, Outcome, PhaseSpan, Second, VERSION},
     scenario::{Scenario, schedule::Phase, threshold::Threshold},
-    server::figures::Sample,
+    server::observer::Sample,
     swarm::{Harvest, Latencies},
 };
 
-/// Beyond this share of a core the generator may be what is slow.
-const GENERATOR_PERCENT_MAX: f64 = 85.0;
+/// Beyond this share of its core a thread may be what is slow.
+pub(crate) const BUSY_PERCENT: f64 = 85.0;
 /// Beyond this the generator comes too late to what is due, in milliseconds.
 const LAG_P99_MAX: f64 = 10.0;
 
@@ -104,13 +104,8 @@ fn plateaus(phases: &[PhaseSpan]) -> impl Iterator<Item = &PhaseSpan> {
 /// All plateaus together, without what is between them. Where there is none, all stages.
 fn measured_time(phases: &[PhaseSpan]) -> Duration {
     let has_plateau = plateaus(phases).next().is_some();
-    let is_measured = |phase| match phase {
-        Phase::Plateau => true,
-        Phase::RampUp | Phase::RampDown => !has_plateau,
-        _ => false,
-    };
     let seconds = |it: &PhaseSpan| (it.ends - it.begins).max(0.0);
-    let measured = phases.iter().filter(|it| is_measured(it.phase));
+    let measured = phases.iter().filter(|it| it.phase.is_measured(has_plateau));
     Duration::from_secs_f64(measured.map(seconds).sum())
 }
 
@@ -181,7 +176,7 @@ fn of_generator(figures: &Figures) -> Vec<String> {
     let figure = |name: &str| figures.get(name).copied().unwrap_or_default();
     let mut warnings = Vec::new();
     let cpu = figure("generator.cpu_percent");
-    if cpu > GENERATOR_PERCENT_MAX {
+    if cpu > BUSY_PERCENT {
         warnings.push(format!(
             "the generator was the bottleneck: it used {cpu:.0} % of its core; the server may be \
              faster than these figures"

@@ -12,7 +12,7 @@ use crate::{
 };
 
 pub(crate) mod conductor;
-mod figures;
+pub(crate) mod figures;
 mod flamegraphs;
 mod mischief;
 pub(crate) mod site;

@@ -30,6 +30,17 @@ pub(crate) enum Phase {
     Audit,
 }
 
+impl Phase {
+    /// Whether what is due in it counts: plateaus do, and where a run has none, all its stages.
+    pub(crate) fn is_measured(self, has_plateau: bool) -> bool {
+        match self {
+            Self::Plateau => true,
+            Self::RampUp | Self::RampDown => !has_plateau,
+            Self::Login | Self::Idle | Self::Drain | Self::Audit => false,
+        }
+    }
+}
+
 /// When users join and leave: in order, user 0 first, and out in the opposite order.
 #[derive(Clone, Debug)]
 pub(crate) struct Schedule {
@@ -107,8 +118,11 @@ impl Schedule {
 
     /// Whether a message that is due at this time counts. Where no number ever stands, all count.
     pub(crate) fn is_measured(&self, at: Duration) -> bool {
-        let mut plateaus = self.plateaus().peekable();
-        plateaus.peek().is_none() || plateaus.any(|span| span.contains(&at))
+        !self.has_plateau() || self.plateaus().any(|span| span.contains(&at))
+    }
+
+    pub(crate) fn has_plateau(&self) -> bool {
+        self.plateaus().next().is_some()
     }
 
     /// What is measured.

@@ -2,7 +2,7 @@
 
 pub(crate) mod ask;
 pub(crate) mod disk;
-pub(crate) mod figures;
+pub(crate) mod observer;
 pub(crate) mod tokens;
 pub(crate) mod usage;
 

@@ -126,13 +126,7 @@ impl EventLoop {
         if let Some(began) = self.course.plateau_began_cpu.take() {
             self.world.books.totals.plateau_cpu += cpu.saturating_sub(began);
         }
-        // Where no stage is a plateau, all of them are measured.
-        let is_measured = match phase {
-            Phase::Plateau => true,
-            Phase::RampUp | Phase::RampDown => self.world.schedule.plateaus().next().is_none(),
-            _ => false,
-        };
-        if is_measured {
+        if phase.is_measured(self.world.schedule.has_plateau()) {
             self.course.plateau_began_cpu = Some(cpu);
         }
         self.world.phase = phase;
@@ -407,9 +401,8 @@ fn with_findings(failure: Failure, findings: &Findings) -> Failure {
     ))
 }
 
-/// CPU time of this thread.
-fn thread_cpu() -> Duration {
+/// CPU time that this thread has used.
+pub(crate) fn thread_cpu() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
-    Duration::from_secs(seconds) + Duration::from_nanos(time.tv_nsec.unsigned_abs())
+    Duration::try_from(time).expect("a thread's time is positive")
 }

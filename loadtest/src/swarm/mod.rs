@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+pub(crate) use conduct::thread_cpu;
 use event_loop::EventLoop;
 pub(crate) use event_loop::{EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN};
 use mio::Waker;

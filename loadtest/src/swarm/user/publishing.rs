@@ -136,7 +136,7 @@ impl User {
         }
         self.last_command += 1;
         (it.command, it.sent_us) = (self.last_command, world.now_us);
-        let mut publish = proto::Publish {
+        let publish = proto::Publish {
             channel: Some(proto::publish::Channel::ChannelId(subscription.channel_id)),
             client_message_id: it.id,
             body,
@@ -144,8 +144,7 @@ impl User {
         let command = proto::client_envelope::Command::Publish(publish);
         let envelope = proto::ClientEnvelope { id: self.last_command, command: Some(command) };
         self.write_envelope(&envelope, world);
-        if let Some(proto::client_envelope::Command::Publish(it)) = envelope.command {
-            publish = it;
+        if let Some(proto::client_envelope::Command::Publish(publish)) = envelope.command {
             world.bodies.give_back(publish.body);
         }
     }
