@@ -11,7 +11,7 @@ use std::{
 };
 
 use super::{
-    TcpPort, TcpShard, bytes,
+    SocketPort, SocketShard, bytes,
     heartbeat::Heartbeat,
     login::{Login, LoginError},
     reader::Next,
@@ -41,9 +41,9 @@ pub(super) struct Dialogue<E> {
     pub(super) state: State,
     /// Frames so far that held no envelope.
     undecodable: u8,
-    port: Rc<TcpPort>,
+    port: Rc<SocketPort>,
     login: Arc<Login<E>>,
-    pub(super) shard: Rc<TcpShard<E>>,
+    pub(super) shard: Rc<SocketShard<E>>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,8 +60,8 @@ pub(super) type Waiting = (u32, Command);
 impl<E: Engine> Dialogue<E> {
     /// The beginning of a conversation with somebody unknown.
     pub(super) fn new(
-        port: Rc<TcpPort>,
-        shard: Rc<TcpShard<E>>,
+        port: Rc<SocketPort>,
+        shard: Rc<SocketShard<E>>,
         login: Arc<Login<E>>,
         now: Instant,
     ) -> Self {

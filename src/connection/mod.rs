@@ -7,10 +7,8 @@
 use std::{pin::pin, rc::Rc, sync::Arc, time::Instant};
 
 use bytesize::ByteSize;
-use rustix::net::{Shutdown, shutdown};
 use tokio::{
     io::Interest,
-    net::TcpStream,
     sync::{mpsc, oneshot},
     task::spawn_local,
     time::{sleep, sleep_until},
@@ -21,6 +19,7 @@ use self::{
     heartbeat::Beat,
     login::Login,
     reader::{Incoming, Read},
+    socket::Socket,
     writer::{Flushed, flush},
 };
 use crate::{
@@ -39,14 +38,15 @@ mod dialogue;
 pub mod heartbeat;
 pub mod login;
 pub mod reader;
+pub mod socket;
 pub mod writer;
 
-type TcpShard<E> = Shard<E, TcpStream>;
-type TcpPort = Port<TcpStream>;
+type SocketShard<E> = Shard<E, Socket>;
+type SocketPort = Port<Socket>;
 
 /// The life of a shard's thread: takes connections in until the mailbox closes.
 pub async fn run_shard<E: Engine>(
-    shard: Rc<TcpShard<E>>,
+    shard: Rc<SocketShard<E>>,
     login: Arc<Login<E>>,
     mut mailbox: mpsc::Receiver<ShardInput>,
 ) {
@@ -63,7 +63,7 @@ pub async fn run_shard<E: Engine>(
     }
 }
 
-async fn drain<E: Engine>(shard: Rc<TcpShard<E>>, done: oneshot::Sender<()>) {
+async fn drain<E: Engine>(shard: Rc<SocketShard<E>>, done: oneshot::Sender<()>) {
     let spread_ms = reconnect_spread_ms(shard.connection_count());
     shard.drain(|| rand::random_range(0..=spread_ms));
     while !shard.is_idle() {
@@ -82,10 +82,10 @@ fn reconnect_spread_ms(connections: usize) -> u32 {
     u32::try_from(connections).unwrap_or(u32::MAX).saturating_mul(1_000) / RECONNECTS_PER_SECOND
 }
 
-async fn serve<E: Engine>(shard: Rc<TcpShard<E>>, login: Arc<Login<E>>, handover: Handover) {
-    let Handover { stream, early, encoding, identity, permit } = handover;
-    let Ok(socket) = TcpStream::from_std(stream) else { return };
-    let port = shard.connect(encoding, socket);
+async fn serve<E: Engine>(shard: Rc<SocketShard<E>>, login: Arc<Login<E>>, handover: Handover) {
+    let Handover { stream, early, format, identity, permit } = handover;
+    let Ok(socket) = Socket::new(stream) else { return };
+    let port = shard.connect(format, socket);
     let mut dialogue = Dialogue::new(Rc::clone(&port), Rc::clone(&shard), login, Instant::now());
     if shard.is_draining() {
         shard.close(&port, CloseCode::GoingAway, CloseCode::GoingAway.name());
@@ -105,7 +105,7 @@ async fn serve<E: Engine>(shard: Rc<TcpShard<E>>, login: Arc<Login<E>>, handover
 }
 
 struct Connection<E> {
-    port: Rc<TcpPort>,
+    port: Rc<SocketPort>,
     incoming: Incoming,
     /// Since when a message is unfinished.
     mid_message_since: Option<Instant>,
@@ -242,7 +242,7 @@ impl<E: Engine> Connection<E> {
 
 /// The end of a connection: writes what is left, says that nothing follows, and waits for the client
 /// to hang up, since a socket that is closed with unread bytes takes its last frames with it.
-async fn finish(port: &TcpPort, metrics: &Metrics) {
+async fn finish(port: &SocketPort, metrics: &Metrics) {
     let end = sleep(CLOSE_TIMEOUT);
     tokio::pin!(end);
     let mut is_shut = false;
@@ -254,7 +254,7 @@ async fn finish(port: &TcpPort, metrics: &Metrics) {
             // A client that said its last word may still be reading ours.
             Flushed::Empty if has_hung_up => return,
             Flushed::Empty if !is_shut => {
-                if shutdown(&port.socket, Shutdown::Write).is_err() {
+                if port.socket.finish().is_err() {
                     return;
                 }
                 is_shut = true;

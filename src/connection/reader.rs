@@ -6,8 +6,7 @@
 
 use std::{cell::RefCell, io, mem, ops::ControlFlow};
 
-use tokio::{io::Interest, net::TcpStream};
-
+use super::socket::Socket;
 use crate::{
     limits::TURN_READ_BYTES_MAX,
     websocket::reader::{Reader, Received, Violation},
@@ -75,7 +74,7 @@ impl Incoming {
     /// Reads once, and shows `visit` every message that is complete.
     pub fn read<W>(
         &mut self,
-        socket: &TcpStream,
+        socket: &Socket,
         visit: impl FnMut(Received<'_>) -> Next<W>,
     ) -> Read<W> {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -85,11 +84,6 @@ impl Incoming {
                 Err(error) if is_passing(&error) => return Read::Taken,
                 Err(_) => return Read::Gone,
             };
-            if count < scratch.len() {
-                // That was all there is: say so, and save the read that would find nothing.
-                let _ = socket
-                    .try_io(Interest::READABLE, || Err::<(), _>(io::ErrorKind::WouldBlock.into()));
-            }
             let mut input = &mut scratch[..count];
             let read = self.take(&mut input, visit);
             if matches!(read, Read::Wait(_)) {
@@ -137,7 +131,7 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// Reads and forgets what a connection that is being closed still sends. `Break`: it has hung up.
-pub fn discard(socket: &TcpStream) -> ControlFlow<()> {
+pub fn discard(socket: &Socket) -> ControlFlow<()> {
     SCRATCH.with_borrow_mut(|scratch| match socket.try_read(scratch) {
         Ok(0) => ControlFlow::Break(()),
         Err(error) if !is_passing(&error) => ControlFlow::Break(()),

@@ -9,8 +9,9 @@ use std::{
     rc::Rc,
 };
 
-use tokio::{net::TcpStream, task::yield_now};
+use tokio::task::yield_now;
 
+use super::socket::Socket;
 use crate::{
     engine::Engine,
     hub::shard::{Port, Shard},
@@ -33,19 +34,19 @@ pub enum Flushed {
 }
 
 /// Writes as much as the socket takes.
-pub fn flush(port: &Port<TcpStream>, metrics: &Metrics) -> Flushed {
+pub fn flush(port: &Port<Socket>, metrics: &Metrics) -> Flushed {
     let flushed = write(port, metrics);
     port.is_blocked.set(matches!(flushed, Flushed::Blocked { .. }));
     flushed
 }
 
-fn write(port: &Port<TcpStream>, metrics: &Metrics) -> Flushed {
+fn write(port: &Port<Socket>, metrics: &Metrics) -> Flushed {
     let mut outbox = port.outbox.borrow_mut();
     let mut progressed = false;
     while !outbox.is_empty() {
         let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
         let used = outbox.slices(&mut slices);
-        let written = port.socket.try_write_vectored(&slices[..used]);
+        let written = port.socket.try_write(&slices[..used]);
         metrics.writes.inc();
         match written {
             Ok(0) => return Flushed::Broken,
@@ -65,7 +66,7 @@ fn write(port: &Port<TcpStream>, metrics: &Metrics) -> Flushed {
 }
 
 /// Ends the turns of a shard, for as long as it lives.
-pub async fn end_turns<E: Engine>(shard: Rc<Shard<E, TcpStream>>) {
+pub async fn end_turns<E: Engine>(shard: Rc<Shard<E, Socket>>) {
     let mut dirty = Vec::new();
     loop {
         shard.turn().await;

@@ -27,7 +27,7 @@ use crate::{
     auth::token::{Reason, TokenError},
     connection::login::LoginError,
     engine::Engine,
-    hub::{Handover, Identity, Permit},
+    hub::{Format, Handover, Identity, Permit},
     limits,
     websocket::{
         frame,
@@ -47,7 +47,7 @@ const TOKEN_PARAMETERS: [&str; 6] =
 #[derive(Debug)]
 enum Fate {
     /// A shard takes it.
-    HandOver { encoding: Encoding, identity: Option<Identity> },
+    HandOver { format: Format, identity: Option<Identity> },
     /// It is told why it ends.
     Close { code: CloseCode, reason: String },
 }
@@ -91,7 +91,7 @@ async fn answer(
     let token = token(request.headers())?;
     let (response, fate) = match answer {
         Answer::Agreed { response, subprotocol } => {
-            (response, decide(subprotocol, token, log_in).await?)
+            (response, decide(Format { encoding: subprotocol }, token, log_in).await?)
         }
         Answer::NothingInCommon { response } => {
             (response, close_with(CloseCode::UnsupportedVersion, ErrorCode::BadRequest, None))
@@ -125,18 +125,18 @@ fn refuse(refusal: Refusal) -> Response {
 
 /// Logs the token in, if there is one.
 async fn decide(
-    encoding: Encoding,
+    format: Format,
     token: Option<Token>,
     log_in: impl AsyncFnOnce(String) -> Result<Identity, LoginError>,
 ) -> Result<Fate, Problem> {
     let (outcome, http_can_tell) = match token {
-        None => return Ok(Fate::HandOver { encoding, identity: None }),
+        None => return Ok(Fate::HandOver { format, identity: None }),
         Some(Token::Header(token)) => (log_in(token).await, true),
         Some(Token::Subprotocol(Some(token))) => (log_in(token).await, false),
         Some(Token::Subprotocol(None)) => (Err(TokenError::Invalid(Reason::Head).into()), false),
     };
     match outcome {
-        Ok(identity) => Ok(Fate::HandOver { encoding, identity: Some(identity) }),
+        Ok(identity) => Ok(Fate::HandOver { format, identity: Some(identity) }),
         Err(error) if !http_can_tell => Ok(close_for(&error)),
         Err(error) => {
             let problem = Problem::new((&error).into());
@@ -174,11 +174,11 @@ async fn carry_out(
     hand_over: impl FnOnce(Handover) -> Result<(), Handover>,
 ) -> Result<(), EndedError> {
     let (stream, early) = take_socket(upgrade.await?)?;
-    let (encoding, identity) = match fate {
-        Fate::HandOver { encoding, identity } => (encoding, identity),
+    let (format, identity) = match fate {
+        Fate::HandOver { format, identity } => (format, identity),
         Fate::Close { code, reason } => return Ok(close(stream, code, &reason).await?),
     };
-    let handover = Handover { stream: stream.into_std()?, early, encoding, identity, permit };
+    let handover = Handover { stream: stream.into_std()?, early, format, identity, permit };
     let Err(refused) = hand_over(handover) else { return Ok(()) };
     // The permit lives to the end of the close.
     let Handover { stream, permit: _permit, .. } = refused;

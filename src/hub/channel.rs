@@ -12,7 +12,7 @@
 use std::{collections::HashMap, mem, rc::Rc, sync::Arc};
 
 use super::{
-    ConnectionKey, Ticket,
+    ConnectionKey, Format, Ticket,
     fanout::{Delivery, Subscriber, Subscribers},
     sequencer::{Accepted, Draft, Outcome, Sequencer},
 };
@@ -25,7 +25,6 @@ use crate::{
         tail::Tail,
     },
     wire::{
-        Encoding,
         code::ErrorCode,
         decode::{Page, PageFrom},
         encode::{Control, Published, Refusal as WireRefusal, Reply, Run},
@@ -119,7 +118,7 @@ enum State {
 
 #[derive(Debug)]
 enum Waiting {
-    Subscribe(Ticket, Encoding, Option<Position>),
+    Subscribe(Ticket, Format, Option<Position>),
     History(Ticket, Page),
 }
 
@@ -309,7 +308,7 @@ impl Channel {
     pub fn subscribe(
         &mut self,
         ticket: Ticket,
-        encoding: Encoding,
+        format: Format,
         since: Option<Position>,
         effects: &mut Vec<Effect>,
     ) {
@@ -319,9 +318,9 @@ impl Channel {
                 effects.push(refused(ticket, ErrorCode::ChannelSealed));
                 effects.push(Effect::Ended(connection));
             }
-            State::Ready => self.subscribe_now(ticket, encoding, since, false, effects),
+            State::Ready => self.subscribe_now(ticket, format, since, false, effects),
             State::Unloaded | State::Loading if self.waiting.len() < DRAFTS_MAX => {
-                self.waiting.push(Waiting::Subscribe(ticket, encoding, since));
+                self.waiting.push(Waiting::Subscribe(ticket, format, since));
                 self.load(effects);
             }
             State::Unloaded | State::Loading => {
@@ -421,8 +420,8 @@ impl Channel {
     fn admit_waiting(&mut self, effects: &mut Vec<Effect>) {
         for waiting in mem::take(&mut self.waiting) {
             match waiting {
-                Waiting::Subscribe(ticket, encoding, since) => {
-                    self.subscribe_now(ticket, encoding, since, true, effects);
+                Waiting::Subscribe(ticket, format, since) => {
+                    self.subscribe_now(ticket, format, since, true, effects);
                 }
                 Waiting::History(ticket, page) => self.history_now(ticket, page, effects),
             }
@@ -463,7 +462,7 @@ impl Channel {
     fn subscribe_now(
         &mut self,
         ticket: Ticket,
-        encoding: Encoding,
+        format: Format,
         since: Option<Position>,
         is_current: bool,
         effects: &mut Vec<Effect>,
@@ -473,7 +472,7 @@ impl Channel {
         let is_ahead = since.is_some_and(|since| since.sequence > head.sequence);
         if is_ahead && !is_current && self.waiting.len() < DRAFTS_MAX {
             // The client may come from a node that has seen more of the log than this one.
-            self.waiting.push(Waiting::Subscribe(ticket, encoding, since));
+            self.waiting.push(Waiting::Subscribe(ticket, format, since));
             return self.catch_up(effects);
         }
         if let Some(since) = since
@@ -492,7 +491,7 @@ impl Channel {
             ticket,
             Reply::Subscribed { channel: self.id, name: Arc::clone(&self.name), head },
         ));
-        let subscriber = Subscriber { connection, encoding };
+        let subscriber = Subscriber { connection, format };
         let handed = since.map_or(head.sequence, |since| since.sequence);
         let replay = Replay { subscriber, handed, bytes: 0 };
         let missed = self.tail.start().0.saturating_sub(handed.0);

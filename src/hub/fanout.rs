@@ -4,11 +4,11 @@
 //! later, as long as the batch is in the channel's tail. Only a resume from the middle of a batch
 //! makes bytes of its own.
 
-use std::{cell::OnceCell, collections::HashMap, sync::Arc};
+use std::{cell::OnceCell, collections::HashMap, rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 
-use super::ConnectionKey;
+use super::{ConnectionKey, Format, outbox::Frame};
 use crate::{
     log::{
         batch::Batch,
@@ -46,8 +46,9 @@ impl Delivery {
         Self { channel, batch, proto: OnceCell::new(), json: OnceCell::new() }
     }
 
-    /// The whole batch as one frame, the same bytes for every connection of this encoding.
-    pub fn frame(&self, encoding: Encoding) -> Bytes {
+    /// The whole batch as one frame, the same bytes for every connection of this format.
+    pub fn frame(&self, format: Format) -> Bytes {
+        let Format { encoding } = format;
         let made = match encoding {
             Encoding::Proto => &self.proto,
             Encoding::Json => &self.json,
@@ -58,12 +59,30 @@ impl Delivery {
 
     /// The frame of what the batch holds after `sequence`, if anything.
     #[must_use]
-    pub fn frame_after(&self, encoding: Encoding, sequence: Sequence) -> Option<Bytes> {
+    pub fn frame_after(&self, format: Format, sequence: Sequence) -> Option<Bytes> {
         if sequence < self.batch.first_sequence {
-            return Some(self.frame(encoding));
+            return Some(self.frame(format));
         }
         let rest = Run::after(&self.batch, sequence)?;
-        Some(run_frame(encoding, self.channel, &rest))
+        Some(run_frame(format.encoding, self.channel, &rest))
+    }
+}
+
+/// The frames of one delivery for the outboxes of one shard: each format's is looked up once.
+#[derive(Debug, Default)]
+pub struct SharedFrames {
+    proto: Option<Frame>,
+    json: Option<Frame>,
+}
+
+impl SharedFrames {
+    /// The frame of `delivery`, which must be the same each time, for one connection.
+    pub fn of(&mut self, delivery: &Delivery, format: Format) -> Frame {
+        let known = match format.encoding {
+            Encoding::Proto => &mut self.proto,
+            Encoding::Json => &mut self.json,
+        };
+        Rc::clone(known.get_or_insert_with(|| Rc::new(delivery.frame(format))))
     }
 }
 
@@ -78,7 +97,7 @@ const RUN_OVERHEAD_BYTES: usize = 48;
 
 /// The frame that answers a command.
 #[must_use]
-pub fn reply_frame(encoding: Encoding, id: u32, reply: &Reply) -> Bytes {
+pub fn reply_frame(Format { encoding }: Format, id: u32, reply: &Reply) -> Bytes {
     let mut frame = FrameBuilder::with_capacity(RUN_OVERHEAD_BYTES);
     encode::reply(encoding, id, reply, &mut frame.payload());
     frame.finish(opcode(encoding))
@@ -86,7 +105,7 @@ pub fn reply_frame(encoding: Encoding, id: u32, reply: &Reply) -> Bytes {
 
 /// The frame that tells a connection something unasked.
 #[must_use]
-pub fn control_frame(encoding: Encoding, control: &Control) -> Bytes {
+pub fn control_frame(Format { encoding }: Format, control: &Control) -> Bytes {
     let mut frame = FrameBuilder::with_capacity(RUN_OVERHEAD_BYTES);
     encode::control(encoding, control, &mut frame.payload());
     frame.finish(opcode(encoding))
@@ -112,7 +131,7 @@ pub struct Subscriber {
     /// Whose outbox.
     pub connection: ConnectionKey,
     /// Which bytes.
-    pub encoding: Encoding,
+    pub format: Format,
 }
 
 impl Subscribers {
@@ -166,12 +185,14 @@ mod tests {
         place::{BatchId, Epoch},
     };
 
+    const PROTO: Format = Format { encoding: Encoding::Proto };
+
     fn key(slot: u32) -> ConnectionKey {
         ConnectionKey { slot, generation: 0 }
     }
 
     #[test]
-    fn every_subscriber_of_an_encoding_gets_the_same_bytes() {
+    fn every_subscriber_of_a_format_gets_the_same_bytes() {
         let mut records = BytesMut::new();
         put_record(&mut records, b"\x08\x01");
         let delivery = Delivery::new(
@@ -186,10 +207,10 @@ mod tests {
                 records: records.freeze(),
             }),
         );
-        let first = delivery.frame(Encoding::Proto).as_ptr();
-        assert_eq!(delivery.frame(Encoding::Proto).as_ptr(), first);
-        assert_eq!(delivery.frame_after(Encoding::Proto, Sequence::ZERO).unwrap().as_ptr(), first);
-        assert_eq!(delivery.frame_after(Encoding::Proto, Sequence(1)), None);
+        let first = delivery.frame(PROTO).as_ptr();
+        assert_eq!(delivery.frame(PROTO).as_ptr(), first);
+        assert_eq!(delivery.frame_after(PROTO, Sequence::ZERO).unwrap().as_ptr(), first);
+        assert_eq!(delivery.frame_after(PROTO, Sequence(1)), None);
     }
 
     proptest! {
@@ -199,7 +220,7 @@ mod tests {
             let mut oracle = BTreeSet::new();
             for (inserts, slot) in operations {
                 if inserts {
-                    subscribers.insert(Subscriber { connection: key(slot), encoding: Encoding::Proto });
+                    subscribers.insert(Subscriber { connection: key(slot), format: PROTO });
                     oracle.insert(slot);
                 } else {
                     prop_assert_eq!(subscribers.remove(key(slot)), oracle.remove(&slot));

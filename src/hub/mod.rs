@@ -28,6 +28,13 @@ pub struct ConnectionKey {
     pub generation: u32,
 }
 
+/// How the frames of one connection are written.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Format {
+    /// Of the envelopes in them.
+    pub encoding: Encoding,
+}
+
 /// Who waits for the answer to a command, and what it is called there.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ticket {
@@ -70,8 +77,8 @@ pub struct Handover {
     pub stream: TcpStream,
     /// What the client sent behind its handshake.
     pub early: Bytes,
-    /// The agreed subprotocol.
-    pub encoding: Encoding,
+    /// What was agreed in the handshake.
+    pub format: Format,
     /// The login, if the handshake carried a token.
     pub identity: Option<Identity>,
     /// Its place among the process's connections. To be held as long as the socket is.

@@ -20,11 +20,11 @@ use slab::Slab;
 use tokio::{sync::Notify, task::spawn_local};
 
 use super::{
-    ConnectionKey, Ticket,
+    ConnectionKey, Format, Ticket,
     channel::{Channel, Effect, Purpose},
     directory::{ChannelInfo, Directory},
-    fanout::{Delivery, Subscriber, control_frame, reply_frame},
-    outbox::Outbox,
+    fanout::{Delivery, SharedFrames, Subscriber, control_frame, reply_frame},
+    outbox::{Frame, Outbox},
     sequencer::Draft,
 };
 use crate::{
@@ -77,7 +77,7 @@ struct State<S> {
 #[derive(Debug)]
 pub struct Port<S> {
     key: ConnectionKey,
-    encoding: Encoding,
+    format: Format,
     /// What the frames are written to.
     pub socket: S,
     /// The frames.
@@ -113,7 +113,7 @@ impl<S> Port<S> {
 
     /// How its envelopes are written.
     pub const fn encoding(&self) -> Encoding {
-        self.encoding
+        self.format.encoding
     }
 }
 
@@ -164,7 +164,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     }
 
     /// Takes a connection in.
-    pub fn connect(&self, encoding: Encoding, socket: S) -> Rc<Port<S>> {
+    pub fn connect(&self, format: Format, socket: S) -> Rc<Port<S>> {
         let mut state = self.state.borrow_mut();
         state.connected = state.connected.wrapping_add(1);
         let generation = state.connected;
@@ -173,7 +173,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         let outbox_bytes_max = usize::try_from(self.limits.outbox_bytes_max.as_u64());
         let port = Rc::new(Port {
             key: ConnectionKey { slot, generation },
-            encoding,
+            format,
             socket,
             outbox: RefCell::new(Outbox::new(outbox_bytes_max.unwrap_or(usize::MAX))),
             is_blocked: Cell::new(false),
@@ -233,7 +233,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         drop(subscriptions);
         let ticket = Ticket { connection: port.key, id };
         self.with_known_channel(channel, |channel, effects| {
-            channel.subscribe(ticket, port.encoding, since, effects);
+            channel.subscribe(ticket, port.format, since, effects);
         });
     }
 
@@ -269,12 +269,12 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     /// Answers a command.
     pub fn reply(&self, port: &Rc<Port<S>>, id: u32, reply: &Reply) {
-        self.push_own(port, reply_frame(port.encoding, id, reply));
+        self.push_own(port, reply_frame(port.format, id, reply));
     }
 
     /// Tells a connection something.
     pub fn tell(&self, port: &Rc<Port<S>>, control: &Control) {
-        self.push_own(port, control_frame(port.encoding, control));
+        self.push_own(port, control_frame(port.format, control));
     }
 
     /// Answers a ping.
@@ -293,7 +293,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             return;
         }
         self.begin_close(port, code);
-        port.outbox.borrow_mut().push_close(frame::close(code.number(), reason));
+        port.outbox.borrow_mut().push_close(Rc::new(frame::close(code.number(), reason)));
     }
 
     /// Closes a connection that does not take its frames: those that have not begun are dropped.
@@ -302,7 +302,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             let code = CloseCode::SlowConsumer;
             self.begin_close(port, code);
             let close = frame::close(code.number(), code.name());
-            port.outbox.borrow_mut().replace_with_close(close);
+            port.outbox.borrow_mut().replace_with_close(Rc::new(close));
         }
     }
 
@@ -413,23 +413,23 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                     if let Reply::Refused(refusal) = &reply {
                         self.metrics.refused(refusal.code);
                     }
-                    let frame = reply_frame(port.encoding, ticket.id, &reply);
-                    self.push(&mut state.dirty, &port, frame);
+                    let frame = reply_frame(port.format, ticket.id, &reply);
+                    self.push(&mut state.dirty, &port, Rc::new(frame));
                 }
             }
             Effect::Append(append) => self.append(channel, append),
             Effect::Replay(subscriber, delivery, after) => {
                 if let Some(port) = find(state, subscriber.connection)
-                    && let Some(frame) = delivery.frame_after(subscriber.encoding, after)
+                    && let Some(frame) = delivery.frame_after(subscriber.format, after)
                 {
                     self.metrics.replayed_frames.inc();
-                    self.push(&mut state.dirty, &port, frame);
+                    self.push(&mut state.dirty, &port, Rc::new(frame));
                 }
             }
             Effect::Tell(connection, control) => {
                 if let Some(port) = find(state, connection) {
-                    let frame = control_frame(port.encoding, &control);
-                    self.push(&mut state.dirty, &port, frame);
+                    let frame = control_frame(port.format, &control);
+                    self.push(&mut state.dirty, &port, Rc::new(frame));
                 }
             }
             Effect::Ended(connection) => {
@@ -455,11 +455,12 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     fn fan_out(&self, state: &mut State<S>, delivery: &Delivery, count: usize) {
         let State { ports, channels, dirty, .. } = state;
         let Some(channel) = channels.get(&delivery.channel) else { return };
-        for &Subscriber { connection, encoding } in channel.subscribers().iter().take(count) {
+        let mut frames = SharedFrames::default();
+        for &Subscriber { connection, format } in channel.subscribers().iter().take(count) {
             if let Some(port) = ports.get(connection.slot as usize)
                 && port.key == connection
             {
-                self.push(dirty, port, delivery.frame(encoding));
+                self.push(dirty, port, frames.of(delivery, format));
             }
         }
         self.metrics.fanned_out(u64::from(delivery.batch.count), count as u64);
@@ -521,12 +522,13 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     }
 
     /// Puts a frame into an outbox; a full one makes its connection a slow consumer.
-    fn push(&self, dirty: &mut Vec<Rc<Port<S>>>, port: &Rc<Port<S>>, frame: Bytes) {
+    fn push(&self, dirty: &mut Vec<Rc<Port<S>>>, port: &Rc<Port<S>>, frame: Frame) {
         let full = port.outbox.borrow_mut().push(frame).is_err();
         if full && port.closing.get().is_none() {
             self.begin_close(port, CloseCode::SlowConsumer);
             let code = CloseCode::SlowConsumer;
-            port.outbox.borrow_mut().replace_with_close(frame::close(code.number(), code.name()));
+            let close = frame::close(code.number(), code.name());
+            port.outbox.borrow_mut().replace_with_close(Rc::new(close));
         }
         if !port.is_dirty.replace(true) {
             dirty.push(Rc::clone(port));
@@ -535,7 +537,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     }
 
     fn push_own(&self, port: &Rc<Port<S>>, frame: Bytes) {
-        self.push(&mut self.state.borrow_mut().dirty, port, frame);
+        self.push(&mut self.state.borrow_mut().dirty, port, Rc::new(frame));
     }
 
     fn begin_close(&self, port: &Port<S>, code: CloseCode) {

@@ -9,7 +9,7 @@ use hubbub::{
         memory::{Fault, MemoryLog},
     },
     hub::{
-        ConnectionKey, Ticket,
+        ConnectionKey, Format, Ticket,
         channel::{Channel, Effect, Purpose},
         fanout::{Delivery, Subscriber},
         sequencer::Draft,
@@ -308,7 +308,7 @@ impl World {
         let ticket = Ticket { connection: *connection, id };
         let node = *node;
         self.act(node, |channel, effects| {
-            channel.subscribe(ticket, Encoding::Proto, since, effects);
+            channel.subscribe(ticket, Format { encoding: Encoding::Proto }, since, effects);
         })
     }
 

@@ -120,7 +120,7 @@ async fn a_handshake_hands_the_socket_to_the_hub_with_its_permit() {
     let server = Server::start(true).await;
     let socket = server.connect(&[PROTO]).await.unwrap();
     let handover = server.handover().await;
-    assert_eq!(handover.encoding, Encoding::Proto);
+    assert_eq!(handover.format.encoding, Encoding::Proto);
     assert_eq!(handover.identity, None);
     assert_eq!(handover.stream.peer_addr().unwrap(), socket.get_ref().local_addr().unwrap());
     assert_eq!(server.permits.taken(), 1, "the hub holds it now");
@@ -149,7 +149,7 @@ async fn a_token_is_taken_from_the_header_or_the_subprotocol() {
     let _by_protocol = server.connect(&[("sec-websocket-protocol", &offer)]).await.unwrap();
     let handover = server.handover().await;
     assert_eq!(handover.identity, Some(identity()));
-    assert_eq!(handover.encoding, Encoding::Json);
+    assert_eq!(handover.format.encoding, Encoding::Json);
 }
 
 #[tokio::test]

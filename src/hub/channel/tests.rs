@@ -5,8 +5,10 @@ use crate::{
         batch::Batch,
         place::{ClientMessageId, Durability, UserId},
     },
-    wire::encode,
+    wire::{Encoding, encode},
 };
+
+const PROTO: Format = Format { encoding: Encoding::Proto };
 
 const ID: ChannelId = ChannelId(7);
 const EPOCH: Epoch = Epoch(1_700_000_000);
@@ -79,7 +81,7 @@ impl Bench {
     fn subscribe(&mut self, slot: u32, since: Option<u64>) -> Vec<Effect> {
         let since = since.map(|sequence| Position { epoch: EPOCH, sequence: Sequence(sequence) });
         self.act(|channel, effects| {
-            channel.subscribe(ticket(slot), Encoding::Proto, since, effects);
+            channel.subscribe(ticket(slot), PROTO, since, effects);
         })
     }
 
@@ -235,7 +237,7 @@ fn a_position_of_another_life_or_from_the_future_is_refused_with_the_head() {
     assert_eq!(told(&bench.subscribe(1, Some(2))), ["position_ahead", "#1 is out"]);
     let since = Some(Position { epoch: Epoch(1), sequence: Sequence(1) });
     let effects = bench.act(|channel, effects| {
-        channel.subscribe(ticket(1), Encoding::Proto, since, effects);
+        channel.subscribe(ticket(1), PROTO, since, effects);
     });
     assert_eq!(told(&effects), ["epoch_changed", "#1 is out"]);
     let Effect::Reply(_, Reply::Refused(refusal)) = &effects[0] else { panic!("{effects:?}") };
@@ -333,7 +335,7 @@ fn a_damaged_log_is_sealed_when_it_is_loaded() {
 fn a_log_that_cannot_be_read_now_is_asked_again_later() {
     let mut bench = Bench::new();
     let mut effects = Vec::new();
-    bench.channel.subscribe(ticket(1), Encoding::Proto, None, &mut effects);
+    bench.channel.subscribe(ticket(1), PROTO, None, &mut effects);
     let [Effect::Read(_, Purpose::Load)] = &effects[..] else { panic!("{effects:?}") };
     let mut effects = Vec::new();
     bench.channel.read_done(Purpose::Load, Err(ReadError::StorageUnavailable), &mut effects);

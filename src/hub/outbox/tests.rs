@@ -1,14 +1,14 @@
 //! The outbox against the plain concatenation of its frames.
 
-use std::io::IoSlice;
+use std::{io::IoSlice, rc::Rc};
 
 use bytes::Bytes;
 use proptest::prelude::*;
 
-use super::{Full, Outbox};
+use super::{FRAME_PLACE_BYTES, Full, Outbox};
 use crate::limits::{OUTBOX_FRAMES_KEPT, WRITE_SLICES_MAX};
 
-const PLACE: usize = size_of::<Bytes>();
+const PLACE: usize = FRAME_PLACE_BYTES;
 
 /// Writes up to `bytes`, as a socket with little room would.
 fn write(outbox: &mut Outbox, bytes: usize, to: &mut Vec<u8>) {
@@ -48,7 +48,7 @@ proptest! {
             match step {
                 Step::Push(frame) => {
                     let before = outbox.queued_bytes();
-                    match outbox.push(Bytes::copy_from_slice(&frame)) {
+                    match outbox.push(Rc::new(Bytes::copy_from_slice(&frame))) {
                         Ok(()) => pushed.extend_from_slice(&frame),
                         Err(Full) => prop_assert_eq!(outbox.queued_bytes(), before),
                     }
@@ -78,7 +78,7 @@ proptest! {
         write(&mut outbox, bytes, &mut written);
         let end = ends.into_iter().find(|end| *end >= written.len()).unwrap();
 
-        outbox.replace_with_close(Bytes::from_static(b"close"));
+        outbox.replace_with_close(Rc::new(Bytes::from_static(b"close")));
         prop_assert_eq!(outbox.queued_bytes(), end - written.len() + 5);
         write_all(&mut outbox, &mut written);
         prop_assert_eq!(written, [&pushed[..end], b"close"].concat());
@@ -88,10 +88,10 @@ proptest! {
 #[test]
 fn a_push_that_would_cross_the_bound_is_refused() {
     let mut outbox = Outbox::new(2 * (10 + PLACE));
-    let frame = Bytes::from_static(b"0123456789");
+    let frame = Rc::new(Bytes::from_static(b"0123456789"));
     assert_eq!(outbox.push(frame.clone()), Ok(()));
     assert_eq!(outbox.push(frame.clone()), Ok(()));
-    assert_eq!(outbox.push(Bytes::from_static(b"0")), Err(Full));
+    assert_eq!(outbox.push(Rc::new(Bytes::from_static(b"0"))), Err(Full));
     outbox.advance(10);
     assert_eq!(outbox.push(frame), Ok(()));
 }
@@ -99,7 +99,7 @@ fn a_push_that_would_cross_the_bound_is_refused() {
 #[test]
 fn tiny_frames_fill_an_outbox_by_their_number() {
     let mut outbox = Outbox::new(1024 * 1024);
-    let pong = Bytes::from_static(&[0x8a, 0]);
+    let pong = Rc::new(Bytes::from_static(&[0x8a, 0]));
     let taken = (0..1_000_000).take_while(|_| outbox.push(pong.clone()).is_ok()).count();
     assert_eq!(taken, 1024 * 1024 / (2 + PLACE));
 }
@@ -109,7 +109,7 @@ fn a_full_outbox_still_takes_its_close() {
     let mut outbox = Outbox::new(100);
     outbox.push(Bytes::from(vec![1; 60])).unwrap();
     assert_eq!(outbox.push(Bytes::from(vec![2; 60])), Err(Full));
-    outbox.replace_with_close(Bytes::from_static(b"close"));
+    outbox.replace_with_close(Rc::new(Bytes::from_static(b"close")));
     assert!(outbox.is_closing());
     let mut written = Vec::new();
     write_all(&mut outbox, &mut written);
@@ -119,11 +119,11 @@ fn a_full_outbox_still_takes_its_close() {
 #[test]
 fn nothing_follows_a_close() {
     let mut outbox = Outbox::new(1_000);
-    outbox.replace_with_close(Bytes::from_static(b"first"));
-    assert_eq!(outbox.push(Bytes::from_static(b"late")), Err(Full));
+    outbox.replace_with_close(Rc::new(Bytes::from_static(b"first")));
+    assert_eq!(outbox.push(Rc::new(Bytes::from_static(b"late"))), Err(Full));
     let mut written = Vec::new();
     write(&mut outbox, 2, &mut written);
-    outbox.replace_with_close(Bytes::from_static(b"second"));
+    outbox.replace_with_close(Rc::new(Bytes::from_static(b"second")));
     write_all(&mut outbox, &mut written);
     assert_eq!(written, b"first");
 }
@@ -132,7 +132,7 @@ fn nothing_follows_a_close() {
 fn one_write_is_offered_no_more_than_its_slices() {
     let mut outbox = Outbox::new(usize::MAX);
     for _ in 0..WRITE_SLICES_MAX + 1 {
-        outbox.push(Bytes::from_static(b"xy")).unwrap();
+        outbox.push(Rc::new(Bytes::from_static(b"xy"))).unwrap();
     }
     outbox.advance(1);
     let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
@@ -146,7 +146,7 @@ fn a_drained_outbox_keeps_room_for_a_turn_and_gives_a_peak_back() {
     assert_eq!(outbox.frames.capacity(), 0, "idle holds nothing");
     let turn = |outbox: &mut Outbox, frames: usize| {
         for _ in 0..frames {
-            outbox.push(Bytes::from_static(b"xy")).unwrap();
+            outbox.push(Rc::new(Bytes::from_static(b"xy"))).unwrap();
         }
         let capacity = outbox.frames.capacity();
         outbox.advance(2 * frames);
