@@ -71,7 +71,7 @@ proptest! {
         let mut outbox = Outbox::new(usize::MAX);
         let (mut pushed, mut ends, mut written) = (Vec::new(), vec![0], Vec::new());
         for (length, fill) in frames.into_iter().zip(0..) {
-            outbox.push(Bytes::from(vec![fill; length])).unwrap();
+            outbox.push(Rc::new(Bytes::from(vec![fill; length]))).unwrap();
             pushed.extend(vec![fill; length]);
             ends.push(pushed.len());
         }
@@ -106,9 +106,9 @@ fn tiny_frames_fill_an_outbox_by_their_number() {
 
 #[test]
 fn a_full_outbox_still_takes_its_close() {
-    let mut outbox = Outbox::new(100);
-    outbox.push(Bytes::from(vec![1; 60])).unwrap();
-    assert_eq!(outbox.push(Bytes::from(vec![2; 60])), Err(Full));
+    let mut outbox = Outbox::new(100 + PLACE);
+    outbox.push(Rc::new(Bytes::from(vec![1; 60]))).unwrap();
+    assert_eq!(outbox.push(Rc::new(Bytes::from(vec![2; 60]))), Err(Full));
     outbox.replace_with_close(Rc::new(Bytes::from_static(b"close")));
     assert!(outbox.is_closing());
     let mut written = Vec::new();
