@@ -11,6 +11,7 @@ use std::{
     io,
     net::SocketAddr,
     path::PathBuf,
+    time::Duration,
 };
 
 use bytesize::ByteSize;
@@ -74,11 +75,21 @@ impl Default for Server {
 }
 
 /// The hub's thread.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hub {
     /// `auto`, `off`, or the hub's cores.
     pub pin_cores: PinCores,
+    /// How long a message may wait for others, under load, to share their writes. Zero: it never
+    /// waits.
+    #[serde(with = "humantime_serde")]
+    pub cork_max: Duration,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self { pin_cores: PinCores::default(), cork_max: Duration::from_millis(5) }
+    }
 }
 
 /// The log of messages.
@@ -275,6 +286,10 @@ impl Config {
         ] {
             must(!duration.is_zero(), &format!("limits.{key} must be more than nothing"));
         }
+        must(
+            self.hub.cork_max <= limits::CORK_MAX,
+            &format!("hub.cork_max must not be above {}ms", limits::CORK_MAX.as_millis()),
+        );
         must(limits.connections_max > 0, "limits.connections_max must be at least 1");
         must(
             limits.subscriptions_per_connection_max > 0,

@@ -238,8 +238,10 @@ pub const OPEN_FILES_PERCENT: u64 = 80;
 /// twice.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// The longest `hub.cork_max` that may be configured. Beyond it: the server does not start.
+pub const CORK_MAX: Duration = Duration::from_millis(100);
 /// Connections whose outboxes are flushed before other work gets a turn.
-pub const FLUSH_CHUNK_CONNECTIONS: usize = 512;
+pub const FLUSH_CHUNK_CONNECTIONS: usize = 64;
 /// Frames handed to one vectored write.
 pub const WRITE_SLICES_MAX: usize = 64;
 /// Places for frames that an outbox keeps when it drains. A peak beyond it gives its memory back.

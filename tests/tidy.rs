@@ -69,6 +69,7 @@ const TUNGSTENITE_WHY: &str = "frames are known to `websocket` and its users onl
 /// arguments, results are values.
 const PURE: &[&str] = &[
     "hub::channel",
+    "hub::cork",
     "hub::sequencer",
     "hub::fanout",
     "hub::outbox",

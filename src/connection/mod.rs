@@ -4,7 +4,12 @@
 //! blocked; otherwise the end of a turn does ([`writer`]). A command that needs more than memory (a
 //! login, a name that nobody has asked for yet) holds up its own connection and no other.
 
-use std::{pin::pin, rc::Rc, sync::Arc, time::Instant};
+use std::{
+    pin::pin,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytesize::ByteSize;
 use tokio::{
@@ -48,9 +53,10 @@ type SocketPort = Port<Socket>;
 pub async fn run_shard<E: Engine>(
     shard: Rc<SocketShard<E>>,
     login: Arc<Login<E>>,
+    cork_max: Duration,
     mut mailbox: mpsc::Receiver<ShardInput>,
 ) {
-    spawn_local(writer::end_turns(Rc::clone(&shard)));
+    spawn_local(writer::end_turns(Rc::clone(&shard), cork_max));
     while let Some(input) = mailbox.recv().await {
         match input {
             ShardInput::Connection(handover) => {

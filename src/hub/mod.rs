@@ -2,7 +2,7 @@
 //!
 //! A message enters in [`shard`] as a command, becomes a draft in [`channel`], gets its place in
 //! [`sequencer`], is committed by the engine, and leaves through [`fanout`] into the [`outbox`] of
-//! every subscriber. `channel`, `sequencer`, `fanout` and `outbox` are pure and synchronous: the
+//! every subscriber. `channel`, `sequencer`, `fanout`, `outbox` and `cork` are pure and synchronous: the
 //! shard performs their effects, and so does the simulation in the tests.
 
 use std::{net::TcpStream, sync::Arc};
@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use crate::{log::place::UserId, wire::Encoding};
 
 pub mod channel;
+pub mod cork;
 pub mod directory;
 pub mod fanout;
 pub mod outbox;

@@ -104,6 +104,15 @@ impl Outbox {
         used
     }
 
+    /// What is to be written, if a single frame waits.
+    #[must_use]
+    pub fn only_frame(&self) -> Option<&[u8]> {
+        match self.frames.len() {
+            1 => self.frames.front().map(|frame| &frame[self.written_of_first..]),
+            _ => None,
+        }
+    }
+
     /// Takes `written` bytes off the front. Gives memory back when that was the last of many.
     ///
     /// # Panics

@@ -9,7 +9,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, HashSet},
+    collections::{HashMap, HashSet, VecDeque},
     mem,
     rc::Rc,
     sync::Arc,
@@ -67,8 +67,10 @@ struct State<S> {
     channels_before_eviction: usize,
     /// Channels that may have drafts to form a batch of.
     ready: Vec<ChannelId>,
-    /// Connections with something in the outbox that was not there before.
-    dirty: Vec<Rc<Port<S>>>,
+    /// Connections that were handed a reply, or something else of their own.
+    urgent: Vec<Rc<Port<S>>>,
+    /// Connections that were handed a message, in the order in which they are written to.
+    dirty: VecDeque<Rc<Port<S>>>,
     /// The spare of what a channel decides, kept for its memory.
     effects: Vec<Effect>,
 }
@@ -86,6 +88,7 @@ pub struct Port<S> {
     pub is_blocked: Cell<bool>,
     /// Rung when the connection's task must look: at a blocked outbox, or at a close.
     pub wake: Notify,
+    is_urgent: Cell<bool>,
     is_dirty: Cell<bool>,
     closing: Cell<Option<CloseCode>>,
     subscriptions: RefCell<HashSet<ChannelId>>,
@@ -137,7 +140,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 channels: HashMap::new(),
                 channels_before_eviction: IDLE_CHANNELS_LOADED_MAX,
                 ready: Vec::new(),
-                dirty: Vec::new(),
+                urgent: Vec::new(),
+                dirty: VecDeque::new(),
                 effects: Vec::new(),
             }),
             turn: Notify::new(),
@@ -178,6 +182,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             outbox: RefCell::new(Outbox::new(outbox_bytes_max.unwrap_or(usize::MAX))),
             is_blocked: Cell::new(false),
             wake: Notify::new(),
+            is_urgent: Cell::new(false),
             is_dirty: Cell::new(false),
             closing: Cell::new(None),
             subscriptions: RefCell::new(HashSet::new()),
@@ -269,22 +274,22 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     /// Answers a command.
     pub fn reply(&self, port: &Rc<Port<S>>, id: u32, reply: &Reply) {
-        self.push_own(port, reply_frame(port.format, id, reply));
+        self.send(port, reply_frame(port.format, id, reply));
     }
 
     /// Tells a connection something.
     pub fn tell(&self, port: &Rc<Port<S>>, control: &Control) {
-        self.push_own(port, control_frame(port.format, control));
+        self.send(port, control_frame(port.format, control));
     }
 
     /// Answers a ping.
     pub fn pong(&self, port: &Rc<Port<S>>, payload: &[u8]) {
-        self.push_own(port, frame::pong(payload));
+        self.send(port, frame::pong(payload));
     }
 
     /// Asks a connection for a sign of life.
     pub fn ping(&self, port: &Rc<Port<S>>) {
-        self.push_own(port, frame::ping(&[]));
+        self.send(port, frame::ping(&[]));
     }
 
     /// Closes a connection once its frames are out, for which its own task is woken.
@@ -332,12 +337,27 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         }
     }
 
-    /// The connections to flush, of which each is in the list once.
-    pub fn take_dirty(&self, into: &mut Vec<Rc<Port<S>>>) {
-        mem::swap(&mut self.state.borrow_mut().dirty, into);
+    /// The connections to flush at once: those that were handed something of their own.
+    pub fn take_urgent(&self, into: &mut Vec<Rc<Port<S>>>) {
+        mem::swap(&mut self.state.borrow_mut().urgent, into);
+        for port in into.iter() {
+            port.is_urgent.set(false);
+        }
+    }
+
+    /// The next `count` connections of the fan-out, those who have waited longest.
+    pub fn take_dirty(&self, count: usize, into: &mut Vec<Rc<Port<S>>>) {
+        let dirty = &mut self.state.borrow_mut().dirty;
+        into.extend(dirty.drain(..count.min(dirty.len())));
         for port in into.iter() {
             port.is_dirty.set(false);
         }
+    }
+
+    /// How many connections wait for their part of a fan-out to be written.
+    #[must_use]
+    pub fn dirty_count(&self) -> usize {
+        self.state.borrow().dirty.len()
     }
 
     /// Starts to drain: no more publishes are taken, and every connection is told.
@@ -414,7 +434,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                         self.metrics.refused(refusal.code);
                     }
                     let frame = reply_frame(port.format, ticket.id, &reply);
-                    self.push(&mut state.dirty, &port, Rc::new(frame));
+                    self.push_own(&mut state.urgent, &port, frame);
                 }
             }
             Effect::Append(append) => self.append(channel, append),
@@ -423,13 +443,13 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                     && let Some(frame) = delivery.frame_after(subscriber.format, after)
                 {
                     self.metrics.replayed_frames.inc();
-                    self.push(&mut state.dirty, &port, Rc::new(frame));
+                    self.push_own(&mut state.urgent, &port, frame);
                 }
             }
             Effect::Tell(connection, control) => {
                 if let Some(port) = find(state, connection) {
                     let frame = control_frame(port.format, &control);
-                    self.push(&mut state.dirty, &port, Rc::new(frame));
+                    self.push_own(&mut state.urgent, &port, frame);
                 }
             }
             Effect::Ended(connection) => {
@@ -460,9 +480,13 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             if let Some(port) = ports.get(connection.slot as usize)
                 && port.key == connection
             {
-                self.push(dirty, port, frames.of(delivery, format));
+                self.push(port, frames.of(delivery, format));
+                if !port.is_dirty.replace(true) {
+                    dirty.push_back(Rc::clone(port));
+                }
             }
         }
+        self.turn.notify_one();
         self.metrics.fanned_out(u64::from(delivery.batch.count), count as u64);
     }
 
@@ -522,7 +546,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     }
 
     /// Puts a frame into an outbox; a full one makes its connection a slow consumer.
-    fn push(&self, dirty: &mut Vec<Rc<Port<S>>>, port: &Rc<Port<S>>, frame: Frame) {
+    fn push(&self, port: &Port<S>, frame: Frame) {
         let full = port.outbox.borrow_mut().push(frame).is_err();
         if full && port.closing.get().is_none() {
             self.begin_close(port, CloseCode::SlowConsumer);
@@ -530,14 +554,19 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             let close = frame::close(code.number(), code.name());
             port.outbox.borrow_mut().replace_with_close(Rc::new(close));
         }
-        if !port.is_dirty.replace(true) {
-            dirty.push(Rc::clone(port));
+    }
+
+    /// The same for a frame that is this connection's own: it is not to wait for a fan-out.
+    fn push_own(&self, urgent: &mut Vec<Rc<Port<S>>>, port: &Rc<Port<S>>, frame: Bytes) {
+        self.push(port, Rc::new(frame));
+        if !port.is_urgent.replace(true) {
+            urgent.push(Rc::clone(port));
             self.turn.notify_one();
         }
     }
 
-    fn push_own(&self, port: &Rc<Port<S>>, frame: Bytes) {
-        self.push(&mut self.state.borrow_mut().dirty, port, Rc::new(frame));
+    fn send(&self, port: &Rc<Port<S>>, frame: Bytes) {
+        self.push_own(&mut self.state.borrow_mut().urgent, port, frame);
     }
 
     fn begin_close(&self, port: &Port<S>, code: CloseCode) {

@@ -8,7 +8,7 @@
 //! internal       health, metrics, profiles              the other cores
 //! ```
 
-use std::{io, net::SocketAddr, rc::Rc, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
 
 use thiserror::Error;
 use tokio::{
@@ -178,6 +178,7 @@ fn start_on<E: Engine>(
         metrics: Arc::clone(&metrics),
         vitals: Arc::clone(&vitals),
         login: Arc::clone(&login),
+        cork_max: config.hub.cork_max,
         inputs,
     };
     let hub_thread = shard.spawn().map_err(StartError::Thread)?;
@@ -285,6 +286,7 @@ struct ShardThread<E> {
     metrics: Arc<Metrics>,
     vitals: Arc<Vitals>,
     login: Arc<Login<E>>,
+    cork_max: Duration,
     inputs: mpsc::Receiver<ShardInput>,
 }
 
@@ -302,7 +304,7 @@ impl<E: Engine> ShardThread<E> {
             let shard = Shard::new(self.engine, self.directory, self.limits, self.metrics);
             runtime.block_on(async {
                 tokio::task::spawn_local(vitals::beat(self.vitals));
-                run_shard(Rc::clone(&shard), self.login, self.inputs).await;
+                run_shard(shard, self.login, self.cork_max, self.inputs).await;
             });
         })
     }
