@@ -164,6 +164,10 @@ pub const LAST_ENTRIES_MAX: usize = 65_536;
 /// Bytes in the write-ahead log that are not in the database yet. Beyond it the log writer
 /// checkpoints, between two transactions and without waiting for readers.
 pub const WAL_CHECKPOINT_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes that may have been written between two looks at how long the write-ahead log is.
+pub const WAL_LOOK_BYTES: u64 = 256 * 1024;
+/// What a transaction is taken to write beside its content: the ends of a few tables and indexes.
+pub const WAL_TRANSACTION_BYTES: u64 = 16 * 1024;
 /// Bytes of the write-ahead log. Beyond it a checkpoint waits up to [`STORAGE_LOCK_TIMEOUT`] for
 /// readers, so that the file starts anew.
 pub const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -298,4 +302,5 @@ pub const IDLE_CHANNELS_LOADED_MAX: usize = 10_000;
 /// Pause before a read that failed in the middle of a recovery is tried again.
 pub const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
 const _: () = assert!(BATCH_BYTES_MAX < TRANSACTION_BYTES_MAX, "a transaction holds a full batch");
+const _: () = assert!(WAL_LOOK_BYTES < WAL_CHECKPOINT_BYTES, "a due checkpoint is seen soon");
 const _: () = assert!(WAL_CHECKPOINT_BYTES < WAL_BYTES_MAX, "a checkpoint comes before the bound");

@@ -64,14 +64,18 @@ impl Socket {
     /// # Errors
     /// `WouldBlock` when it takes nothing now, or what the socket says.
     pub fn try_write(&self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
-        self.tcp.try_io(Interest::WRITABLE, || {
-            Ok(match slices {
-                [one] => send(&self.tcp, one, SendFlags::NOSIGNAL)?,
-                _ => {
-                    let mut nothing = SendAncillaryBuffer::default();
-                    sendmsg(&self.tcp, slices, &mut nothing, SendFlags::NOSIGNAL)?
-                }
-            })
+        let sent = match slices {
+            [one] => send(&self.tcp, one, SendFlags::NOSIGNAL),
+            _ => {
+                let mut nothing = SendAncillaryBuffer::default();
+                sendmsg(&self.tcp, slices, &mut nothing, SendFlags::NOSIGNAL)
+            }
+        };
+        // The socket is asked, and not the runtime whether it believes that it is writable. Only
+        // when it was wrong is it told. This is sound because the runtime looks at its sockets on
+        // this thread, so it cannot have learnt of new room between these two lines.
+        sent.or_else(|errno| {
+            self.tcp.try_io(Interest::WRITABLE, || Err::<usize, _>(io::Error::from(errno)))
         })
     }
 

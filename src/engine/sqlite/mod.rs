@@ -371,6 +371,12 @@ fn private_file(path: &Path) -> io::Result<File> {
 }
 
 /// The only kind of connection that writes.
+/// Makes a prepared statement keep its plan. Otherwise SQLite, as it is compiled in here, plans again
+/// for each new value that it is given, which took more than the query itself.
+fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
+}
+
 fn connect_writer(path: &Path, synchronous: Synchronous) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -379,6 +385,7 @@ fn connect_writer(path: &Path, synchronous: Synchronous) -> rusqlite::Result<Con
     // The writer checkpoints when it closes cleanly. A connection that is dropped because the disk
     // fails must not try.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    keep_plans(&connection)?;
     let synchronous = match synchronous {
         Synchronous::Full => "FULL",
         Synchronous::Normal => "NORMAL",

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, Row, params};
 use tokio::sync::oneshot;
 
-use super::{ReadReply, RecordReply, records, stats::Stats};
+use super::{ReadReply, RecordReply, keep_plans, records, stats::Stats};
 use crate::{
     engine::{ReadError, ReadFrom, RecordError, Table, Versioned},
     limits,
@@ -131,6 +131,7 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(limits::STORAGE_LOCK_TIMEOUT)?;
+    keep_plans(&connection)?;
     connection.execute_batch("PRAGMA mmap_size = 0; PRAGMA cell_size_check = ON;")?;
     Ok(connection)
 }

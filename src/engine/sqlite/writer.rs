@@ -56,6 +56,8 @@ pub(super) struct Writer {
     last_entries: HashMap<ChannelId, LastEntry>,
     /// Trims go on in small steps, one in each transaction, so that nobody waits for a large one.
     trims: VecDeque<(Trim, RecordReply<()>)>,
+    /// About how much was written since the write-ahead log was last looked at.
+    unlooked_bytes: u64,
     /// How much must wait in the write-ahead log for the next checkpoint.
     checkpoint_from_bytes: u64,
     /// The disk was full and the write-ahead log could not give its space back. It may be what fills
@@ -100,6 +102,7 @@ impl Writer {
             connection: Some(connection),
             last_entries: HashMap::new(),
             trims: VecDeque::new(),
+            unlooked_bytes: 0,
             checkpoint_from_bytes: limits::WAL_CHECKPOINT_BYTES,
             cramped: false,
             commit: Box::new(commit_now),
@@ -163,6 +166,7 @@ impl Writer {
             return;
         }
         let started = Instant::now();
+        self.unlooked_bytes += limits::WAL_TRANSACTION_BYTES + group.bytes as u64;
         match self.transact(&group) {
             Ok(outcome) => {
                 self.count(&group, &outcome, started);
@@ -278,6 +282,10 @@ impl Writer {
     /// Moves the write-ahead log into the database once enough of it waits. Passively: readers go
     /// on reading, and what one of them still needs stays for the next time.
     fn checkpoint_if_due(&mut self) {
+        if self.unlooked_bytes < limits::WAL_LOOK_BYTES && !self.cramped {
+            return;
+        }
+        self.unlooked_bytes = 0;
         let Some(connection) = &self.connection else { return };
         let checkpoint = || {
             let mut wal = Wal::look(connection)?;
