@@ -23,3 +23,4 @@ mod deflate;
 mod drain;
 mod json;
 mod profile;
+mod tls;
