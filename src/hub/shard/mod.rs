@@ -17,24 +17,21 @@ use std::{
 
 use bytes::Bytes;
 use slab::Slab;
-use tokio::{sync::Notify, task::spawn_local};
+use tokio::sync::Notify;
 
 use super::{
     ConnectionKey, Format, Ticket,
-    channel::{Channel, Effect, Purpose},
+    channel::{Channel, Effect},
     directory::{ChannelInfo, Directory},
-    fanout::{Delivery, SharedFrames, Subscriber, control_frame, reply_frame},
+    fanout::{control_frame, reply_frame},
     outbox::{Frame, Outbox},
     sequencer::Draft,
 };
 use crate::{
     clock,
-    engine::{Append, AppendError, Engine, ReadError, ReadFrom},
-    limits::{HISTORY_READS_PER_CONNECTION_MAX, IDLE_CHANNELS_LOADED_MAX, Limits, RECOVERY_PAUSE},
-    log::{
-        batch::Entry,
-        place::{BatchId, ChannelId, ClientMessageId, Cursor, Position, UserId},
-    },
+    engine::Engine,
+    limits::{HISTORY_READS_PER_CONNECTION_MAX, IDLE_CHANNELS_LOADED_MAX, Limits},
+    log::place::{BatchId, ChannelId, ClientMessageId, Position, UserId},
     metrics::Metrics,
     websocket::frame,
     wire::{
@@ -44,6 +41,8 @@ use crate::{
         encode::{self, Control, Reply},
     },
 };
+
+mod perform;
 
 /// One thread of the hub. Lives and is used on that thread only.
 #[derive(Debug)]
@@ -377,141 +376,6 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         self.state.borrow().ports.iter().map(|(_, port)| Rc::clone(port)).collect()
     }
 
-    fn with_known_channel(
-        self: &Rc<Self>,
-        info: &ChannelInfo,
-        act: impl FnOnce(&mut Channel, &mut Vec<Effect>),
-    ) {
-        self.state.borrow_mut().channels.entry(info.id).or_insert_with(|| {
-            Channel::new(info.id, Arc::clone(&info.name), info.epoch, self.engine.caps())
-        });
-        self.with_channel(info.id, act);
-    }
-
-    /// Lets a channel decide, and performs what it decides.
-    fn with_channel(
-        self: &Rc<Self>,
-        id: ChannelId,
-        act: impl FnOnce(&mut Channel, &mut Vec<Effect>),
-    ) {
-        let mut state = self.state.borrow_mut();
-        let mut effects = mem::take(&mut state.effects);
-        if let Some(channel) = state.channels.get_mut(&id) {
-            act(channel, &mut effects);
-            for effect in effects.drain(..) {
-                self.perform(&mut state, id, effect);
-            }
-        }
-        state.effects = effects;
-    }
-
-    fn perform(self: &Rc<Self>, state: &mut State<S>, channel: ChannelId, effect: Effect) {
-        match effect {
-            Effect::FanOut(delivery, count) => self.fan_out(state, &delivery, count),
-            Effect::Reply(ticket, reply) => {
-                if let Some(port) = find(state, ticket.connection) {
-                    if let Reply::Refused(refusal) = &reply {
-                        self.metrics.refused(refusal.code);
-                    }
-                    let frame = reply_frame(port.format, ticket.id, &reply);
-                    self.push(&mut state.dirty, &port, Rc::new(frame));
-                }
-            }
-            Effect::Append(append) => self.append(channel, append),
-            Effect::Replay(subscriber, delivery, after) => {
-                if let Some(port) = find(state, subscriber.connection)
-                    && let Some(frame) = delivery.frame_after(subscriber.format, after)
-                {
-                    self.metrics.replayed_frames.inc();
-                    self.push(&mut state.dirty, &port, Rc::new(frame));
-                }
-            }
-            Effect::Tell(connection, control) => {
-                if let Some(port) = find(state, connection) {
-                    let frame = control_frame(port.format, &control);
-                    self.push(&mut state.dirty, &port, Rc::new(frame));
-                }
-            }
-            Effect::Ended(connection) => {
-                if let Some(port) = find(state, connection) {
-                    port.subscriptions.borrow_mut().remove(&channel);
-                }
-            }
-            Effect::Sealed => {
-                tracing::error!(channel = channel.0, "the channel's log is damaged: it is sealed");
-                self.metrics.channels_sealed.inc();
-            }
-            Effect::Read(from, purpose) => self.read(state, channel, from, purpose),
-            Effect::RecoverLater => {
-                let shard = Rc::clone(self);
-                spawn_local(async move {
-                    tokio::time::sleep(RECOVERY_PAUSE).await;
-                    shard.with_channel(channel, Channel::recover);
-                });
-            }
-        }
-    }
-
-    fn fan_out(&self, state: &mut State<S>, delivery: &Delivery, count: usize) {
-        let State { ports, channels, dirty, .. } = state;
-        let Some(channel) = channels.get(&delivery.channel) else { return };
-        let mut frames = SharedFrames::default();
-        for &Subscriber { connection, format } in channel.subscribers().iter().take(count) {
-            if let Some(port) = ports.get(connection.slot as usize)
-                && port.key == connection
-            {
-                self.push(dirty, port, frames.of(delivery, format));
-            }
-        }
-        self.metrics.fanned_out(u64::from(delivery.batch.count), count as u64);
-    }
-
-    fn append(self: &Rc<Self>, channel: ChannelId, append: Append) {
-        let shard = Rc::clone(self);
-        let answer = self.engine.append(append);
-        spawn_local(async move {
-            let answer: Result<Cursor, AppendError> = answer.await;
-            if let Err(error) = &answer {
-                tracing::warn!(channel = channel.0, %error, "an append did not pass");
-            }
-            shard.with_channel(channel, |channel, effects| channel.appended(answer, effects));
-            // What came while this batch was in flight is the next one.
-            shard.mark_ready(channel);
-        });
-    }
-
-    fn read(
-        self: &Rc<Self>,
-        state: &mut State<S>,
-        channel: ChannelId,
-        from: ReadFrom,
-        purpose: Purpose,
-    ) {
-        let reader = match purpose {
-            Purpose::History(ticket, _) => find(state, ticket.connection),
-            Purpose::Load | Purpose::CatchUp | Purpose::Replay(_) => None,
-        };
-        if let Some(port) = &reader {
-            port.history_reads.update(|reads| reads + 1);
-        }
-        let shard = Rc::clone(self);
-        let answer = self.engine.read(channel, from, purpose.bytes_max());
-        spawn_local(async move {
-            let answer: Result<Vec<Entry>, ReadError> = answer.await;
-            if let Some(port) = reader {
-                port.history_reads.update(|reads| reads - 1);
-            }
-            if let Err(error) = &answer {
-                tracing::warn!(channel = channel.0, %error, "a read of the log failed");
-            }
-            shard.with_channel(channel, |channel, effects| {
-                channel.read_done(purpose, answer, effects);
-            });
-            // The channel may have been waiting for this to form a batch.
-            shard.mark_ready(channel);
-        });
-    }
-
     /// Marks a channel that may have drafts to form a batch of.
     fn mark_ready(&self, channel: ChannelId) {
         let mut state = self.state.borrow_mut();
@@ -545,9 +409,4 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         self.metrics.closed(code);
         port.wake.notify_one();
     }
-}
-
-fn find<S>(state: &State<S>, connection: ConnectionKey) -> Option<Rc<Port<S>>> {
-    let port = state.ports.get(connection.slot as usize)?;
-    (port.key == connection).then(|| Rc::clone(port))
 }
