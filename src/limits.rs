@@ -129,7 +129,7 @@ pub const READ_BYTES_MAX: usize = 64 * 1024;
 pub const HISTORY_MESSAGES_MAX: u32 = 200;
 /// Messages in a history page when the client names no number.
 pub const HISTORY_MESSAGES_DEFAULT: u32 = 50;
-/// History reads under way for one connection. Beyond it: `busy`.
+/// History commands of one connection that are not answered. Beyond it: `busy`.
 pub const HISTORY_READS_PER_CONNECTION_MAX: u8 = 2;
 
 /// User ids in one `users` command. Beyond it: `bad_request`.

@@ -68,11 +68,15 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A batch of `messages` was handed to `subscribers`.
-    pub fn fanned_out(&self, messages: u64, subscribers: u64) {
+    /// A batch of `messages` was committed, and is handed out.
+    pub fn committed(&self, messages: u64) {
         self.messages.inc_by(messages);
-        self.deliveries.inc_by(messages * subscribers);
         self.batch_messages.observe(messages as f64);
+    }
+
+    /// A batch of `messages` was handed to `subscribers`.
+    pub fn delivered(&self, messages: u64, subscribers: usize) {
+        self.deliveries.inc_by(messages * subscribers as u64);
     }
 
     /// A command or request was refused.

@@ -35,13 +35,29 @@ pub struct Format {
     pub encoding: Encoding,
 }
 
-/// Who waits for the answer to a command, and what it is called there.
+/// Who waits for the answer to a command, and what it is called there. A command has exactly one
+/// answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ticket {
     /// The connection.
     pub connection: ConnectionKey,
     /// The client's correlation id.
     pub id: u32,
+    /// What it waits for.
+    pub asked: Asked,
+}
+
+/// The commands that a channel answers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Asked {
+    /// To publish.
+    Publish,
+    /// To subscribe.
+    Subscribe,
+    /// To unsubscribe.
+    Unsubscribe,
+    /// To read a page of history.
+    History,
 }
 
 /// Who a connection belongs to, and until when.

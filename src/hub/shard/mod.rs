@@ -20,10 +20,10 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::{
-    ConnectionKey, Format, Ticket,
+    Asked, ConnectionKey, Format, Ticket,
     channel::{Channel, Effect},
     directory::{ChannelInfo, Directory},
-    fanout::{control_frame, reply_frame},
+    fanout::{Subscribers, control_frame, reply_frame},
     outbox::{Frame, Outbox},
     sequencer::Draft,
 };
@@ -62,6 +62,8 @@ struct State<S> {
     ports: Slab<Rc<Port<S>>>,
     connected: u32,
     channels: HashMap<ChannelId, Channel>,
+    /// Who of the connections here receives which channel live. None of the lists is empty.
+    subscribers: HashMap<ChannelId, Subscribers>,
     /// Beyond this number the idle channels are let go.
     channels_before_eviction: usize,
     /// Channels that may have drafts to form a batch of.
@@ -110,6 +112,10 @@ impl<S> Port<S> {
         self.closing.get()
     }
 
+    const fn ticket(&self, id: u32, asked: Asked) -> Ticket {
+        Ticket { connection: self.key, id, asked }
+    }
+
     /// How its envelopes are written.
     pub const fn encoding(&self) -> Encoding {
         self.format.encoding
@@ -134,6 +140,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 ports: Slab::new(),
                 connected: 0,
                 channels: HashMap::new(),
+                subscribers: HashMap::new(),
                 channels_before_eviction: IDLE_CHANNELS_LOADED_MAX,
                 ready: Vec::new(),
                 dirty: Vec::new(),
@@ -190,7 +197,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     /// Lets a connection go.
     pub fn disconnect(self: &Rc<Self>, port: &Port<S>) {
         for channel in mem::take(&mut *port.subscriptions.borrow_mut()) {
-            self.with_channel(channel, |channel, effects| channel.unsubscribe(port.key, effects));
+            self.with_channel(channel, |channel, effects| {
+                channel.leave(port.key, effects);
+            });
         }
         self.state.borrow_mut().ports.remove(port.key.slot as usize);
         self.metrics.connections.dec();
@@ -202,12 +211,13 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         if self.is_draining.get() {
             return self.refuse(port, id, ErrorCode::Draining);
         }
+        let ticket = port.ticket(id, Asked::Publish);
         let draft = Draft {
             user,
             client_message_id,
             digest: encode::digest(&body),
             record: encode::record(user, client_message_id, body),
-            ticket: Ticket { connection: port.key, id },
+            ticket,
         };
         self.metrics.publishes.inc();
         self.with_known_channel(channel, |channel, effects| channel.publish(draft, effects));
@@ -230,7 +240,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             return self.refuse(port, id, ErrorCode::AlreadySubscribed);
         }
         drop(subscriptions);
-        let ticket = Ticket { connection: port.key, id };
+        let ticket = port.ticket(id, Asked::Subscribe);
         self.with_known_channel(channel, |channel, effects| {
             channel.subscribe(ticket, port.format, since, effects);
         });
@@ -241,8 +251,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         if !port.subscriptions.borrow_mut().remove(&channel) {
             return self.refuse(port, id, ErrorCode::NotSubscribed);
         }
-        self.with_channel(channel, |channel, effects| channel.unsubscribe(port.key, effects));
-        self.reply(port, id, &Reply::Unsubscribed(channel));
+        let ticket = port.ticket(id, Asked::Unsubscribe);
+        self.with_channel(channel, |channel, effects| channel.unsubscribe(ticket, effects));
     }
 
     /// Reads a page of history.
@@ -256,7 +266,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         if port.history_reads.get() >= HISTORY_READS_PER_CONNECTION_MAX {
             return self.refuse(port, id, ErrorCode::Busy);
         }
-        let ticket = Ticket { connection: port.key, id };
+        port.history_reads.update(|reads| reads + 1);
+        let ticket = port.ticket(id, Asked::History);
         self.with_known_channel(channel, |channel, effects| channel.history(ticket, page, effects));
     }
 

@@ -1,6 +1,6 @@
 //! What the channels decide, performed in order. Hot.
 
-use std::{mem, rc::Rc, sync::Arc};
+use std::{collections::hash_map, mem, rc::Rc, sync::Arc};
 
 use tokio::task::spawn_local;
 
@@ -8,7 +8,7 @@ use super::{Port, Shard, State};
 use crate::{
     engine::{Append, AppendError, Engine, ReadError, ReadFrom},
     hub::{
-        ConnectionKey,
+        Asked, ConnectionKey,
         channel::{Channel, Effect, Purpose},
         directory::ChannelInfo,
         fanout::{Delivery, SharedFrames, Subscriber, control_frame, reply_frame},
@@ -52,9 +52,21 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     fn perform(self: &Rc<Self>, state: &mut State<S>, channel: ChannelId, effect: Effect) {
         match effect {
-            Effect::FanOut(delivery, count) => self.fan_out(state, &delivery, count),
+            Effect::FanOut(delivery) => {
+                self.metrics.committed(u64::from(delivery.batch.count));
+                self.fan_out(state, &delivery);
+            }
+            Effect::Join(subscriber) => {
+                if find(state, subscriber.connection).is_some() {
+                    state.subscribers.entry(channel).or_default().insert(subscriber);
+                }
+            }
+            Effect::Leave(connection) => state.leave(channel, connection),
             Effect::Reply(ticket, reply) => {
                 if let Some(port) = find(state, ticket.connection) {
+                    if ticket.asked == Asked::History {
+                        port.history_reads.update(|reads| reads - 1);
+                    }
                     if let Reply::Refused(refusal) = &reply {
                         self.metrics.refused(refusal.code);
                     }
@@ -86,7 +98,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 tracing::error!(channel = channel.0, "the channel's log is damaged: it is sealed");
                 self.metrics.channels_sealed.inc();
             }
-            Effect::Read(from, purpose) => self.read(state, channel, from, purpose),
+            Effect::Read(from, purpose) => self.read(channel, from, purpose),
             Effect::RecoverLater => {
                 let shard = Rc::clone(self);
                 spawn_local(async move {
@@ -97,18 +109,20 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         }
     }
 
-    fn fan_out(&self, state: &mut State<S>, delivery: &Delivery, count: usize) {
-        let State { ports, channels, dirty, .. } = state;
-        let Some(channel) = channels.get(&delivery.channel) else { return };
+    /// Puts a batch into the outboxes of the live subscribers here.
+    fn fan_out(&self, state: &mut State<S>, delivery: &Delivery) {
+        let State { ports, subscribers, dirty, .. } = state;
+        let Some(subscribers) = subscribers.get(&delivery.channel) else { return };
         let mut frames = SharedFrames::default();
-        for &Subscriber { connection, format } in channel.subscribers().iter().take(count) {
+        for &Subscriber { connection, format } in subscribers.as_slice() {
             if let Some(port) = ports.get(connection.slot as usize)
                 && port.key == connection
             {
                 self.push(dirty, port, frames.of(delivery, format));
             }
         }
-        self.metrics.fanned_out(u64::from(delivery.batch.count), count as u64);
+        let messages = u64::from(delivery.batch.count);
+        self.metrics.delivered(messages, subscribers.as_slice().len());
     }
 
     fn append(self: &Rc<Self>, channel: ChannelId, append: Append) {
@@ -125,27 +139,11 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         });
     }
 
-    fn read(
-        self: &Rc<Self>,
-        state: &mut State<S>,
-        channel: ChannelId,
-        from: ReadFrom,
-        purpose: Purpose,
-    ) {
-        let reader = match purpose {
-            Purpose::History(ticket, _) => find(state, ticket.connection),
-            Purpose::Load | Purpose::CatchUp | Purpose::Replay(_) => None,
-        };
-        if let Some(port) = &reader {
-            port.history_reads.update(|reads| reads + 1);
-        }
+    fn read(self: &Rc<Self>, channel: ChannelId, from: ReadFrom, purpose: Purpose) {
         let shard = Rc::clone(self);
         let answer = self.engine.read(channel, from, purpose.bytes_max());
         spawn_local(async move {
             let answer: Result<Vec<Entry>, ReadError> = answer.await;
-            if let Some(port) = reader {
-                port.history_reads.update(|reads| reads - 1);
-            }
             if let Err(error) = &answer {
                 tracing::warn!(channel = channel.0, %error, "a read of the log failed");
             }
@@ -155,6 +153,18 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             // The channel may have been waiting for this to form a batch.
             shard.mark_ready(channel);
         });
+    }
+}
+
+impl<S> State<S> {
+    /// Takes a connection out of the live subscribers here. Not an error if it is none.
+    pub(super) fn leave(&mut self, channel: ChannelId, connection: ConnectionKey) {
+        if let hash_map::Entry::Occupied(mut subscribers) = self.subscribers.entry(channel) {
+            subscribers.get_mut().remove(connection);
+            if subscribers.get().is_empty() {
+                subscribers.remove();
+            }
+        }
     }
 }
 
