@@ -21,7 +21,7 @@ use thiserror::Error;
 use crate::{
     auth, edge,
     limits::{self, Limits},
-    server::cores::PinCores,
+    server::cores::{PinCores, Shards},
 };
 
 mod layers;
@@ -35,7 +35,7 @@ const REQUEST_HEAD_BYTES_FLOOR: u64 = 8 * 1024;
 pub struct Config {
     /// Where the server listens and keeps its data.
     pub server: Server,
-    /// The hub's thread.
+    /// The hub's threads.
     pub hub: Hub,
     /// The log of messages.
     pub log: Log,
@@ -73,12 +73,14 @@ impl Default for Server {
     }
 }
 
-/// The hub's thread.
+/// The hub's threads.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hub {
     /// `auto`, `off`, or the hub's cores.
     pub pin_cores: PinCores,
+    /// `auto`, or how many threads share the connections and the channels.
+    pub shards: Shards,
 }
 
 /// The log of messages.
@@ -145,10 +147,14 @@ pub struct Flags {
     /// Where messages, accounts and keys are kept [default: ./hubbub-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Which cores the hub has to itself: auto is the first allowed one, off leaves it to the
-    /// kernel, and a list is such as 0,2-3 [default: auto]
+    /// Which cores the hub has to itself, one for each shard: auto takes the first allowed ones, off
+    /// leaves it to the kernel, and a list is such as 0,2-3 [default: auto]
     #[arg(long, value_name = "auto|off|LIST")]
     pub pin_cores: Option<PinCores>,
+    /// How many threads the hub has: auto is one for each core that is listed, or for each allowed
+    /// one but the last [default: auto]
+    #[arg(long, value_name = "auto|N")]
+    pub shards: Option<Shards>,
 }
 
 /// A configuration, and where each of its values came from.

@@ -30,6 +30,8 @@ pub struct Metrics {
     pub replayed_frames: Counter,
     /// Channels that were sealed because their stored log is damaged.
     pub channels_sealed: Counter,
+    /// Committed batches that were handed to another shard, once for each.
+    pub crossings: Counter,
     /// Bytes written to WebSockets.
     pub written_bytes: Counter,
     /// Write calls on WebSockets.
@@ -55,6 +57,7 @@ impl Default for Metrics {
             publishes: Counter::default(),
             replayed_frames: Counter::default(),
             channels_sealed: Counter::default(),
+            crossings: Counter::default(),
             written_bytes: Counter::default(),
             writes: Counter::default(),
             messages: Counter::default(),
@@ -114,6 +117,7 @@ impl Metrics {
         add("deliveries", "Messages handed to subscribers, once for each", &self.deliveries);
         add("replayed_frames", "Frames that resumes were served", &self.replayed_frames);
         add("channels_sealed", "Channels sealed: their log is damaged", &self.channels_sealed);
+        add("crossings", "Batches handed to another shard, once for each", &self.crossings);
         add("written_bytes", "Bytes written to WebSockets", &self.written_bytes);
         add("writes", "Write calls on WebSockets", &self.writes);
         registry.register("connections", "Open WebSocket connections", self.connections.clone());

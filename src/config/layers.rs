@@ -117,6 +117,7 @@ fn read_flags(flags: &Flags) -> Vec<Layer> {
             text(flags.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned())),
         ),
         ("--pin-cores", "hub.pin_cores", text(flags.pin_cores.as_ref().map(ToString::to_string))),
+        ("--shards", "hub.shards", text(flags.shards.map(|shards| shards.to_string()))),
     ]
     .into_iter()
     .filter_map(|(flag, key, value)| Some(layer(flag.to_owned(), key, value?)))

@@ -56,12 +56,14 @@ fn every_flag_has_its_key() {
         internal_listen: Some("127.0.0.1:2".parse().unwrap()),
         data_dir: Some("d".into()),
         pin_cores: Some(PinCores::List(vec![0, 1])),
+        shards: Some(Shards::Number(3)),
     };
     let config = load("", &[], flags).unwrap().config;
     assert_eq!(config.server.listen.port(), 1);
     assert_eq!(config.server.internal_listen.port(), 2);
     assert_eq!(config.server.data_dir, Path::new("d"));
     assert_eq!(config.hub.pin_cores, PinCores::List(vec![0, 1]));
+    assert_eq!(config.hub.shards, Shards::Number(3));
 }
 
 #[test]
@@ -75,6 +77,7 @@ fn durations_sizes_and_lists_are_read_from_file_and_environment() {
         passes = 3
         [hub]
         pin_cores = [0, 1]
+        shards = 2
         [log]
         synchronous = 'normal'
     ";
@@ -93,6 +96,7 @@ fn durations_sizes_and_lists_are_read_from_file_and_environment() {
     assert_eq!(config.auth.token_lifetime, Duration::from_secs(900));
     assert!(!config.auth.open_registration);
     assert_eq!(config.hub.pin_cores, PinCores::List(vec![1]));
+    assert_eq!(config.hub.shards, Shards::Number(2));
     assert_eq!(config.log.synchronous, Synchronous::Normal);
     assert_eq!(config.channels.created_at_start, ["lobby", "dev"]);
 }
@@ -141,6 +145,8 @@ fn a_wrong_value_is_named_with_its_key_and_place() {
         ("[limits]\nping_interval = 25", "limits.ping_interval"),
         ("[limits]\nping_interval = 'soon'", "limits.ping_interval"),
         ("[hub]\npin_cores = 'on'", "hub.pin_cores"),
+        ("[hub]\nshards = 0", "hub.shards"),
+        ("[hub]\nshards = 'many'", "hub.shards"),
         ("[log]\nsynchronous = 'off'", "log.synchronous"),
         ("[auth]\nopen_registration = 'maybe'", "auth.open_registration"),
         ("server = 1", "server"),
@@ -207,6 +213,7 @@ fn settings_show_values_as_toml() {
     assert_eq!(value("limits.message_bytes_max"), "\"32.0 KiB\"");
     assert_eq!(value("limits.ping_interval"), "\"25s\"");
     assert_eq!(value("hub.pin_cores"), "\"auto\"");
+    assert_eq!(value("hub.shards"), "\"auto\"");
     assert_eq!(value("channels.created_at_start"), "[\"lobby\"]");
     assert_eq!(value("auth.cost.passes"), "2");
 }

@@ -64,6 +64,26 @@ pub enum Effect {
     Sealed,
 }
 
+impl Effect {
+    /// The one connection that it concerns, if it does.
+    #[must_use]
+    pub const fn connection(&self) -> Option<ConnectionKey> {
+        match self {
+            Self::Replay(Subscriber { connection, .. }, ..)
+            | Self::Join(Subscriber { connection, .. })
+            | Self::Leave(connection)
+            | Self::Reply(Ticket { connection, .. }, _)
+            | Self::Tell(connection, _)
+            | Self::Ended(connection) => Some(*connection),
+            Self::Append(_)
+            | Self::Read(..)
+            | Self::RecoverLater
+            | Self::FanOut(_)
+            | Self::Sealed => None,
+        }
+    }
+}
+
 /// Why a channel reads its log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Purpose {

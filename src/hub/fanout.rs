@@ -184,6 +184,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::hub::ShardId;
     use crate::log::{
         batch::put_record,
         place::{BatchId, Epoch},
@@ -192,7 +193,7 @@ mod tests {
     const PROTO: Format = Format { encoding: Encoding::Proto };
 
     fn key(slot: u32) -> ConnectionKey {
-        ConnectionKey { slot, generation: 0 }
+        ConnectionKey { shard: ShardId(0), slot, generation: 0 }
     }
 
     #[test]

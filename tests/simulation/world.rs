@@ -9,7 +9,7 @@ use hubbub::{
         memory::{Fault, MemoryLog},
     },
     hub::{
-        Asked, ConnectionKey, Format, Ticket,
+        Asked, ConnectionKey, Format, ShardId, Ticket,
         channel::{Channel, Effect, Purpose},
         fanout::{Delivery, Subscriber},
         sequencer::Draft,
@@ -159,7 +159,11 @@ impl World {
 
     fn connection(&mut self, slot: usize) -> ConnectionKey {
         self.generations += 1;
-        ConnectionKey { slot: u32::try_from(slot).unwrap(), generation: self.generations }
+        ConnectionKey {
+            shard: ShardId(0),
+            slot: u32::try_from(slot).unwrap(),
+            generation: self.generations,
+        }
     }
 
     /// Does one thing, whichever the seed says.

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     engine::memory::MemoryLog,
-    hub::Asked,
+    hub::{Asked, ShardId},
     log::{
         batch::Batch,
         place::{ClientMessageId, Durability, UserId},
@@ -109,7 +109,7 @@ impl Bench {
 }
 
 fn key(slot: u32) -> ConnectionKey {
-    ConnectionKey { slot, generation: 0 }
+    ConnectionKey { shard: ShardId(0), slot, generation: 0 }
 }
 
 fn ticket(slot: u32) -> Ticket {

@@ -20,8 +20,9 @@ use slab::Slab;
 use tokio::sync::Notify;
 
 use super::{
-    Asked, ConnectionKey, Format, Ticket,
+    Asked, ConnectionKey, Format, ShardId, Ticket,
     channel::{Channel, Effect},
+    crossing::{Ask, Borders},
     directory::{ChannelInfo, Directory},
     fanout::{Subscribers, control_frame, reply_frame},
     outbox::{Frame, Outbox},
@@ -42,6 +43,7 @@ use crate::{
     },
 };
 
+mod abroad;
 mod perform;
 
 /// One thread of the hub. Lives and is used on that thread only.
@@ -51,9 +53,14 @@ pub struct Shard<E, S> {
     directory: Arc<Directory<E>>,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
+    id: ShardId,
+    /// How many there are.
+    shards: u16,
     state: RefCell<State<S>>,
     /// Rung when a turn has something to end with.
     turn: Notify,
+    /// Rung when there may be room again for what other shards are told.
+    room: Notify,
     is_draining: Cell<bool>,
 }
 
@@ -66,6 +73,18 @@ struct State<S> {
     subscribers: HashMap<ChannelId, Subscribers>,
     /// Beyond this number the idle channels are let go.
     channels_before_eviction: usize,
+    /// The ways to the other shards.
+    borders: Borders,
+    /// For each channel that is owned here and has live subscribers on other shards: how many, by
+    /// shard.
+    live_abroad: HashMap<ChannelId, Vec<u32>>,
+    /// Unsubscribes that the owner of the channel has not replied to. What it tells before was
+    /// decided about an earlier subscription.
+    unsubscribing: HashMap<(ConnectionKey, ChannelId), u32>,
+    /// Publishes that other shards have not replied to.
+    publishes_abroad: usize,
+    /// Shards that hand out nothing more.
+    lasts_heard: u16,
     /// Channels that may have drafts to form a batch of.
     ready: Vec<ChannelId>,
     /// Connections with something in the outbox that was not there before.
@@ -126,6 +145,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     /// A shard without connections.
     #[must_use]
     pub fn new(
+        borders: Borders,
         engine: Arc<E>,
         directory: Arc<Directory<E>>,
         limits: Arc<Limits>,
@@ -136,17 +156,25 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             directory,
             limits,
             metrics,
+            id: borders.id,
+            shards: u16::try_from(borders.neighbours.len()).expect("shards count in 16 bits"),
             state: RefCell::new(State {
                 ports: Slab::new(),
                 connected: 0,
                 channels: HashMap::new(),
                 subscribers: HashMap::new(),
                 channels_before_eviction: IDLE_CHANNELS_LOADED_MAX,
+                borders,
+                live_abroad: HashMap::new(),
+                unsubscribing: HashMap::new(),
+                publishes_abroad: 0,
+                lasts_heard: 0,
                 ready: Vec::new(),
                 dirty: Vec::new(),
                 effects: Vec::new(),
             }),
             turn: Notify::new(),
+            room: Notify::new(),
             is_draining: Cell::new(false),
         })
     }
@@ -178,7 +206,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         let slot = u32::try_from(place.key()).expect("open files are fewer than 32 bits count");
         let outbox_bytes_max = usize::try_from(self.limits.outbox_bytes_max.as_u64());
         let port = Rc::new(Port {
-            key: ConnectionKey { slot, generation },
+            key: ConnectionKey { shard: self.id, slot, generation },
             format,
             socket,
             outbox: RefCell::new(Outbox::new(outbox_bytes_max.unwrap_or(usize::MAX))),
@@ -197,9 +225,15 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     /// Lets a connection go.
     pub fn disconnect(self: &Rc<Self>, port: &Port<S>) {
         for channel in mem::take(&mut *port.subscriptions.borrow_mut()) {
-            self.with_channel(channel, |channel, effects| {
-                channel.leave(port.key, effects);
-            });
+            let owner = self.owner(channel);
+            if owner == self.id {
+                self.with_channel(channel, |channel, effects| {
+                    channel.leave(port.key, effects);
+                });
+            } else {
+                self.state.borrow_mut().leave(channel, port.key);
+                self.ask(owner, Ask::Gone(channel, port.key));
+            }
         }
         self.state.borrow_mut().ports.remove(port.key.slot as usize);
         self.metrics.connections.dec();
@@ -211,6 +245,10 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         if self.is_draining.get() {
             return self.refuse(port, id, ErrorCode::Draining);
         }
+        let owner = self.owner(channel.id);
+        if !self.may_ask(owner) {
+            return self.refuse(port, id, ErrorCode::Busy);
+        }
         let ticket = port.ticket(id, Asked::Publish);
         let draft = Draft {
             user,
@@ -220,6 +258,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             ticket,
         };
         self.metrics.publishes.inc();
+        if owner != self.id {
+            return self.ask(owner, Ask::Publish(channel.clone(), draft));
+        }
         self.with_known_channel(channel, |channel, effects| channel.publish(draft, effects));
         self.mark_ready(channel.id);
     }
@@ -232,6 +273,10 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         channel: &ChannelInfo,
         since: Option<Position>,
     ) {
+        let owner = self.owner(channel.id);
+        if !self.may_ask(owner) {
+            return self.refuse(port, id, ErrorCode::Busy);
+        }
         let mut subscriptions = port.subscriptions.borrow_mut();
         if subscriptions.len() >= self.limits.subscriptions_per_connection_max as usize {
             return self.refuse(port, id, ErrorCode::TooMany);
@@ -241,6 +286,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         }
         drop(subscriptions);
         let ticket = port.ticket(id, Asked::Subscribe);
+        if owner != self.id {
+            return self.ask(owner, Ask::Subscribe(channel.clone(), ticket, port.format, since));
+        }
         self.with_known_channel(channel, |channel, effects| {
             channel.subscribe(ticket, port.format, since, effects);
         });
@@ -252,6 +300,11 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             return self.refuse(port, id, ErrorCode::NotSubscribed);
         }
         let ticket = port.ticket(id, Asked::Unsubscribe);
+        let owner = self.owner(channel);
+        if owner != self.id {
+            *self.state.borrow_mut().unsubscribing.entry((port.key, channel)).or_default() += 1;
+            return self.ask(owner, Ask::Unsubscribe(channel, ticket));
+        }
         self.with_channel(channel, |channel, effects| channel.unsubscribe(ticket, effects));
     }
 
@@ -266,8 +319,15 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         if port.history_reads.get() >= HISTORY_READS_PER_CONNECTION_MAX {
             return self.refuse(port, id, ErrorCode::Busy);
         }
+        let owner = self.owner(channel.id);
+        if !self.may_ask(owner) {
+            return self.refuse(port, id, ErrorCode::Busy);
+        }
         port.history_reads.update(|reads| reads + 1);
         let ticket = port.ticket(id, Asked::History);
+        if owner != self.id {
+            return self.ask(owner, Ask::History(channel.clone(), ticket, page));
+        }
         self.with_known_channel(channel, |channel, effects| channel.history(ticket, page, effects));
     }
 
@@ -321,8 +381,14 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         self.turn.notified().await;
     }
 
-    /// Ends the reading part of a turn: every channel with drafts forms a batch.
+    /// Ends the reading part of a turn: what other shards are told is sent, and every channel with
+    /// drafts forms a batch.
     pub fn form_batches(self: &Rc<Self>) {
+        self.send_crossings();
+        if !self.has_room() {
+            // The turn is rung again when there is.
+            return;
+        }
         let mut ready = mem::take(&mut self.state.borrow_mut().ready);
         let now_ms = clock::unix_ms();
         for id in ready.drain(..) {
@@ -364,10 +430,12 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         self.is_draining.get()
     }
 
-    /// Whether every accepted publish is committed or refused.
+    /// Whether every publish is committed or refused that a channel or a connection here has taken
+    /// in.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.state.borrow().channels.values().all(Channel::is_idle)
+        let state = self.state.borrow();
+        state.publishes_abroad == 0 && state.channels.values().all(Channel::is_idle)
     }
 
     /// How many connections there are.

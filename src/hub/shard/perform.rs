@@ -33,27 +33,40 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         self.with_channel(info.id, act);
     }
 
-    /// Lets a channel decide, and performs what it decides.
+    /// Lets a channel decide, and performs what it decides. Whether there is such a channel.
     pub(super) fn with_channel(
         self: &Rc<Self>,
         id: ChannelId,
         act: impl FnOnce(&mut Channel, &mut Vec<Effect>),
-    ) {
+    ) -> bool {
         let mut state = self.state.borrow_mut();
         let mut effects = mem::take(&mut state.effects);
-        if let Some(channel) = state.channels.get_mut(&id) {
-            act(channel, &mut effects);
+        let known = state.channels.get_mut(&id).map(|channel| act(channel, &mut effects));
+        if known.is_some() {
             for effect in effects.drain(..) {
                 self.perform(&mut state, id, effect);
             }
         }
         state.effects = effects;
+        known.is_some()
     }
 
-    fn perform(self: &Rc<Self>, state: &mut State<S>, channel: ChannelId, effect: Effect) {
+    /// Performs what a channel has decided, or lets the shard do so where its connection is.
+    pub(super) fn perform(
+        self: &Rc<Self>,
+        state: &mut State<S>,
+        channel: ChannelId,
+        effect: Effect,
+    ) {
+        if let Some(connection) = effect.connection()
+            && connection.shard != self.id
+        {
+            return self.perform_abroad(state, connection.shard, channel, effect);
+        }
         match effect {
             Effect::FanOut(delivery) => {
                 self.metrics.committed(u64::from(delivery.batch.count));
+                self.fan_out_abroad(state, &delivery);
                 self.fan_out(state, &delivery);
             }
             Effect::Join(subscriber) => {
@@ -90,7 +103,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 }
             }
             Effect::Ended(connection) => {
-                if let Some(port) = find(state, connection) {
+                if let Some(port) = find(state, connection)
+                    && !state.unsubscribing.contains_key(&(connection, channel))
+                {
                     port.subscriptions.borrow_mut().remove(&channel);
                 }
             }
@@ -110,7 +125,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     }
 
     /// Puts a batch into the outboxes of the live subscribers here.
-    fn fan_out(&self, state: &mut State<S>, delivery: &Delivery) {
+    pub(super) fn fan_out(&self, state: &mut State<S>, delivery: &Delivery) {
         let State { ports, subscribers, dirty, .. } = state;
         let Some(subscribers) = subscribers.get(&delivery.channel) else { return };
         let mut frames = SharedFrames::default();
