@@ -489,3 +489,6 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         port.wake.notify_one();
     }
 }
+
+#[cfg(test)]
+mod tests;
