@@ -22,7 +22,7 @@ use thiserror::Error;
 use crate::{
     auth, edge,
     limits::{self, Limits},
-    server::cores::PinCores,
+    server::cores::{PinCores, Shards},
 };
 
 mod layers;
@@ -39,7 +39,7 @@ const RELOADABLE: &str = "edge.";
 pub struct Config {
     /// Where the server listens and keeps its data.
     pub server: Server,
-    /// The hub's thread.
+    /// The hub's threads.
     pub hub: Hub,
     /// The log of messages.
     pub log: Log,
@@ -77,12 +77,14 @@ impl Default for Server {
     }
 }
 
-/// The hub's thread.
+/// The hub's threads.
 #[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Hub {
     /// `auto`, `off`, or the hub's cores.
     pub pin_cores: PinCores,
+    /// `auto`, or how many threads share the connections and the channels.
+    pub shards: Shards,
     /// How long a message may wait for others, under load, to share their writes. Zero: it never
     /// waits.
     #[serde(with = "humantime_serde")]
@@ -91,7 +93,11 @@ pub struct Hub {
 
 impl Default for Hub {
     fn default() -> Self {
-        Self { pin_cores: PinCores::default(), cork_max: Duration::from_millis(5) }
+        Self {
+            pin_cores: PinCores::default(),
+            shards: Shards::default(),
+            cork_max: Duration::from_millis(5),
+        }
     }
 }
 
@@ -159,8 +165,8 @@ pub struct Flags {
     /// Where messages, accounts and keys are kept [default: ./hubbub-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Which cores the hub has to itself: auto is the first allowed one, off leaves it to the
-    /// kernel, and a list is such as 0,2-3 [default: auto]
+    /// Which cores the hub has to itself, one for each shard: auto takes the first allowed ones, off
+    /// leaves it to the kernel, and a list is such as 0,2-3 [default: auto]
     #[arg(long, value_name = "auto|off|LIST")]
     pub pin_cores: Option<PinCores>,
     /// Which clients get permessage-deflate if they offer it: auto is those that speak JSON
@@ -174,6 +180,10 @@ pub struct Flags {
     /// The key of the certificate, as PEM [default: none]
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// How many threads the hub has: auto is one for each core that is listed, or for each allowed
+    /// one but the last [default: auto]
+    #[arg(long, value_name = "auto|N")]
+    pub shards: Option<Shards>,
 }
 
 /// A configuration, and where each of its values came from.

@@ -149,7 +149,7 @@ pub const READ_BYTES_MAX: usize = 64 * 1024;
 pub const HISTORY_MESSAGES_MAX: u32 = 200;
 /// Messages in a history page when the client names no number.
 pub const HISTORY_MESSAGES_DEFAULT: u32 = 50;
-/// History reads under way for one connection. Beyond it: `busy`.
+/// History commands of one connection that are not answered. Beyond it: `busy`.
 pub const HISTORY_READS_PER_CONNECTION_MAX: u8 = 2;
 
 /// User ids in one `users` command. Beyond it: `bad_request`.
@@ -165,8 +165,22 @@ pub const USER_NAME_BYTES_MAX: usize = 64;
 /// Bytes of an access token. Beyond it: `invalid_token`, unread.
 pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
 
-/// Items in a shard's mailbox. When full, the edge answers 503 and another shard's publish `busy`.
+/// Connections in a shard's mailbox. When full, the next shard gets them; when all are, the edge
+/// answers 503.
 pub const SHARD_MAILBOX_MAX: usize = 8_192;
+/// Shards of one process.
+pub const SHARDS_MAX: u16 = 64;
+/// Messages from one shard to another that it has not taken in: one for each turn and way. When so
+/// many are, further ones gather, and cross as one.
+pub const CROSSINGS_MAX: usize = 8;
+/// Bytes that wait in one shard for a way to another. Beyond it a full way for asks answers `busy`
+/// to publishes, subscribes and history commands; while a way for answers is full, its shard forms
+/// no batches and takes in no asks, so that drafts gather up to [`DRAFTS_MAX`]. What was begun
+/// before goes on top: one batch per channel, the reads under way, one resume from the tail.
+pub const CROSSING_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Commands of one shard's connections that another shard has not replied to. Beyond it: `busy`. An
+/// unsubscribe or the end of a connection is not held up: there is at most one per subscription.
+pub const ASKS_ABROAD_MAX: u32 = 16_384;
 /// Appends that wait for the log writer. Beyond it: refused as busy.
 pub const WRITER_MAILBOX_MAX: usize = 4_096;
 /// Batches in one transaction of the log writer. What exceeds it waits for the next.

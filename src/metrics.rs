@@ -30,6 +30,8 @@ pub struct Metrics {
     pub replayed_frames: Counter,
     /// Channels that were sealed because their stored log is damaged.
     pub channels_sealed: Counter,
+    /// Committed batches that were handed to another shard, once for each.
+    pub crossings: Counter,
     /// Bytes written to WebSockets.
     pub written_bytes: Counter,
     /// Write calls on WebSockets.
@@ -77,6 +79,7 @@ impl Default for Metrics {
             publishes: Counter::default(),
             replayed_frames: Counter::default(),
             channels_sealed: Counter::default(),
+            crossings: Counter::default(),
             written_bytes: Counter::default(),
             writes: Counter::default(),
             messages: Counter::default(),
@@ -96,11 +99,15 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A batch of `messages` was handed to `subscribers`.
-    pub fn fanned_out(&self, messages: u64, subscribers: u64) {
+    /// A batch of `messages` was committed, and is handed out.
+    pub fn committed(&self, messages: u64) {
         self.messages.inc_by(messages);
-        self.deliveries.inc_by(messages * subscribers);
         self.batch_messages.observe(messages as f64);
+    }
+
+    /// A batch of `messages` was handed to `subscribers`.
+    pub fn delivered(&self, messages: u64, subscribers: usize) {
+        self.deliveries.inc_by(messages * subscribers as u64);
     }
 
     /// A frame was compressed, whether it got smaller or not.
@@ -161,6 +168,7 @@ impl Metrics {
         add("deliveries", "Messages handed to subscribers, once for each", &self.deliveries);
         add("replayed_frames", "Frames that resumes were served", &self.replayed_frames);
         add("channels_sealed", "Channels sealed: their log is damaged", &self.channels_sealed);
+        add("crossings", "Batches handed to another shard, once for each", &self.crossings);
         add("written_bytes", "Bytes written to WebSockets", &self.written_bytes);
         add("writes", "Write calls on WebSockets", &self.writes);
         add("deflated_frames", "Frames sent compressed", &self.deflated_frames);

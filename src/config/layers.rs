@@ -119,6 +119,7 @@ fn read_flags(flags: &Flags) -> Vec<Layer> {
         ("--pin-cores", "hub.pin_cores", text(flags.pin_cores.as_ref().map(ToString::to_string))),
         ("--tls-cert", "edge.tls.certificate", path(&flags.tls_cert)),
         ("--tls-key", "edge.tls.key", path(&flags.tls_key)),
+        ("--shards", "hub.shards", text(flags.shards.map(|shards| shards.to_string()))),
     ]
     .into_iter()
     .filter_map(|(flag, key, value)| Some(layer(flag.to_owned(), key, value?)))

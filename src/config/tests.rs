@@ -59,12 +59,14 @@ fn every_flag_has_its_key() {
         deflate: Some(edge::Deflate::On),
         tls_cert: Some("c.pem".into()),
         tls_key: Some("k.pem".into()),
+        shards: Some(Shards::Number(3)),
     };
     let config = load("", &[], flags).unwrap().config;
     assert_eq!(config.server.listen.port(), 1);
     assert_eq!(config.server.internal_listen.port(), 2);
     assert_eq!(config.server.data_dir, Path::new("d"));
     assert_eq!(config.hub.pin_cores, PinCores::List(vec![0, 1]));
+    assert_eq!(config.hub.shards, Shards::Number(3));
     assert_eq!(config.edge.deflate, edge::Deflate::On);
     assert_eq!(config.edge.tls.certificate, Path::new("c.pem"));
     assert_eq!(config.edge.tls.key, Path::new("k.pem"));
@@ -90,6 +92,7 @@ fn durations_sizes_and_lists_are_read_from_file_and_environment() {
         passes = 3
         [hub]
         pin_cores = [0, 1]
+        shards = 2
         [log]
         synchronous = 'normal'
     ";
@@ -110,6 +113,7 @@ fn durations_sizes_and_lists_are_read_from_file_and_environment() {
     assert!(!config.auth.open_registration);
     assert_eq!(config.hub.pin_cores, PinCores::List(vec![1]));
     assert_eq!(config.edge.deflate, edge::Deflate::Off);
+    assert_eq!(config.hub.shards, Shards::Number(2));
     assert_eq!(config.log.synchronous, Synchronous::Normal);
     assert_eq!(config.channels.created_at_start, ["lobby", "dev"]);
 }
@@ -158,6 +162,8 @@ fn a_wrong_value_is_named_with_its_key_and_place() {
         ("[limits]\nping_interval = 25", "limits.ping_interval"),
         ("[limits]\nping_interval = 'soon'", "limits.ping_interval"),
         ("[hub]\npin_cores = 'on'", "hub.pin_cores"),
+        ("[hub]\nshards = 0", "hub.shards"),
+        ("[hub]\nshards = 'many'", "hub.shards"),
         ("[log]\nsynchronous = 'off'", "log.synchronous"),
         ("[auth]\nopen_registration = 'maybe'", "auth.open_registration"),
         ("server = 1", "server"),
@@ -226,6 +232,7 @@ fn settings_show_values_as_toml() {
     assert_eq!(value("limits.message_bytes_max"), "\"32.0 KiB\"");
     assert_eq!(value("limits.ping_interval"), "\"25s\"");
     assert_eq!(value("hub.pin_cores"), "\"auto\"");
+    assert_eq!(value("hub.shards"), "\"auto\"");
     assert_eq!(value("channels.created_at_start"), "[\"lobby\"]");
     assert_eq!(value("auth.cost.passes"), "2");
 }

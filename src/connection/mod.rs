@@ -31,7 +31,8 @@ use self::{
 use crate::{
     engine::Engine,
     hub::{
-        Handover, ShardInput,
+        DrainStep, Handover, ShardInput,
+        crossing::Arrivals,
         shard::{Port, Shard},
     },
     limits::{CLOSE_TIMEOUT, DRAIN_CHECK_INTERVAL, RECONNECTS_PER_SECOND},
@@ -54,31 +55,47 @@ type SocketPort = Port<Socket>;
 pub async fn run_shard<E: Engine>(
     shard: Rc<SocketShard<E>>,
     login: Arc<Login<E>>,
+    arrivals: Arrivals,
     cork_max: Duration,
     mut mailbox: mpsc::Receiver<ShardInput>,
 ) {
+    shard.take_arrivals(arrivals);
     spawn_local(writer::end_turns(Rc::clone(&shard), cork_max));
     while let Some(input) = mailbox.recv().await {
         match input {
             ShardInput::Connection(handover) => {
                 spawn_local(serve(Rc::clone(&shard), Arc::clone(&login), handover));
             }
-            ShardInput::Drain(done) => {
-                spawn_local(drain(Rc::clone(&shard), done));
+            ShardInput::Drain(step, done) => {
+                spawn_local(drain(Rc::clone(&shard), step, done));
             }
         }
     }
 }
 
-async fn drain<E: Engine>(shard: Rc<SocketShard<E>>, done: oneshot::Sender<()>) {
-    let spread_ms = reconnect_spread_ms(shard.connection_count());
-    shard.drain(|| rand::random_range(0..=spread_ms));
-    while !shard.is_idle() {
-        sleep(DRAIN_CHECK_INTERVAL).await;
-    }
-    shard.close_all(CloseCode::GoingAway);
-    while shard.connection_count() > 0 {
-        sleep(DRAIN_CHECK_INTERVAL).await;
+async fn drain<E: Engine>(shard: Rc<SocketShard<E>>, step: DrainStep, done: oneshot::Sender<()>) {
+    match step {
+        DrainStep::Stop => {
+            // The other shards have about as many.
+            let connections = shard.connection_count() * usize::from(shard.shards());
+            let spread_ms = reconnect_spread_ms(connections);
+            shard.drain(|| rand::random_range(0..=spread_ms));
+        }
+        DrainStep::Finish => {
+            while !shard.is_idle() {
+                sleep(DRAIN_CHECK_INTERVAL).await;
+            }
+        }
+        DrainStep::Close => {
+            shard.tell_last();
+            while !shard.has_heard_last() {
+                sleep(DRAIN_CHECK_INTERVAL).await;
+            }
+            shard.close_all(CloseCode::GoingAway);
+            while shard.connection_count() > 0 {
+                sleep(DRAIN_CHECK_INTERVAL).await;
+            }
+        }
     }
     // Whoever asked may have stopped waiting: then nobody wants to know.
     let _ = done.send(());

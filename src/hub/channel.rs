@@ -2,18 +2,23 @@
 //! Pure.
 //!
 //! Inputs are methods, results are [`Effect`]s in the order in which they must be performed: commit,
-//! then fan-out, then reply. Everything that enters the log reaches the subscribers through
+//! then fan-out, then reply. For each connection they must be performed in this order wherever it
+//! is: who joins between two fan-outs receives the second live and has the first by a replay. Everything that enters the log reaches the subscribers through
 //! [`Channel::apply`], whether it was committed here, by another node, or was found by reading; an
 //! append's own answer is only a hint of where to look.
 //!
 //! Invariant: a subscriber is either live and has been handed everything up to the head, or it is
 //! replaying and has been handed everything up to its own place. So none misses or repeats anything.
 
-use std::{collections::HashMap, mem, rc::Rc, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    mem,
+    sync::Arc,
+};
 
 use super::{
     ConnectionKey, Format, Ticket,
-    fanout::{Delivery, Subscriber, Subscribers},
+    fanout::{Delivery, Subscriber},
     sequencer::{Accepted, Draft, Outcome, Sequencer},
 };
 use crate::{
@@ -40,19 +45,43 @@ pub enum Effect {
     Read(ReadFrom, Purpose),
     /// Call [`Channel::recover`] after a while.
     RecoverLater,
-    /// Put the frame of this batch into the outboxes of the first so many live subscribers: those
-    /// who were there when it was applied. Whoever has joined since has it by a replay.
-    FanOut(Rc<Delivery>, usize),
+    /// Put the frame of this batch into the outboxes of all live subscribers: those who have joined
+    /// by an effect before this one, and have not left.
+    FanOut(Arc<Delivery>),
     /// Put what this batch holds after a place into one connection's outbox.
-    Replay(Subscriber, Rc<Delivery>, Sequence),
+    Replay(Subscriber, Arc<Delivery>, Sequence),
+    /// The connection has been handed everything before, and is live from here on.
+    Join(Subscriber),
+    /// The connection, which has joined, is no longer live.
+    Leave(ConnectionKey),
     /// Answer a command.
     Reply(Ticket, Reply),
     /// Tell a connection something.
     Tell(ConnectionKey, Control),
-    /// The connection is no longer a subscriber.
+    /// The connection is no longer a subscriber, nor about to be one, though it did not ask for that.
     Ended(ConnectionKey),
     /// The stored log is damaged: an operator must know.
     Sealed,
+}
+
+impl Effect {
+    /// The one connection that it concerns, if it does.
+    #[must_use]
+    pub const fn connection(&self) -> Option<ConnectionKey> {
+        match self {
+            Self::Replay(Subscriber { connection, .. }, ..)
+            | Self::Join(Subscriber { connection, .. })
+            | Self::Leave(connection)
+            | Self::Reply(Ticket { connection, .. }, _)
+            | Self::Tell(connection, _)
+            | Self::Ended(connection) => Some(*connection),
+            Self::Append(_)
+            | Self::Read(..)
+            | Self::RecoverLater
+            | Self::FanOut(_)
+            | Self::Sealed => None,
+        }
+    }
 }
 
 /// Why a channel reads its log.
@@ -88,7 +117,8 @@ pub struct Channel {
     state: State,
     head: Head,
     tail: Tail<Delivery>,
-    subscribers: Subscribers,
+    /// The live subscribers. Their outboxes, and the list that is walked, are with their shards.
+    live: HashSet<ConnectionKey>,
     replays: HashMap<ConnectionKey, Replay>,
     sequencer: Sequencer,
     /// What waits for the head to be known or to be current, at most [`DRAFTS_MAX`]. Beyond it:
@@ -142,7 +172,7 @@ impl Channel {
             state: State::Unloaded,
             head: Head::empty(epoch),
             tail: Tail::new(Sequence::ZERO),
-            subscribers: Subscribers::default(),
+            live: HashSet::new(),
             replays: HashMap::new(),
             sequencer: Sequencer::default(),
             waiting: Vec::new(),
@@ -151,12 +181,6 @@ impl Channel {
             history_reads: 0,
             junk: 0,
         }
-    }
-
-    /// The connections that receive this channel live.
-    #[must_use]
-    pub fn subscribers(&self) -> &[Subscriber] {
-        self.subscribers.as_slice()
     }
 
     /// The newest end of the log as far as it is known here.
@@ -176,7 +200,7 @@ impl Channel {
     pub fn is_evictable(&self) -> bool {
         self.state != State::Loading
             && self.is_idle()
-            && self.subscribers.as_slice().is_empty()
+            && self.live.is_empty()
             && self.replays.is_empty()
             && self.history_reads == 0
     }
@@ -267,14 +291,14 @@ impl Channel {
             return self.catch_up(effects);
         }
         let Some(delivery) = self.extend(entry, effects) else { return };
-        effects.push(Effect::FanOut(Rc::clone(&delivery), self.subscribers.as_slice().len()));
+        effects.push(Effect::FanOut(Arc::clone(&delivery)));
         let mut ended = Vec::new();
         self.sequencer.committed(&delivery.batch, |ticket, outcome| ended.push((ticket, outcome)));
         effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
     }
 
     /// Moves the head to the next entry, unless that extends no chain.
-    fn extend(&mut self, entry: Entry, effects: &mut Vec<Effect>) -> Option<Rc<Delivery>> {
+    fn extend(&mut self, entry: Entry, effects: &mut Vec<Effect>) -> Option<Arc<Delivery>> {
         if !entry.batch.extends(&self.head) {
             if self.caps.junk_possible {
                 self.junk += 1;
@@ -285,8 +309,8 @@ impl Channel {
             return None;
         }
         self.head = entry.batch.head(entry.at);
-        let delivery = Rc::new(Delivery::new(self.id, Arc::new(entry.batch)));
-        self.tail.push(Rc::clone(&delivery));
+        let delivery = Arc::new(Delivery::new(self.id, Arc::new(entry.batch)));
+        self.tail.push(Arc::clone(&delivery));
         Some(delivery)
     }
 
@@ -330,10 +354,24 @@ impl Channel {
         }
     }
 
-    /// Ends delivery to a connection. Not an error if there was none.
-    pub fn unsubscribe(&mut self, connection: ConnectionKey, effects: &mut Vec<Effect>) {
-        self.subscribers.remove(connection);
-        self.replays.remove(&connection);
+    /// Ends delivery to a connection, as it asked.
+    pub fn unsubscribe(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
+        let was_any = self.leave(ticket.connection, effects);
+        effects.push(if was_any {
+            Effect::Reply(ticket, Reply::Unsubscribed(self.id))
+        } else {
+            refused(ticket, ErrorCode::NotSubscribed)
+        });
+    }
+
+    /// Ends delivery to a connection, which may be gone. Whether there was or was to be any.
+    pub fn leave(&mut self, connection: ConnectionKey, effects: &mut Vec<Effect>) -> bool {
+        let was_live = self.live.remove(&connection);
+        if was_live {
+            effects.push(Effect::Leave(connection));
+        }
+        let was_replaying = self.replays.remove(&connection).is_some();
+        let waited = self.waiting.len();
         self.waiting.retain(|waiting| match waiting {
             Waiting::Subscribe(ticket, ..) if ticket.connection == connection => {
                 effects.push(refused(*ticket, ErrorCode::NotSubscribed));
@@ -341,6 +379,7 @@ impl Channel {
             }
             _ => true,
         });
+        was_live || was_replaying || self.waiting.len() < waited
     }
 
     /// Reads a page.
@@ -522,7 +561,7 @@ impl Channel {
             // Retention may have taken what lies before: then that is a gap, and said so.
             self.leave_gap(&mut replay, Sequence(batch.first_sequence.0 - 1), effects);
             replay.bytes += batch.records.len();
-            let delivery = Rc::new(Delivery::new(self.id, Arc::clone(&batch)));
+            let delivery = Arc::new(Delivery::new(self.id, Arc::clone(&batch)));
             effects.push(Effect::Replay(replay.subscriber, delivery, replay.handed));
             replay.handed = batch.last_sequence();
         }
@@ -555,10 +594,12 @@ impl Channel {
     fn join(&mut self, mut replay: Replay, effects: &mut Vec<Effect>) {
         self.leave_gap(&mut replay, self.tail.start(), effects);
         for delivery in self.tail.after(replay.handed) {
-            effects.push(Effect::Replay(replay.subscriber, Rc::clone(delivery), replay.handed));
+            effects.push(Effect::Replay(replay.subscriber, Arc::clone(delivery), replay.handed));
             replay.handed = delivery.batch.last_sequence();
         }
-        self.subscribers.insert(replay.subscriber);
+        if self.live.insert(replay.subscriber.connection) {
+            effects.push(Effect::Join(replay.subscriber));
+        }
     }
 
     /// Tells a subscriber that what lies between its place and `to` is not replayed.
@@ -602,12 +643,13 @@ impl Channel {
         self.state = State::Sealed;
         effects.push(Effect::Sealed);
         let code = ErrorCode::ChannelSealed;
+        let live = mem::take(&mut self.live);
+        effects.extend(live.iter().copied().map(Effect::Leave));
         let replays = mem::take(&mut self.replays);
-        let replaying = replays.into_values().map(|replay| replay.subscriber);
-        for subscriber in self.subscribers.drain().chain(replaying) {
+        for connection in live.into_iter().chain(replays.into_keys()) {
             let ended = Control::SubscriptionEnded { channel: self.id, refusal: code.into() };
-            effects.push(Effect::Tell(subscriber.connection, ended));
-            effects.push(Effect::Ended(subscriber.connection));
+            effects.push(Effect::Tell(connection, ended));
+            effects.push(Effect::Ended(connection));
         }
         self.refuse_all(code, effects);
         self.sequencer.refuse_in_flight(|ticket| effects.push(refused(ticket, code)));

@@ -5,7 +5,11 @@
 //! makes bytes of its own. The compressed twin of a frame is made as often: once, when the first
 //! connection wants it.
 
-use std::{cell::OnceCell, collections::HashMap, rc::Rc, sync::Arc};
+use std::{
+    collections::HashMap,
+    rc::Rc,
+    sync::{Arc, OnceLock},
+};
 
 use bytes::Bytes;
 
@@ -23,15 +27,15 @@ use crate::{
     },
 };
 
-/// A committed batch on its way out.
+/// A committed batch on its way out, the same for all shards.
 #[derive(Debug)]
 pub struct Delivery {
     /// The channel.
     pub channel: ChannelId,
     /// What was committed.
     pub batch: Arc<Batch>,
-    proto: OnceCell<SharedFrame>,
-    json: OnceCell<SharedFrame>,
+    proto: OnceLock<SharedFrame>,
+    json: OnceLock<SharedFrame>,
 }
 
 impl HoldsBatch for Delivery {
@@ -44,7 +48,7 @@ impl Delivery {
     /// A batch that nobody has encoded yet.
     #[must_use]
     pub const fn new(channel: ChannelId, batch: Arc<Batch>) -> Self {
-        Self { channel, batch, proto: OnceCell::new(), json: OnceCell::new() }
+        Self { channel, batch, proto: OnceLock::new(), json: OnceLock::new() }
     }
 
     /// The whole batch as one frame, the same bytes for every connection of this format. `twin`
@@ -184,11 +188,11 @@ const fn opcode(encoding: Encoding) -> OpCode {
     }
 }
 
-/// The connections that receive a channel now. Handing out walks a dense list.
+/// The connections of one shard that receive a channel now. Handing out walks a dense list.
 #[derive(Debug, Default)]
 pub struct Subscribers {
     dense: Vec<Subscriber>,
-    places: HashMap<ConnectionKey, usize>,
+    places: HashMap<ConnectionKey, u32>,
 }
 
 /// One of them.
@@ -205,15 +209,15 @@ impl Subscribers {
     pub fn insert(&mut self, subscriber: Subscriber) {
         self.places.entry(subscriber.connection).or_insert_with(|| {
             self.dense.push(subscriber);
-            self.dense.len() - 1
+            u32::try_from(self.dense.len() - 1).expect("a slot is unique and has 32 bits")
         });
     }
 
     /// Takes a connection out. Whether it was there.
     pub fn remove(&mut self, connection: ConnectionKey) -> bool {
         let Some(place) = self.places.remove(&connection) else { return false };
-        self.dense.swap_remove(place);
-        if let Some(moved) = self.dense.get(place) {
+        self.dense.swap_remove(place as usize);
+        if let Some(moved) = self.dense.get(place as usize) {
             self.places.insert(moved.connection, place);
         }
         true
@@ -231,10 +235,10 @@ impl Subscribers {
         &self.dense
     }
 
-    /// Takes all of them out.
-    pub fn drain(&mut self) -> impl Iterator<Item = Subscriber> + '_ {
-        self.places.clear();
-        self.dense.drain(..)
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.dense.is_empty()
     }
 }
 
@@ -247,6 +251,7 @@ mod tests {
 
     use super::*;
     use crate::{
+        hub::ShardId,
         log::{
             batch::put_record,
             place::{BatchId, Epoch, Position, UserId},
@@ -257,7 +262,7 @@ mod tests {
     const PROTO: Format = Format::plain(Encoding::Proto);
 
     fn key(slot: u32) -> ConnectionKey {
-        ConnectionKey { slot, generation: 0 }
+        ConnectionKey { shard: ShardId(0), slot, generation: 0 }
     }
 
     fn delivery(record: &[u8]) -> Delivery {

@@ -5,7 +5,13 @@
 //! every subscriber. `channel`, `sequencer`, `fanout`, `outbox` and `cork` are pure and synchronous: the
 //! shard performs their effects, and so does the simulation in the tests.
 
-use std::{net::TcpStream, sync::Arc};
+use std::{
+    net::TcpStream,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bytes::Bytes;
 use rustls::ServerConnection;
@@ -15,6 +21,7 @@ use crate::{log::place::UserId, websocket::deflate::Agreed, wire::Encoding};
 
 pub mod channel;
 pub mod cork;
+pub mod crossing;
 pub mod deflater;
 pub mod directory;
 pub mod fanout;
@@ -22,9 +29,15 @@ pub mod outbox;
 pub mod sequencer;
 pub mod shard;
 
-/// A connection of a shard. The generation tells it from an earlier one in the same slot.
+/// A shard of this process, by its place: 0, 1, 2, …
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ShardId(pub u16);
+
+/// A connection. The generation tells it from an earlier one in the same slot.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct ConnectionKey {
+    /// Where its outbox is.
+    pub shard: ShardId,
     /// Its place in the shard's table.
     pub slot: u32,
     /// How many connections had this place before.
@@ -48,13 +61,29 @@ impl Format {
     }
 }
 
-/// Who waits for the answer to a command, and what it is called there.
+/// Who waits for the answer to a command, and what it is called there. A command has exactly one
+/// answer.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Ticket {
     /// The connection.
     pub connection: ConnectionKey,
     /// The client's correlation id.
     pub id: u32,
+    /// What it waits for.
+    pub asked: Asked,
+}
+
+/// The commands that a channel answers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Asked {
+    /// To publish.
+    Publish,
+    /// To subscribe.
+    Subscribe,
+    /// To unsubscribe.
+    Unsubscribe,
+    /// To read a page of history.
+    History,
 }
 
 /// Who a connection belongs to, and until when.
@@ -105,42 +134,70 @@ pub struct Handover {
 pub enum ShardInput {
     /// A new connection.
     Connection(Handover),
-    /// Finish what was accepted, close every connection, then say so.
-    Drain(oneshot::Sender<()>),
+    /// Take this step of a drain, then say so.
+    Drain(DrainStep, oneshot::Sender<()>),
+}
+
+/// The steps in which a hub stops. All shards take one before any takes the next.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DrainStep {
+    /// Take no further publishes, and tell every connection.
+    Stop,
+    /// Finish every publish that was taken in. When all shards have, each is answered.
+    Finish,
+    /// Hand out what other shards still tell, and close every connection.
+    Close,
 }
 
 /// The way into the hub. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Hub {
-    mailbox: mpsc::Sender<ShardInput>,
+    mailboxes: Arc<[mpsc::Sender<ShardInput>]>,
+    /// Counts the connections that were handed over, to spread them.
+    handed_over: Arc<AtomicUsize>,
 }
 
 impl Hub {
-    /// The hub behind this mailbox of its shard.
+    /// The hub behind these mailboxes of its shards.
     #[must_use]
-    pub const fn new(mailbox: mpsc::Sender<ShardInput>) -> Self {
-        Self { mailbox }
+    pub fn new(mailboxes: Vec<mpsc::Sender<ShardInput>>) -> Self {
+        Self { mailboxes: mailboxes.into(), handed_over: Arc::default() }
     }
 
-    /// Gives a connection to a shard.
+    /// Gives a connection to the next shard in turn, or to the first after it that has room.
     ///
     /// # Errors
     /// The handover itself, when the hub has no room for it now.
     pub fn hand_over(&self, handover: Handover) -> Result<(), Handover> {
-        self.mailbox.try_send(ShardInput::Connection(handover)).map_err(|error| {
-            match error.into_inner() {
-                ShardInput::Connection(handover) => handover,
-                ShardInput::Drain(_) => unreachable!("what comes back is what was sent"),
+        let turn = self.handed_over.fetch_add(1, Ordering::Relaxed);
+        let shards = self.mailboxes.len();
+        let mut input = ShardInput::Connection(handover);
+        for place in 0..shards {
+            match self.mailboxes[(turn.wrapping_add(place)) % shards].try_send(input) {
+                Ok(()) => return Ok(()),
+                Err(error) => input = error.into_inner(),
             }
-        })
+        }
+        match input {
+            ShardInput::Connection(handover) => Err(handover),
+            ShardInput::Drain(..) => unreachable!("what comes back is what was sent"),
+        }
     }
 
     /// Finishes what was accepted and closes every connection.
     pub async fn drain(&self) {
-        let (done, is_done) = oneshot::channel();
-        if self.mailbox.send(ShardInput::Drain(done)).await.is_ok() {
-            // An error means that the shard is gone already, and its connections with it.
-            let _ = is_done.await;
+        for step in [DrainStep::Stop, DrainStep::Finish, DrainStep::Close] {
+            let mut steps = Vec::with_capacity(self.mailboxes.len());
+            for mailbox in &*self.mailboxes {
+                let (done, is_done) = oneshot::channel();
+                if mailbox.send(ShardInput::Drain(step, done)).await.is_ok() {
+                    steps.push(is_done);
+                }
+            }
+            for is_done in steps {
+                // An error means that the shard is gone already, and its connections with it.
+                let _ = is_done.await;
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The ring of recent batches that answers most resumes without a read of the log. Pure.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, sync::Arc};
 
 use super::{batch::Batch, place::Sequence};
 use crate::limits::TAIL_BYTES_MAX;
@@ -14,7 +14,7 @@ pub trait HoldsBatch {
 /// The newest batches of one channel, bounded by bytes. `T` is what the keeper makes of a batch.
 #[derive(Debug)]
 pub struct Tail<T> {
-    kept: VecDeque<Rc<T>>,
+    kept: VecDeque<Arc<T>>,
     /// Sum of the kept batches' record bytes. At most [`TAIL_BYTES_MAX`], or one batch.
     bytes: usize,
     /// The sequence just before the oldest kept record; the head's when nothing is kept.
@@ -30,7 +30,7 @@ impl<T: HoldsBatch> Tail<T> {
 
     /// Adds the batch that follows the newest one, and lets go of the oldest while there are too
     /// many bytes.
-    pub fn push(&mut self, newest: Rc<T>) {
+    pub fn push(&mut self, newest: Arc<T>) {
         debug_assert_eq!(newest.batch().first_sequence, self.end().next());
         self.bytes += newest.batch().records.len();
         self.kept.push_back(newest);
@@ -55,7 +55,7 @@ impl<T: HoldsBatch> Tail<T> {
 
     /// The batches that hold what comes after `sequence`, oldest first; the first of them may begin
     /// before it. Only for a sequence from [`Tail::start`] on: below, records are missing.
-    pub fn after(&self, sequence: Sequence) -> impl Iterator<Item = &Rc<T>> {
+    pub fn after(&self, sequence: Sequence) -> impl Iterator<Item = &Arc<T>> {
         debug_assert!(sequence >= self.start);
         let first = self.kept.partition_point(|kept| kept.batch().last_sequence() <= sequence);
         self.kept.range(first..)
@@ -76,8 +76,8 @@ mod tests {
         }
     }
 
-    fn batch(first_sequence: u64, count: u16, bytes: usize) -> Rc<Batch> {
-        Rc::new(Batch {
+    fn batch(first_sequence: u64, count: u16, bytes: usize) -> Arc<Batch> {
+        Arc::new(Batch {
             epoch: Epoch(1),
             id: BatchId(u128::from(first_sequence)),
             previous: BatchId(0),

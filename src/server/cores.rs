@@ -1,7 +1,8 @@
 //! Which thread gets which core: a pure plan, and the two calls that apply it.
 //!
-//! The hub's thread gets a core for itself; edge, log, auth and the rest share what is left. Where
-//! that cannot be, on one core above all, the plan says so and the server runs all the same.
+//! Each thread of the hub, a shard, gets a core for itself; edge, log, auth and the rest share what
+//! is left. Where that cannot be, on one core above all, the plan says so and the server runs all the
+//! same.
 
 use std::{fmt, io, str::FromStr};
 
@@ -9,10 +10,12 @@ use rustix::thread::CpuSet;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use thiserror::Error;
 
+use crate::limits::SHARDS_MAX;
+
 /// Whether threads are bound to cores: `auto`, `off`, or the list of the hub's cores.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub enum PinCores {
-    /// The first allowed core is the hub's, the others are everybody else's.
+    /// The first allowed cores are the hub's, one for each shard; the others everybody else's.
     #[default]
     Auto,
     /// The kernel places the threads.
@@ -21,11 +24,22 @@ pub enum PinCores {
     List(Vec<usize>),
 }
 
+/// How many threads the hub has: `auto` or a number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Shards {
+    /// One for each core that is listed for the hub; where none is, for each allowed one but the
+    /// last.
+    #[default]
+    Auto,
+    /// So many: from 1 to [`SHARDS_MAX`].
+    Number(u16),
+}
+
 /// Where the threads go.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Plan {
-    /// The cores of the hub's thread. None: not pinned.
-    pub hub: Option<Vec<usize>>,
+    /// The cores of each shard's thread. None: not pinned.
+    pub shards: Vec<Option<Vec<usize>>>,
     /// The cores of all other threads. None: not pinned.
     pub rest: Option<Vec<usize>>,
     /// What an operator should know about it.
@@ -37,15 +51,18 @@ pub struct Plan {
 pub enum Warning {
     /// Only one core is allowed.
     OneCore,
-    /// The list takes all allowed cores.
+    /// The hub takes all allowed cores.
     NoneLeft,
+    /// There are more shards than cores for them.
+    TooFew,
 }
 
 impl fmt::Display for Warning {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::OneCore => "only one core is allowed: the hub shares it with all other threads",
-            Self::NoneLeft => "pin_cores takes every allowed core: the hub shares its cores",
+            Self::NoneLeft => "the hub takes every allowed core: it shares them with all threads",
+            Self::TooFew => "there are more shards than cores for them: they share",
         })
     }
 }
@@ -68,26 +85,41 @@ pub enum PlanError {
 ///
 /// # Errors
 /// When the list of cores cannot be followed.
-pub fn plan(allowed: &[usize], pin: &PinCores) -> Result<Plan, PlanError> {
+pub fn plan(allowed: &[usize], pin: &PinCores, shards: Shards) -> Result<Plan, PlanError> {
+    if let PinCores::List(cores) = pin {
+        check_list(allowed, cores)?;
+    }
+    let count = usize::from(match (shards, pin) {
+        (Shards::Number(count), _) => count,
+        (Shards::Auto, PinCores::List(cores)) => bounded(cores.len()),
+        (Shards::Auto, PinCores::Auto | PinCores::Off) => bounded(allowed.len().saturating_sub(1)),
+    });
     let hub = match (pin, allowed) {
         // A machine that does not tell its cores is not pinned either.
         (PinCores::Off, _) | (PinCores::Auto, []) => {
-            return Ok(Plan { hub: None, rest: None, warning: None });
+            return Ok(Plan { shards: vec![None; count], rest: None, warning: None });
         }
-        (PinCores::Auto, [first, ..]) => vec![*first],
-        (PinCores::List(cores), _) => {
-            check_list(allowed, cores)?;
-            cores.clone()
-        }
+        (PinCores::Auto, _) => &allowed[..count.min(allowed.len())],
+        (PinCores::List(cores), _) => cores,
     };
     let others: Vec<usize> = allowed.iter().copied().filter(|core| !hub.contains(core)).collect();
     let warning = match (allowed.len(), others.is_empty()) {
         (1, _) => Some(Warning::OneCore),
         (_, true) => Some(Warning::NoneLeft),
+        (_, false) if count > hub.len() => Some(Warning::TooFew),
         (_, false) => None,
     };
     let rest = if others.is_empty() { allowed.to_vec() } else { others };
-    Ok(Plan { hub: Some(hub), rest: Some(rest), warning })
+    // Listed cores beyond one for each shard are dealt out too.
+    let cores_of =
+        |shard: usize| hub.iter().copied().skip(shard % hub.len()).step_by(count).collect();
+    let shards = (0..count).map(|shard| Some(cores_of(shard))).collect();
+    Ok(Plan { shards, rest: Some(rest), warning })
+}
+
+/// As many shards, within what is possible.
+fn bounded(shards: usize) -> u16 {
+    u16::try_from(shards).unwrap_or(SHARDS_MAX).clamp(1, SHARDS_MAX)
 }
 
 fn check_list(allowed: &[usize], cores: &[usize]) -> Result<(), PlanError> {
@@ -137,6 +169,57 @@ pub fn pin(cores: &[usize]) -> io::Result<()> {
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 #[error("expected `auto`, `off` or cores such as `0,2-3`, found `{0}`")]
 pub struct FormError(String);
+
+/// The text of a flag or a setting is none of the forms of [`Shards`].
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("expected `auto` or a number from 1 to {SHARDS_MAX}, found `{0}`")]
+pub struct ShardsError(String);
+
+impl FromStr for Shards {
+    type Err = ShardsError;
+
+    fn from_str(text: &str) -> Result<Self, ShardsError> {
+        match text.trim() {
+            "auto" => Ok(Self::Auto),
+            number => number
+                .parse()
+                .ok()
+                .filter(|number| (1..=SHARDS_MAX).contains(number))
+                .map(Self::Number)
+                .ok_or_else(|| ShardsError(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Shards {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Number(number) => number.fmt(f),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Shards {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = match Written::deserialize(deserializer) {
+            Ok(Written::Text(text)) => text,
+            Ok(Written::Number(number)) => number.to_string(),
+            Ok(Written::List(_)) => "a list".to_owned(),
+            Err(_) => "something else".to_owned(),
+        };
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Shards {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Number(number) => serializer.serialize_u16(*number),
+        }
+    }
+}
 
 /// Cores of one list, so that a typing error does not fill the memory.
 const LISTED_CORES_MAX: usize = CpuSet::MAX_CPU;
@@ -210,35 +293,83 @@ mod tests {
         PinCores::List(cores.to_vec())
     }
 
+    fn planned(allowed: &[usize], pin: &PinCores, shards: Shards) -> Plan {
+        plan(allowed, pin, shards).unwrap()
+    }
+
+    /// The cores of each shard, which are pinned.
+    fn cores(plan: &Plan) -> Vec<Vec<usize>> {
+        plan.shards.iter().map(|cores| cores.clone().unwrap()).collect()
+    }
+
     #[test]
-    fn the_hub_has_the_first_core_and_the_rest_the_others() {
-        let planned = plan(&[2, 3, 6], &PinCores::Auto).unwrap();
-        assert_eq!(planned, Plan { hub: Some(vec![2]), rest: Some(vec![3, 6]), warning: None });
+    fn each_shard_has_one_of_the_first_cores_and_the_rest_the_others() {
+        let one = planned(&[2, 3], &PinCores::Auto, Shards::Auto);
+        assert_eq!(one, Plan { shards: vec![Some(vec![2])], rest: Some(vec![3]), warning: None });
+        let auto = planned(&[2, 3, 6], &PinCores::Auto, Shards::Auto);
+        assert_eq!((cores(&auto), auto.rest), (vec![vec![2], vec![3]], Some(vec![6])));
+        let fewer = planned(&[2, 3, 6], &PinCores::Auto, Shards::Number(1));
+        assert_eq!((cores(&fewer), fewer.rest), (vec![vec![2]], Some(vec![3, 6])));
+        let many: Vec<usize> = (0..200).collect();
+        let many = planned(&many, &PinCores::Auto, Shards::Auto);
+        assert_eq!(many.shards.len(), usize::from(SHARDS_MAX));
     }
 
     #[test]
     fn one_core_is_a_warning_not_a_failure() {
-        let planned = plan(&[5], &PinCores::Auto).unwrap();
-        assert_eq!((planned.hub, planned.rest), (Some(vec![5]), Some(vec![5])));
+        let planned = planned(&[5], &PinCores::Auto, Shards::Auto);
+        assert_eq!((cores(&planned), planned.rest), (vec![vec![5]], Some(vec![5])));
         assert_eq!(planned.warning, Some(Warning::OneCore));
     }
 
     #[test]
+    fn more_shards_than_cores_share_and_say_so() {
+        let all = planned(&[0, 1], &PinCores::Auto, Shards::Number(3));
+        assert_eq!(cores(&all), [[0], [1], [0]]);
+        assert_eq!((all.rest, all.warning), (Some(vec![0, 1]), Some(Warning::NoneLeft)));
+        let listed = planned(&[0, 1], &list(&[1]), Shards::Number(2));
+        assert_eq!(cores(&listed), [[1], [1]]);
+        assert_eq!((listed.rest, listed.warning), (Some(vec![0]), Some(Warning::TooFew)));
+        let one = planned(&[4], &PinCores::Auto, Shards::Number(2));
+        assert_eq!((cores(&one), one.warning), (vec![vec![4], vec![4]], Some(Warning::OneCore)));
+    }
+
+    #[test]
     fn off_pins_nothing_and_unknown_cores_neither() {
-        let nothing = Plan { hub: None, rest: None, warning: None };
-        assert_eq!(plan(&[0, 1, 2], &PinCores::Off), Ok(nothing.clone()));
-        assert_eq!(plan(&[], &PinCores::Auto), Ok(nothing));
+        let nothing = |count| Plan { shards: vec![None; count], rest: None, warning: None };
+        assert_eq!(planned(&[0, 1, 2], &PinCores::Off, Shards::Auto), nothing(2));
+        assert_eq!(planned(&[0, 1, 2], &PinCores::Off, Shards::Number(5)), nothing(5));
+        assert_eq!(planned(&[], &PinCores::Auto, Shards::Auto), nothing(1));
     }
 
     #[test]
     fn a_list_is_followed_or_refused() {
-        let followed = plan(&[0, 1, 2], &list(&[2, 0])).unwrap();
-        assert_eq!((followed.hub, followed.rest), (Some(vec![2, 0]), Some(vec![1])));
-        let all = plan(&[0, 1], &list(&[0, 1])).unwrap();
+        let followed = planned(&[0, 1, 2], &list(&[2, 0]), Shards::Auto);
+        assert_eq!((cores(&followed), followed.rest), (vec![vec![2], vec![0]], Some(vec![1])));
+        let roomy = planned(&[0, 1, 2, 3], &list(&[3, 2, 0]), Shards::Number(2));
+        assert_eq!((cores(&roomy), roomy.rest), (vec![vec![3, 0], vec![2]], Some(vec![1])));
+        let all = planned(&[0, 1], &list(&[0, 1]), Shards::Auto);
         assert_eq!((all.rest, all.warning), (Some(vec![0, 1]), Some(Warning::NoneLeft)));
-        assert_eq!(plan(&[0, 1], &list(&[3])), Err(PlanError::NotAllowed(3)));
-        assert_eq!(plan(&[0, 1], &list(&[0, 0])), Err(PlanError::Twice(0)));
-        assert_eq!(plan(&[0, 1], &list(&[])), Err(PlanError::Empty));
+        let refused = |cores: &[usize]| plan(&[0, 1], &list(cores), Shards::Auto).unwrap_err();
+        assert_eq!(refused(&[3]), PlanError::NotAllowed(3));
+        assert_eq!(refused(&[0, 0]), PlanError::Twice(0));
+        assert_eq!(refused(&[]), PlanError::Empty);
+    }
+
+    #[test]
+    fn numbers_of_shards_are_read_and_written_back() {
+        for (text, read) in [
+            ("auto", Some(Shards::Auto)),
+            ("1", Some(Shards::Number(1))),
+            ("64", Some(Shards::Number(SHARDS_MAX))),
+            ("0", None),
+            ("65", None),
+            ("", None),
+            ("-1", None),
+        ] {
+            assert_eq!(text.parse::<Shards>().ok(), read, "{text}");
+            assert!(read.is_none_or(|read| read.to_string() == text));
+        }
     }
 
     #[test]

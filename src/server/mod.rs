@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! edge runtime   accepts, HTTP, handshakes, tokens      the other cores
-//! hub            one shard, one thread                  a core of its own
+//! hub            one thread for each shard              a core each, of its own
 //! log            one writer, a few readers              the other cores
 //! auth           argon2 workers                         the other cores, niced
 //! internal       health, metrics, profiles              the other cores
@@ -41,6 +41,7 @@ use crate::{
     },
     hub::{
         Hub, ShardInput,
+        crossing::{self, Arrivals, Borders},
         directory::{Directory, DirectoryError},
         shard::Shard,
     },
@@ -68,7 +69,7 @@ pub struct Server<E> {
     shutdown: watch::Sender<bool>,
     /// Ends the internal port, which tells how a drain goes and so outlives it.
     internal_shutdown: watch::Sender<bool>,
-    hub_thread: JoinHandle<()>,
+    hub_threads: Vec<JoinHandle<()>>,
     internal_thread: JoinHandle<()>,
 }
 
@@ -138,7 +139,7 @@ pub fn start_with<E: Engine>(config: &Config, engine: Arc<E>) -> Result<Server<E
 }
 
 fn plan(config: &Config) -> Result<Plan, PlanError> {
-    let plan = cores::plan(&cores::allowed(), &config.hub.pin_cores)?;
+    let plan = cores::plan(&cores::allowed(), &config.hub.pin_cores, config.hub.shards)?;
     if let Some(warning) = &plan.warning {
         tracing::warn!("{warning}");
     }
@@ -174,21 +175,30 @@ fn start_on<E: Engine>(
         Arc::new(Login::new(auth.verifier(), Arc::clone(&directory), edge.handle().clone()));
 
     let metrics = Arc::new(metrics);
-    let vitals = Arc::new(Vitals::new(failed_commits));
-    let (mailbox, inputs) = mpsc::channel(SHARD_MAILBOX_MAX);
-    let hub = Hub::new(mailbox);
-    let shard = ShardThread {
-        cores: plan.hub,
-        engine: Arc::clone(&engine),
-        directory,
-        limits: Arc::new(config.limits.clone()),
-        metrics: Arc::clone(&metrics),
-        vitals: Arc::clone(&vitals),
-        login: Arc::clone(&login),
-        cork_max: config.hub.cork_max,
-        inputs,
-    };
-    let hub_thread = shard.spawn().map_err(StartError::Thread)?;
+    let vitals = Arc::new(Vitals::new(plan.shards.len(), failed_commits));
+    let limits = Arc::new(config.limits.clone());
+    let mut mailboxes = Vec::new();
+    let mut hub_threads = Vec::new();
+    let count = u16::try_from(plan.shards.len()).expect("SHARDS_MAX has 16 bits");
+    for ((borders, arrivals), cores) in crossing::borders(count).into_iter().zip(plan.shards) {
+        let (mailbox, inputs) = mpsc::channel(SHARD_MAILBOX_MAX);
+        let shard = ShardThread {
+            cores,
+            borders,
+            arrivals,
+            engine: Arc::clone(&engine),
+            directory: Arc::clone(&directory),
+            limits: Arc::clone(&limits),
+            metrics: Arc::clone(&metrics),
+            vitals: Arc::clone(&vitals),
+            login: Arc::clone(&login),
+            cork_max: config.hub.cork_max,
+            inputs,
+        };
+        mailboxes.push(mailbox);
+        hub_threads.push(shard.spawn().map_err(StartError::Thread)?);
+    }
+    let hub = Hub::new(mailboxes);
 
     let health = health(&vitals);
     let internal_thread = internal::spawn(
@@ -227,7 +237,7 @@ fn start_on<E: Engine>(
         vitals,
         shutdown,
         internal_shutdown,
-        hub_thread,
+        hub_threads,
         internal_thread,
     })
 }
@@ -291,7 +301,9 @@ impl<E: Engine> Server<E> {
         self.edge.shutdown_timeout(DRAIN_RESERVE / 2);
         if in_time {
             // A thread that panicked has said so already.
-            let _ = self.hub_thread.join();
+            for thread in self.hub_threads {
+                let _ = thread.join();
+            }
         }
         in_time
     }
@@ -300,6 +312,8 @@ impl<E: Engine> Server<E> {
 /// What the thread of a shard is made of.
 struct ShardThread<E> {
     cores: Option<Vec<usize>>,
+    borders: Borders,
+    arrivals: Arrivals,
     engine: Arc<E>,
     directory: Arc<Directory<E>>,
     limits: Arc<crate::limits::Limits>,
@@ -312,6 +326,8 @@ struct ShardThread<E> {
 
 impl<E: Engine> ShardThread<E> {
     fn spawn(self) -> io::Result<JoinHandle<()>> {
+        let place = self.borders.id.0;
+        // All of one name, by which tools add up what the hub uses.
         std::thread::Builder::new().name("hub".to_owned()).spawn(move || {
             pin(self.cores.as_deref());
             let runtime = Builder::new_current_thread()
@@ -321,10 +337,11 @@ impl<E: Engine> ShardThread<E> {
                 .event_interval(EVENT_INTERVAL)
                 .build_local(LocalOptions::default())
                 .expect("a runtime needs a few file descriptors, which are free at the start");
-            let shard = Shard::new(self.engine, self.directory, self.limits, self.metrics);
+            let Self { borders, engine, directory, limits, metrics, .. } = self;
+            let shard = Shard::new(borders, engine, directory, limits, metrics);
             runtime.block_on(async {
-                tokio::task::spawn_local(vitals::beat(self.vitals));
-                run_shard(shard, self.login, self.cork_max, self.inputs).await;
+                tokio::task::spawn_local(vitals::beat(self.vitals, place));
+                run_shard(shard, self.login, self.arrivals, self.cork_max, self.inputs).await;
             });
         })
     }

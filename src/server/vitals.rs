@@ -14,8 +14,8 @@ use crate::limits::{BEAT_AGE_MAX, BEAT_INTERVAL};
 /// What the server knows of its own health.
 pub(super) struct Vitals {
     started: Instant,
-    /// When the hub's thread last had a turn, in milliseconds since the start.
-    beat_ms: AtomicU64,
+    /// When each shard's thread last had a turn, in milliseconds since the start.
+    beats_ms: Box<[AtomicU64]>,
     is_draining: AtomicBool,
     /// How many commits have failed.
     failed_commits: Box<dyn Fn() -> u64 + Send + Sync>,
@@ -31,10 +31,13 @@ impl fmt::Debug for Vitals {
 }
 
 impl Vitals {
-    pub(super) fn new(failed_commits: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+    pub(super) fn new(
+        shards: usize,
+        failed_commits: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
         Self {
             started: Instant::now(),
-            beat_ms: AtomicU64::new(0),
+            beats_ms: (0..shards).map(|_| AtomicU64::new(0)).collect(),
             is_draining: AtomicBool::new(false),
             failed_commits: Box::new(failed_commits),
             failed_before: AtomicU64::new(0),
@@ -46,9 +49,10 @@ impl Vitals {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the hub's thread gets its turns. Load alone does not fail it.
+    /// Whether every shard's thread gets its turns. Load alone does not fail it.
     pub(super) fn is_live(&self) -> Result<(), String> {
-        let beat = Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
+        let beats = self.beats_ms.iter().map(|beat_ms| beat_ms.load(Ordering::Relaxed));
+        let beat = Duration::from_millis(beats.min().unwrap_or(0));
         let age = self.started.elapsed().saturating_sub(beat);
         if age <= BEAT_AGE_MAX {
             Ok(())
@@ -69,19 +73,23 @@ impl Vitals {
         Ok(())
     }
 
-    fn beat(&self) {
+    fn beat(&self, shard: u16) {
         let age_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.beat_ms.store(age_ms, Ordering::Relaxed);
+        self.beats_ms[usize::from(shard)].store(age_ms, Ordering::Relaxed);
+        if shard > 0 {
+            // One looks for all whether commits fail: since its own beat before.
+            return;
+        }
         let failed = (self.failed_commits)();
         let before = self.failed_before.swap(failed, Ordering::Relaxed);
         self.is_failing.store(failed > before, Ordering::Relaxed);
     }
 }
 
-/// Beats on the thread that calls it.
-pub(super) async fn beat(vitals: Arc<Vitals>) {
+/// Beats for a shard, on its thread.
+pub(super) async fn beat(vitals: Arc<Vitals>, shard: u16) {
     loop {
-        vitals.beat();
+        vitals.beat(shard);
         tokio::time::sleep(BEAT_INTERVAL).await;
     }
 }
@@ -94,15 +102,17 @@ mod tests {
     fn a_hub_that_does_not_beat_is_not_live() {
         let now = Instant::now();
         let started = now.checked_sub(BEAT_AGE_MAX * 2).expect("up for some seconds");
-        let vitals = Vitals { started, ..Vitals::new(|| 0) };
+        let vitals = Vitals { started, ..Vitals::new(2, || 0) };
         assert!(vitals.is_live().is_err());
-        vitals.beat();
+        vitals.beat(0);
+        assert!(vitals.is_live().is_err(), "the other shard has not beaten");
+        vitals.beat(1);
         assert_eq!(vitals.is_live(), Ok(()));
     }
 
     #[test]
     fn a_draining_server_is_live_but_not_ready() {
-        let vitals = Vitals::new(|| 0);
+        let vitals = Vitals::new(1, || 0);
         assert_eq!(vitals.is_ready(), Ok(()));
         vitals.start_draining();
         assert_eq!(vitals.is_live(), Ok(()));
@@ -113,11 +123,12 @@ mod tests {
     fn failing_commits_make_it_not_ready_until_they_stop() {
         let failed = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&failed);
-        let vitals = Vitals::new(move || count.load(Ordering::Relaxed));
+        let vitals = Vitals::new(2, move || count.load(Ordering::Relaxed));
         failed.store(1, Ordering::Relaxed);
-        vitals.beat();
+        vitals.beat(0);
+        vitals.beat(1);
         assert!(vitals.is_ready().is_err());
-        vitals.beat();
+        vitals.beat(0);
         assert_eq!(vitals.is_ready(), Ok(()));
     }
 }

@@ -1,7 +1,7 @@
 //! One seeded history: two nodes with a channel each on one log, clients that come and go, and the
 //! oracle that watches what they are told.
 
-use std::{collections::HashMap, rc::Rc};
+use std::{collections::HashMap, sync::Arc};
 
 use hubbub::{
     engine::{
@@ -9,7 +9,7 @@ use hubbub::{
         memory::{Fault, MemoryLog},
     },
     hub::{
-        ConnectionKey, Format, Ticket,
+        Asked, ConnectionKey, Format, ShardId, Ticket,
         channel::{Channel, Effect, Purpose},
         fanout::{Delivery, Subscriber},
         sequencer::Draft,
@@ -71,6 +71,8 @@ pub(crate) struct World {
 
 struct Node {
     channel: Channel,
+    /// Those who have joined and not left.
+    live: Vec<Subscriber>,
     under_way: Vec<UnderWay>,
     /// How much of the log's feed has reached this node.
     fed: usize,
@@ -149,6 +151,7 @@ impl World {
         }
         Node {
             channel: Channel::new(CHANNEL, "lobby".into(), EPOCH, caps),
+            live: Vec::new(),
             under_way: Vec::new(),
             fed: self.log.placed().len(),
         }
@@ -156,7 +159,11 @@ impl World {
 
     fn connection(&mut self, slot: usize) -> ConnectionKey {
         self.generations += 1;
-        ConnectionKey { slot: u32::try_from(slot).unwrap(), generation: self.generations }
+        ConnectionKey {
+            shard: ShardId(0),
+            slot: u32::try_from(slot).unwrap(),
+            generation: self.generations,
+        }
     }
 
     /// Does one thing, whichever the seed says.
@@ -291,7 +298,7 @@ impl World {
             client_message_id: Some(publish.key),
             digest: encode::digest(&publish.body),
             record: record(publish),
-            ticket: Ticket { connection: client.connection, id },
+            ticket: Ticket { connection: client.connection, id, asked: Asked::Publish },
         };
         let node = client.node;
         self.act(node, |channel, effects| channel.publish(draft, effects))
@@ -305,7 +312,7 @@ impl World {
         }
         *subscription = Subscription::Asked(id);
         let since = position.map(|sequence| Position { epoch: EPOCH, sequence });
-        let ticket = Ticket { connection: *connection, id };
+        let ticket = Ticket { connection: *connection, id, asked: Asked::Subscribe };
         let node = *node;
         self.act(node, |channel, effects| {
             channel.subscribe(ticket, Format::plain(Encoding::Proto), since, effects);
@@ -316,7 +323,9 @@ impl World {
     fn leave(&mut self, client: usize) -> Checked {
         let connection = self.clients[client].connection;
         let node = self.clients[client].node;
-        self.act(node, |channel, effects| channel.unsubscribe(connection, effects))?;
+        self.act(node, |channel, effects| {
+            channel.leave(connection, effects);
+        })?;
         let fresh = self.connection(client);
         let node = self.rng.random_range(0..NODES);
         let client = &mut self.clients[client];
@@ -469,11 +478,14 @@ impl World {
                     self.nodes[node].under_way.push(UnderWay::Read(from, purpose));
                 }
                 Effect::RecoverLater => self.nodes[node].under_way.push(UnderWay::Recover),
-                Effect::FanOut(delivery, count) => {
-                    let subscribers = self.nodes[node].channel.subscribers()[..count].to_vec();
-                    for subscriber in subscribers {
+                Effect::FanOut(delivery) => {
+                    for subscriber in self.nodes[node].live.clone() {
                         self.deliver(node, subscriber, &delivery, None)?;
                     }
+                }
+                Effect::Join(subscriber) => self.nodes[node].live.push(subscriber),
+                Effect::Leave(connection) => {
+                    self.nodes[node].live.retain(|it| it.connection != connection);
                 }
                 Effect::Replay(subscriber, delivery, after) => {
                     self.deliver(node, subscriber, &delivery, Some(after))?;
@@ -508,7 +520,7 @@ impl World {
         &mut self,
         node: usize,
         subscriber: Subscriber,
-        delivery: &Rc<Delivery>,
+        delivery: &Arc<Delivery>,
         after: Option<Sequence>,
     ) -> Checked {
         let Some(client) = self.client(node, subscriber.connection) else {

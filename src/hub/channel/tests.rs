@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     engine::memory::MemoryLog,
+    hub::{Asked, ShardId},
     log::{
         batch::Batch,
         place::{ClientMessageId, Durability, UserId},
@@ -108,19 +109,20 @@ impl Bench {
 }
 
 fn key(slot: u32) -> ConnectionKey {
-    ConnectionKey { slot, generation: 0 }
+    ConnectionKey { shard: ShardId(0), slot, generation: 0 }
 }
 
 fn ticket(slot: u32) -> Ticket {
-    Ticket { connection: key(slot), id: slot }
+    // What was asked is for the shard to know, not for the channel.
+    Ticket { connection: key(slot), id: slot, asked: Asked::Publish }
 }
 
 /// The effects in a few words.
 fn told(effects: &[Effect]) -> Vec<String> {
     let words = |effect: &Effect| match effect {
-        Effect::FanOut(delivery, count) => {
-            format!("{} to {count}", delivery.batch.first_sequence)
-        }
+        Effect::FanOut(delivery) => format!("{} to all", delivery.batch.first_sequence),
+        Effect::Join(subscriber) => format!("#{} joins", subscriber.connection.slot),
+        Effect::Leave(connection) => format!("#{} leaves", connection.slot),
         Effect::Replay(to, delivery, after) => {
             let first = delivery.batch.first_sequence.max(after.next());
             format!("{first}-{} to #{}", delivery.batch.last_sequence(), to.connection.slot)
@@ -128,6 +130,7 @@ fn told(effects: &[Effect]) -> Vec<String> {
         Effect::Reply(_, Reply::Subscribed { head, .. }) => {
             format!("subscribed at {}", head.sequence)
         }
+        Effect::Reply(_, Reply::Unsubscribed(_)) => "unsubscribed".to_owned(),
         Effect::Reply(_, Reply::Published(published)) => {
             format!("published {}", published.sequence)
         }
@@ -148,7 +151,7 @@ fn a_message_is_handed_out_before_its_publisher_is_answered() {
     let mut bench = Bench::new();
     bench.subscribe(1, None);
     bench.subscribe(2, None);
-    assert_eq!(told(&bench.publish("a")), ["1 to 2", "published 1"]);
+    assert_eq!(told(&bench.publish("a")), ["1 to all", "published 1"]);
 }
 
 #[test]
@@ -166,7 +169,7 @@ fn what_comes_while_a_batch_is_in_flight_is_one_batch_behind_it() {
         };
         bench.channel.publish(draft, &mut effects);
     }
-    assert_eq!(told(&bench.turn()), ["2 to 0", "published 2", "published 3", "published 4"]);
+    assert_eq!(told(&bench.turn()), ["2 to all", "published 2", "published 3", "published 4"]);
 }
 
 #[test]
@@ -175,15 +178,18 @@ fn a_resume_from_memory_is_the_rest_of_a_batch_and_then_live() {
     for _ in 0..3 {
         bench.publish("a");
     }
-    assert_eq!(told(&bench.subscribe(1, Some(1))), ["subscribed at 3", "2-2 to #1", "3-3 to #1"]);
-    assert_eq!(told(&bench.publish("b")), ["4 to 1", "published 4"]);
+    assert_eq!(
+        told(&bench.subscribe(1, Some(1))),
+        ["subscribed at 3", "2-2 to #1", "3-3 to #1", "#1 joins"]
+    );
+    assert_eq!(told(&bench.publish("b")), ["4 to all", "published 4"]);
 }
 
 #[test]
 fn a_resume_at_the_head_replays_nothing() {
     let mut bench = Bench::new();
     bench.publish("a");
-    assert_eq!(told(&bench.subscribe(1, Some(1))), ["subscribed at 1"]);
+    assert_eq!(told(&bench.subscribe(1, Some(1))), ["subscribed at 1", "#1 joins"]);
 }
 
 #[test]
@@ -195,10 +201,11 @@ fn a_resume_from_before_the_tail_reads_the_log() {
     }
     let mut bench = bench.restarted();
     let effects = told(&bench.subscribe(1, Some(0)));
-    let expected: Vec<String> = (1..=11).map(|n| format!("{n}-{n} to #1")).collect();
+    let expected: Vec<String> =
+        (1..=11).map(|n| format!("{n}-{n} to #1")).chain(["#1 joins".to_owned()]).collect();
     assert_eq!(effects[0], "subscribed at 11");
     assert_eq!(effects[1..], expected);
-    assert_eq!(told(&bench.publish("b")), ["12 to 1", "published 12"]);
+    assert_eq!(told(&bench.publish("b")), ["12 to all", "published 12"]);
 }
 
 #[test]
@@ -211,9 +218,9 @@ fn a_resume_over_too_many_bytes_ends_in_a_gap_and_the_tail() {
     let effects = told(&bench.subscribe(1, Some(0)));
     let gaps: Vec<&String> = effects.iter().filter(|told| told.starts_with("gap")).collect();
     assert_eq!(gaps.len(), 1, "{effects:?}");
-    let bytes = (effects.len() - 2) * body.len();
+    let bytes = (effects.len() - 3) * body.len();
     assert!(bytes <= TAIL_BYTES_MAX + REPLAY_BYTES_MAX + READ_BYTES_MAX, "{bytes}");
-    assert!(effects.ends_with(&["30-30 to #1".to_owned()]));
+    assert!(effects.ends_with(&["30-30 to #1".to_owned(), "#1 joins".to_owned()]));
 }
 
 #[test]
@@ -242,16 +249,20 @@ fn a_position_of_another_life_or_from_the_future_is_refused_with_the_head() {
     assert_eq!(told(&effects), ["epoch_changed", "#1 is out"]);
     let Effect::Reply(_, Reply::Refused(refusal)) = &effects[0] else { panic!("{effects:?}") };
     assert_eq!(refusal.head, Some(Position { epoch: EPOCH, sequence: Sequence(1) }));
-    assert_eq!(told(&bench.publish("b")), ["2 to 0", "published 2"]);
+    assert_eq!(told(&bench.publish("b")), ["2 to all", "published 2"]);
 }
 
 #[test]
 fn nothing_is_delivered_after_an_unsubscribe() {
     let mut bench = Bench::new();
     bench.subscribe(1, None);
-    bench.act(|channel, effects| channel.unsubscribe(key(1), effects));
-    assert_eq!(told(&bench.publish("a")), ["1 to 0", "published 1"]);
+    let unsubscribe = |bench: &mut Bench| {
+        told(&bench.act(|channel, effects| channel.unsubscribe(ticket(1), effects)))
+    };
+    assert_eq!(unsubscribe(&mut bench), ["#1 leaves", "unsubscribed"]);
+    assert_eq!(told(&bench.publish("a")), ["1 to all", "published 1"]);
     assert!(bench.channel.is_evictable());
+    assert_eq!(unsubscribe(&mut bench), ["not_subscribed"]);
 }
 
 #[test]
@@ -270,13 +281,13 @@ fn a_repeated_publish_has_the_sequence_of_the_first_also_after_a_restart() {
         told(&effects)
     };
     bench.publish("before");
-    assert_eq!(publish(&mut bench, "a"), ["2 to 0", "published 2"]);
+    assert_eq!(publish(&mut bench, "a"), ["2 to all", "published 2"]);
     assert_eq!(publish(&mut bench, "a"), ["published 2"]);
     assert_eq!(publish(&mut bench, "b"), ["idempotency_conflict"]);
     let mut bench = bench.restarted();
     assert_eq!(publish(&mut bench, "a"), ["published 2"]);
     assert_eq!(publish(&mut bench, "b"), ["idempotency_conflict"]);
-    assert_eq!(told(&bench.publish("after")), ["3 to 0", "published 3"]);
+    assert_eq!(told(&bench.publish("after")), ["3 to all", "published 3"]);
 }
 
 #[test]
@@ -316,7 +327,7 @@ fn a_broken_chain_seals_the_channel_and_tells_everybody() {
     let at = bench.log.place(ID, stranger.clone());
     let entry = Entry { channel: ID, at, after: bench.channel.head().cursor, batch: stranger };
     let effects = bench.act(|channel, effects| channel.apply(entry, effects));
-    assert_eq!(told(&effects), ["sealed", "ended by channel_sealed", "#1 is out"]);
+    assert_eq!(told(&effects), ["sealed", "#1 leaves", "ended by channel_sealed", "#1 is out"]);
     assert_eq!(told(&bench.publish("b")), ["channel_sealed"]);
     assert_eq!(told(&bench.subscribe(2, None)), ["channel_sealed", "#2 is out"]);
 }
@@ -340,7 +351,7 @@ fn a_log_that_cannot_be_read_now_is_asked_again_later() {
     let mut effects = Vec::new();
     bench.channel.read_done(Purpose::Load, Err(ReadError::StorageUnavailable), &mut effects);
     assert_eq!(told(&effects), ["storage_unavailable", "#1 is out"]);
-    assert_eq!(told(&bench.subscribe(1, None)), ["subscribed at 0"]);
+    assert_eq!(told(&bench.subscribe(1, None)), ["subscribed at 0", "#1 joins"]);
 }
 
 #[test]

@@ -1,10 +1,17 @@
 use super::*;
-use crate::{hub::ConnectionKey, log::place::Epoch};
+use crate::{
+    hub::{Asked, ConnectionKey, ShardId},
+    log::place::Epoch,
+};
 
 const CHANNEL: ChannelId = ChannelId(1);
 
 fn ticket(id: u32) -> Ticket {
-    Ticket { connection: ConnectionKey { slot: 0, generation: 0 }, id }
+    Ticket {
+        connection: ConnectionKey { shard: ShardId(0), slot: 0, generation: 0 },
+        id,
+        asked: Asked::Publish,
+    }
 }
 
 fn draft(id: u32, key: u64, digest: u64) -> Draft {

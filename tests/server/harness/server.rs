@@ -21,7 +21,10 @@ use hubbub::{
     config::Config,
     edge::tls::TlsError,
     engine::{Engine, memory::MemoryEngine, sqlite::SqliteEngine},
-    server::{self, Server, StartError, cores::PinCores},
+    server::{
+        self, Server, StartError,
+        cores::{PinCores, Shards},
+    },
 };
 use tempfile::TempDir;
 
@@ -73,6 +76,7 @@ impl<E: Engine> TestServer<E> {
         config.server.listen = address_of_our_own();
         config.server.internal_listen = config.server.listen;
         config.hub.pin_cores = PinCores::Off;
+        config.hub.shards = Shards::Number(shards());
         config.channels.created_at_start = vec![LOBBY.to_owned()];
         config.auth.workers = 1;
         config.auth.cost = Cost { memory: ByteSize::kib(64), passes: 1, lanes: 1 };
@@ -202,6 +206,11 @@ impl<E: Engine> Drop for TestServer<E> {
             std::thread::spawn(move || drop(server));
         }
     }
+}
+
+/// How many shards the servers of the tests have: one, or as many as `SHARDS` says.
+pub(crate) fn shards() -> u16 {
+    std::env::var("SHARDS").map_or(1, |shards| shards.parse().expect("SHARDS is a number"))
 }
 
 /// A loopback address for one server only, so that its port is still free when it starts again:

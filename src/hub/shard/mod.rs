@@ -17,25 +17,23 @@ use std::{
 
 use bytes::Bytes;
 use slab::Slab;
-use tokio::{sync::Notify, task::spawn_local};
+use tokio::sync::Notify;
 
 use super::{
-    ConnectionKey, Format, Ticket,
-    channel::{Channel, Effect, Purpose},
+    Asked, ConnectionKey, Format, ShardId, Ticket,
+    channel::{Channel, Effect},
+    crossing::{Ask, Borders},
     deflater::Deflater,
     directory::{ChannelInfo, Directory},
-    fanout::{Deflated, Delivery, SharedFrames, Subscriber, control_frame, reply_frame},
+    fanout::{Subscribers, control_frame, reply_frame},
     outbox::{Frame, Outbox},
     sequencer::Draft,
 };
 use crate::{
     clock,
-    engine::{Append, AppendError, Engine, ReadError, ReadFrom},
-    limits::{HISTORY_READS_PER_CONNECTION_MAX, IDLE_CHANNELS_LOADED_MAX, Limits, RECOVERY_PAUSE},
-    log::{
-        batch::Entry,
-        place::{BatchId, ChannelId, ClientMessageId, Cursor, Position, UserId},
-    },
+    engine::Engine,
+    limits::{HISTORY_READS_PER_CONNECTION_MAX, IDLE_CHANNELS_LOADED_MAX, Limits},
+    log::place::{BatchId, ChannelId, ClientMessageId, Position, UserId},
     metrics::{Compressed, Metrics},
     websocket::frame,
     wire::{
@@ -46,6 +44,9 @@ use crate::{
     },
 };
 
+mod abroad;
+mod perform;
+
 /// One thread of the hub. Lives and is used on that thread only.
 #[derive(Debug)]
 pub struct Shard<E, S> {
@@ -54,9 +55,14 @@ pub struct Shard<E, S> {
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     deflater: Deflater,
+    id: ShardId,
+    /// How many there are.
+    shards: u16,
     state: RefCell<State<S>>,
     /// Rung when a turn has something to end with.
     turn: Notify,
+    /// Rung when there may be room again for what other shards are told.
+    room: Notify,
     is_draining: Cell<bool>,
 }
 
@@ -65,8 +71,22 @@ struct State<S> {
     ports: Slab<Rc<Port<S>>>,
     connected: u32,
     channels: HashMap<ChannelId, Channel>,
+    /// Who of the connections here receives which channel live. None of the lists is empty.
+    subscribers: HashMap<ChannelId, Subscribers>,
     /// Beyond this number the idle channels are let go.
     channels_before_eviction: usize,
+    /// The ways to the other shards.
+    borders: Borders,
+    /// For each channel that is owned here and has live subscribers on other shards: how many, by
+    /// shard.
+    live_abroad: HashMap<ChannelId, Vec<u32>>,
+    /// Unsubscribes that the owner of the channel has not replied to. What it tells before was
+    /// decided about an earlier subscription.
+    unsubscribing: HashMap<(ConnectionKey, ChannelId), u32>,
+    /// Publishes that other shards have not replied to.
+    publishes_abroad: usize,
+    /// Shards that hand out nothing more.
+    lasts_heard: u16,
     /// Channels that may have drafts to form a batch of.
     ready: Vec<ChannelId>,
     /// Connections that were handed a reply, or something else of their own.
@@ -116,6 +136,10 @@ impl<S> Port<S> {
         self.closing.get()
     }
 
+    const fn ticket(&self, id: u32, asked: Asked) -> Ticket {
+        Ticket { connection: self.key, id, asked }
+    }
+
     /// How its envelopes are written.
     pub const fn encoding(&self) -> Encoding {
         self.format.encoding
@@ -126,6 +150,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     /// A shard without connections.
     #[must_use]
     pub fn new(
+        borders: Borders,
         engine: Arc<E>,
         directory: Arc<Directory<E>>,
         limits: Arc<Limits>,
@@ -137,17 +162,26 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             limits,
             deflater: Deflater::new(Arc::clone(&metrics)),
             metrics,
+            id: borders.id,
+            shards: u16::try_from(borders.neighbours.len()).expect("shards count in 16 bits"),
             state: RefCell::new(State {
                 ports: Slab::new(),
                 connected: 0,
                 channels: HashMap::new(),
+                subscribers: HashMap::new(),
                 channels_before_eviction: IDLE_CHANNELS_LOADED_MAX,
+                borders,
+                live_abroad: HashMap::new(),
+                unsubscribing: HashMap::new(),
+                publishes_abroad: 0,
+                lasts_heard: 0,
                 ready: Vec::new(),
                 urgent: Vec::new(),
                 dirty: VecDeque::new(),
                 effects: Vec::new(),
             }),
             turn: Notify::new(),
+            room: Notify::new(),
             is_draining: Cell::new(false),
         })
     }
@@ -179,7 +213,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         let slot = u32::try_from(place.key()).expect("open files are fewer than 32 bits count");
         let outbox_bytes_max = usize::try_from(self.limits.outbox_bytes_max.as_u64());
         let port = Rc::new(Port {
-            key: ConnectionKey { slot, generation },
+            key: ConnectionKey { shard: self.id, slot, generation },
             format,
             socket,
             outbox: RefCell::new(Outbox::new(outbox_bytes_max.unwrap_or(usize::MAX))),
@@ -199,7 +233,15 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     /// Lets a connection go.
     pub fn disconnect(self: &Rc<Self>, port: &Port<S>) {
         for channel in mem::take(&mut *port.subscriptions.borrow_mut()) {
-            self.with_channel(channel, |channel, effects| channel.unsubscribe(port.key, effects));
+            let owner = self.owner(channel);
+            if owner == self.id {
+                self.with_channel(channel, |channel, effects| {
+                    channel.leave(port.key, effects);
+                });
+            } else {
+                self.state.borrow_mut().leave(channel, port.key);
+                self.ask(owner, Ask::Gone(channel, port.key));
+            }
         }
         self.state.borrow_mut().ports.remove(port.key.slot as usize);
         self.metrics.connections.dec();
@@ -211,14 +253,22 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         if self.is_draining.get() {
             return self.refuse(port, id, ErrorCode::Draining);
         }
+        let owner = self.owner(channel.id);
+        if !self.may_ask(owner) {
+            return self.refuse(port, id, ErrorCode::Busy);
+        }
+        let ticket = port.ticket(id, Asked::Publish);
         let draft = Draft {
             user,
             client_message_id,
             digest: encode::digest(&body),
             record: encode::record(user, client_message_id, body),
-            ticket: Ticket { connection: port.key, id },
+            ticket,
         };
         self.metrics.publishes.inc();
+        if owner != self.id {
+            return self.ask(owner, Ask::Publish(channel.clone(), draft));
+        }
         self.with_known_channel(channel, |channel, effects| channel.publish(draft, effects));
         self.mark_ready(channel.id);
     }
@@ -231,6 +281,10 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         channel: &ChannelInfo,
         since: Option<Position>,
     ) {
+        let owner = self.owner(channel.id);
+        if !self.may_ask(owner) {
+            return self.refuse(port, id, ErrorCode::Busy);
+        }
         let mut subscriptions = port.subscriptions.borrow_mut();
         if subscriptions.len() >= self.limits.subscriptions_per_connection_max as usize {
             return self.refuse(port, id, ErrorCode::TooMany);
@@ -239,7 +293,10 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             return self.refuse(port, id, ErrorCode::AlreadySubscribed);
         }
         drop(subscriptions);
-        let ticket = Ticket { connection: port.key, id };
+        let ticket = port.ticket(id, Asked::Subscribe);
+        if owner != self.id {
+            return self.ask(owner, Ask::Subscribe(channel.clone(), ticket, port.format, since));
+        }
         self.with_known_channel(channel, |channel, effects| {
             channel.subscribe(ticket, port.format, since, effects);
         });
@@ -250,8 +307,13 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         if !port.subscriptions.borrow_mut().remove(&channel) {
             return self.refuse(port, id, ErrorCode::NotSubscribed);
         }
-        self.with_channel(channel, |channel, effects| channel.unsubscribe(port.key, effects));
-        self.reply(port, id, &Reply::Unsubscribed(channel));
+        let ticket = port.ticket(id, Asked::Unsubscribe);
+        let owner = self.owner(channel);
+        if owner != self.id {
+            *self.state.borrow_mut().unsubscribing.entry((port.key, channel)).or_default() += 1;
+            return self.ask(owner, Ask::Unsubscribe(channel, ticket));
+        }
+        self.with_channel(channel, |channel, effects| channel.unsubscribe(ticket, effects));
     }
 
     /// Reads a page of history.
@@ -265,7 +327,15 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         if port.history_reads.get() >= HISTORY_READS_PER_CONNECTION_MAX {
             return self.refuse(port, id, ErrorCode::Busy);
         }
-        let ticket = Ticket { connection: port.key, id };
+        let owner = self.owner(channel.id);
+        if !self.may_ask(owner) {
+            return self.refuse(port, id, ErrorCode::Busy);
+        }
+        port.history_reads.update(|reads| reads + 1);
+        let ticket = port.ticket(id, Asked::History);
+        if owner != self.id {
+            return self.ask(owner, Ask::History(channel.clone(), ticket, page));
+        }
         self.with_known_channel(channel, |channel, effects| channel.history(ticket, page, effects));
     }
 
@@ -319,8 +389,14 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         self.turn.notified().await;
     }
 
-    /// Ends the reading part of a turn: every channel with drafts forms a batch.
+    /// Ends the reading part of a turn: what other shards are told is sent, and every channel with
+    /// drafts forms a batch.
     pub fn form_batches(self: &Rc<Self>) {
+        self.send_crossings();
+        if !self.has_room() {
+            // The turn is rung again when there is.
+            return;
+        }
         let mut ready = mem::take(&mut self.state.borrow_mut().ready);
         let now_ms = clock::unix_ms();
         for id in ready.drain(..) {
@@ -377,10 +453,12 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         self.is_draining.get()
     }
 
-    /// Whether every accepted publish is committed or refused.
+    /// Whether every publish is committed or refused that a channel or a connection here has taken
+    /// in.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.state.borrow().channels.values().all(Channel::is_idle)
+        let state = self.state.borrow();
+        state.publishes_abroad == 0 && state.channels.values().all(Channel::is_idle)
     }
 
     /// How many connections there are.
@@ -398,153 +476,6 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     fn all_ports(&self) -> Vec<Rc<Port<S>>> {
         self.state.borrow().ports.iter().map(|(_, port)| Rc::clone(port)).collect()
-    }
-
-    fn with_known_channel(
-        self: &Rc<Self>,
-        info: &ChannelInfo,
-        act: impl FnOnce(&mut Channel, &mut Vec<Effect>),
-    ) {
-        self.state.borrow_mut().channels.entry(info.id).or_insert_with(|| {
-            Channel::new(info.id, Arc::clone(&info.name), info.epoch, self.engine.caps())
-        });
-        self.with_channel(info.id, act);
-    }
-
-    /// Lets a channel decide, and performs what it decides.
-    fn with_channel(
-        self: &Rc<Self>,
-        id: ChannelId,
-        act: impl FnOnce(&mut Channel, &mut Vec<Effect>),
-    ) {
-        let mut state = self.state.borrow_mut();
-        let mut effects = mem::take(&mut state.effects);
-        if let Some(channel) = state.channels.get_mut(&id) {
-            act(channel, &mut effects);
-            for effect in effects.drain(..) {
-                self.perform(&mut state, id, effect);
-            }
-        }
-        state.effects = effects;
-    }
-
-    fn perform(self: &Rc<Self>, state: &mut State<S>, channel: ChannelId, effect: Effect) {
-        match effect {
-            Effect::FanOut(delivery, count) => self.fan_out(state, &delivery, count),
-            Effect::Reply(ticket, reply) => {
-                if let Some(port) = find(state, ticket.connection) {
-                    if let Reply::Refused(refusal) = &reply {
-                        self.metrics.refused(refusal.code);
-                    }
-                    let frame = self.reply_frame(&port, ticket.id, &reply);
-                    self.push_own(&mut state.urgent, &port, frame);
-                }
-            }
-            Effect::Append(append) => self.append(channel, append),
-            Effect::Replay(subscriber, delivery, after) => {
-                if let Some(port) = find(state, subscriber.connection)
-                    && let Some(picked) = delivery.frame_after(subscriber.format, after, |plain| {
-                        self.deflater.twin(Compressed::Replay, plain)
-                    })
-                {
-                    self.metrics.replayed_frames.inc();
-                    let frame = self.deflater.count(picked);
-                    self.push_own(&mut state.urgent, &port, frame);
-                }
-            }
-            Effect::Tell(connection, control) => {
-                if let Some(port) = find(state, connection) {
-                    let frame = control_frame(port.format, &control);
-                    self.push_own(&mut state.urgent, &port, frame);
-                }
-            }
-            Effect::Ended(connection) => {
-                if let Some(port) = find(state, connection) {
-                    port.subscriptions.borrow_mut().remove(&channel);
-                }
-            }
-            Effect::Sealed => {
-                tracing::error!(channel = channel.0, "the channel's log is damaged: it is sealed");
-                self.metrics.channels_sealed.inc();
-            }
-            Effect::Read(from, purpose) => self.read(state, channel, from, purpose),
-            Effect::RecoverLater => {
-                let shard = Rc::clone(self);
-                spawn_local(async move {
-                    tokio::time::sleep(RECOVERY_PAUSE).await;
-                    shard.with_channel(channel, Channel::recover);
-                });
-            }
-        }
-    }
-
-    fn fan_out(&self, state: &mut State<S>, delivery: &Delivery, count: usize) {
-        let State { ports, channels, dirty, .. } = state;
-        let Some(channel) = channels.get(&delivery.channel) else { return };
-        let mut frames = SharedFrames::default();
-        for &Subscriber { connection, format } in channel.subscribers().iter().take(count) {
-            if let Some(port) = ports.get(connection.slot as usize)
-                && port.key == connection
-            {
-                let twin = |plain: &[u8]| self.deflater.twin(Compressed::Batch, plain);
-                self.push(port, frames.of(delivery, format, twin));
-                if !port.is_dirty.replace(true) {
-                    dirty.push_back(Rc::clone(port));
-                }
-            }
-        }
-        self.turn.notify_one();
-        let Deflated { frames, saved_bytes } = frames.deflated();
-        if frames > 0 {
-            self.metrics.sent_deflated(frames, saved_bytes);
-        }
-        self.metrics.fanned_out(u64::from(delivery.batch.count), count as u64);
-    }
-
-    fn append(self: &Rc<Self>, channel: ChannelId, append: Append) {
-        let shard = Rc::clone(self);
-        let answer = self.engine.append(append);
-        spawn_local(async move {
-            let answer: Result<Cursor, AppendError> = answer.await;
-            if let Err(error) = &answer {
-                tracing::warn!(channel = channel.0, %error, "an append did not pass");
-            }
-            shard.with_channel(channel, |channel, effects| channel.appended(answer, effects));
-            // What came while this batch was in flight is the next one.
-            shard.mark_ready(channel);
-        });
-    }
-
-    fn read(
-        self: &Rc<Self>,
-        state: &mut State<S>,
-        channel: ChannelId,
-        from: ReadFrom,
-        purpose: Purpose,
-    ) {
-        let reader = match purpose {
-            Purpose::History(ticket, _) => find(state, ticket.connection),
-            Purpose::Load | Purpose::CatchUp | Purpose::Replay(_) => None,
-        };
-        if let Some(port) = &reader {
-            port.history_reads.update(|reads| reads + 1);
-        }
-        let shard = Rc::clone(self);
-        let answer = self.engine.read(channel, from, purpose.bytes_max());
-        spawn_local(async move {
-            let answer: Result<Vec<Entry>, ReadError> = answer.await;
-            if let Some(port) = reader {
-                port.history_reads.update(|reads| reads - 1);
-            }
-            if let Err(error) = &answer {
-                tracing::warn!(channel = channel.0, %error, "a read of the log failed");
-            }
-            shard.with_channel(channel, |channel, effects| {
-                channel.read_done(purpose, answer, effects);
-            });
-            // The channel may have been waiting for this to form a batch.
-            shard.mark_ready(channel);
-        });
     }
 
     /// Marks a channel that may have drafts to form a batch of.
@@ -592,7 +523,5 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     }
 }
 
-fn find<S>(state: &State<S>, connection: ConnectionKey) -> Option<Rc<Port<S>>> {
-    let port = state.ports.get(connection.slot as usize)?;
-    (port.key == connection).then(|| Rc::clone(port))
-}
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,202 @@
+//! What the channels decide, performed in order. Hot.
+
+use std::{collections::hash_map, mem, rc::Rc, sync::Arc};
+
+use tokio::task::spawn_local;
+
+use super::{Port, Shard, State};
+use crate::{
+    engine::{Append, AppendError, Engine, ReadError, ReadFrom},
+    hub::{
+        Asked, ConnectionKey,
+        channel::{Channel, Effect, Purpose},
+        directory::ChannelInfo,
+        fanout::{Deflated, Delivery, SharedFrames, Subscriber, control_frame},
+    },
+    limits::RECOVERY_PAUSE,
+    log::{
+        batch::Entry,
+        place::{ChannelId, Cursor},
+    },
+    metrics::Compressed,
+    wire::encode::Reply,
+};
+
+impl<E: Engine, S: 'static> Shard<E, S> {
+    pub(super) fn with_known_channel(
+        self: &Rc<Self>,
+        info: &ChannelInfo,
+        act: impl FnOnce(&mut Channel, &mut Vec<Effect>),
+    ) {
+        self.state.borrow_mut().channels.entry(info.id).or_insert_with(|| {
+            Channel::new(info.id, Arc::clone(&info.name), info.epoch, self.engine.caps())
+        });
+        self.with_channel(info.id, act);
+    }
+
+    /// Lets a channel decide, and performs what it decides. Whether there is such a channel.
+    pub(super) fn with_channel(
+        self: &Rc<Self>,
+        id: ChannelId,
+        act: impl FnOnce(&mut Channel, &mut Vec<Effect>),
+    ) -> bool {
+        let mut state = self.state.borrow_mut();
+        let mut effects = mem::take(&mut state.effects);
+        let known = state.channels.get_mut(&id).map(|channel| act(channel, &mut effects));
+        if known.is_some() {
+            for effect in effects.drain(..) {
+                self.perform(&mut state, id, effect);
+            }
+        }
+        state.effects = effects;
+        known.is_some()
+    }
+
+    /// Performs what a channel has decided, or lets the shard do so where its connection is.
+    pub(super) fn perform(
+        self: &Rc<Self>,
+        state: &mut State<S>,
+        channel: ChannelId,
+        effect: Effect,
+    ) {
+        if let Some(connection) = effect.connection()
+            && connection.shard != self.id
+        {
+            return self.perform_abroad(state, connection.shard, channel, effect);
+        }
+        match effect {
+            Effect::FanOut(delivery) => {
+                self.metrics.committed(u64::from(delivery.batch.count));
+                self.fan_out_abroad(state, &delivery);
+                self.fan_out(state, &delivery);
+            }
+            Effect::Join(subscriber) => {
+                if find(state, subscriber.connection).is_some() {
+                    state.subscribers.entry(channel).or_default().insert(subscriber);
+                }
+            }
+            Effect::Leave(connection) => state.leave(channel, connection),
+            Effect::Reply(ticket, reply) => {
+                if let Some(port) = find(state, ticket.connection) {
+                    if ticket.asked == Asked::History {
+                        port.history_reads.update(|reads| reads - 1);
+                    }
+                    if let Reply::Refused(refusal) = &reply {
+                        self.metrics.refused(refusal.code);
+                    }
+                    let frame = self.reply_frame(&port, ticket.id, &reply);
+                    self.push_own(&mut state.urgent, &port, frame);
+                }
+            }
+            Effect::Append(append) => self.append(channel, append),
+            Effect::Replay(subscriber, delivery, after) => {
+                if let Some(port) = find(state, subscriber.connection)
+                    && let Some(picked) = delivery.frame_after(subscriber.format, after, |plain| {
+                        self.deflater.twin(Compressed::Replay, plain)
+                    })
+                {
+                    self.metrics.replayed_frames.inc();
+                    let frame = self.deflater.count(picked);
+                    self.push_own(&mut state.urgent, &port, frame);
+                }
+            }
+            Effect::Tell(connection, control) => {
+                if let Some(port) = find(state, connection) {
+                    let frame = control_frame(port.format, &control);
+                    self.push_own(&mut state.urgent, &port, frame);
+                }
+            }
+            Effect::Ended(connection) => {
+                if let Some(port) = find(state, connection)
+                    && !state.unsubscribing.contains_key(&(connection, channel))
+                {
+                    port.subscriptions.borrow_mut().remove(&channel);
+                }
+            }
+            Effect::Sealed => {
+                tracing::error!(channel = channel.0, "the channel's log is damaged: it is sealed");
+                self.metrics.channels_sealed.inc();
+            }
+            Effect::Read(from, purpose) => self.read(channel, from, purpose),
+            Effect::RecoverLater => {
+                let shard = Rc::clone(self);
+                spawn_local(async move {
+                    tokio::time::sleep(RECOVERY_PAUSE).await;
+                    shard.with_channel(channel, Channel::recover);
+                });
+            }
+        }
+    }
+
+    /// Puts a batch into the outboxes of the live subscribers here.
+    pub(super) fn fan_out(&self, state: &mut State<S>, delivery: &Delivery) {
+        let State { ports, subscribers, dirty, .. } = state;
+        let Some(subscribers) = subscribers.get(&delivery.channel) else { return };
+        let mut frames = SharedFrames::default();
+        for &Subscriber { connection, format } in subscribers.as_slice() {
+            if let Some(port) = ports.get(connection.slot as usize)
+                && port.key == connection
+            {
+                let twin = |plain: &[u8]| self.deflater.twin(Compressed::Batch, plain);
+                self.push(port, frames.of(delivery, format, twin));
+                if !port.is_dirty.replace(true) {
+                    dirty.push_back(Rc::clone(port));
+                }
+            }
+        }
+        self.turn.notify_one();
+        let Deflated { frames, saved_bytes } = frames.deflated();
+        if frames > 0 {
+            self.metrics.sent_deflated(frames, saved_bytes);
+        }
+        let messages = u64::from(delivery.batch.count);
+        self.metrics.delivered(messages, subscribers.as_slice().len());
+    }
+
+    fn append(self: &Rc<Self>, channel: ChannelId, append: Append) {
+        let shard = Rc::clone(self);
+        let answer = self.engine.append(append);
+        spawn_local(async move {
+            let answer: Result<Cursor, AppendError> = answer.await;
+            if let Err(error) = &answer {
+                tracing::warn!(channel = channel.0, %error, "an append did not pass");
+            }
+            shard.with_channel(channel, |channel, effects| channel.appended(answer, effects));
+            // What came while this batch was in flight is the next one.
+            shard.mark_ready(channel);
+        });
+    }
+
+    fn read(self: &Rc<Self>, channel: ChannelId, from: ReadFrom, purpose: Purpose) {
+        let shard = Rc::clone(self);
+        let answer = self.engine.read(channel, from, purpose.bytes_max());
+        spawn_local(async move {
+            let answer: Result<Vec<Entry>, ReadError> = answer.await;
+            if let Err(error) = &answer {
+                tracing::warn!(channel = channel.0, %error, "a read of the log failed");
+            }
+            shard.with_channel(channel, |channel, effects| {
+                channel.read_done(purpose, answer, effects);
+            });
+            // The channel may have been waiting for this to form a batch.
+            shard.mark_ready(channel);
+        });
+    }
+}
+
+impl<S> State<S> {
+    /// Takes a connection out of the live subscribers here. Not an error if it is none.
+    pub(super) fn leave(&mut self, channel: ChannelId, connection: ConnectionKey) {
+        if let hash_map::Entry::Occupied(mut subscribers) = self.subscribers.entry(channel) {
+            subscribers.get_mut().remove(connection);
+            if subscribers.get().is_empty() {
+                subscribers.remove();
+            }
+        }
+    }
+}
+
+pub(super) fn find<S>(state: &State<S>, connection: ConnectionKey) -> Option<Rc<Port<S>>> {
+    let port = state.ports.get(connection.slot as usize)?;
+    (port.key == connection).then(|| Rc::clone(port))
+}
