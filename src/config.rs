@@ -29,6 +29,9 @@ mod layers;
 /// The smallest head that the HTTP implementation can be limited to.
 const REQUEST_HEAD_BYTES_FLOOR: u64 = 8 * 1024;
 
+/// What the keys begin with that a running server takes over.
+const RELOADABLE: &str = "edge.";
+
 /// The configuration of one process.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -149,6 +152,13 @@ pub struct Flags {
     /// kernel, and a list is such as 0,2-3 [default: auto]
     #[arg(long, value_name = "auto|off|LIST")]
     pub pin_cores: Option<PinCores>,
+    /// The certificate of the public port with those that sign it, as PEM: the port then speaks
+    /// HTTPS and WSS only; needs --tls-key [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+    /// The key of the certificate, as PEM [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
 }
 
 /// A configuration, and where each of its values came from.
@@ -158,6 +168,18 @@ pub struct Loaded {
     pub config: Config,
     /// Every key, by name.
     pub settings: Vec<Setting>,
+}
+
+impl Loaded {
+    /// The keys that differ in this later configuration and that a reload does not apply.
+    #[must_use]
+    pub fn needs_restart_for(&self, later: &Self) -> Vec<&str> {
+        let pairs = self.settings.iter().zip(&later.settings);
+        pairs
+            .filter(|(is, will_be)| is.value != will_be.value && !is.key.starts_with(RELOADABLE))
+            .map(|(is, _)| is.key.as_str())
+            .collect()
+    }
 }
 
 /// One key of a configuration.
@@ -327,6 +349,11 @@ impl Config {
                 ),
             );
         }
+        let tls = &self.edge.tls;
+        must(
+            tls.certificate.as_os_str().is_empty() == tls.key.as_os_str().is_empty(),
+            "edge.tls.certificate and edge.tls.key are needed both, or none of them",
+        );
         for name in &self.channels.created_at_start {
             must(
                 (1..=limits::CHANNEL_NAME_BYTES_MAX).contains(&name.len()),

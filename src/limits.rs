@@ -219,6 +219,16 @@ pub const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub const HTTP_AGE_MAX: Duration = Duration::from_secs(60);
 /// How long an HTTP connection may go on after it was asked to end. Beyond it: cut.
 pub const HTTP_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes of a file with a certificate or its key. A larger one is not that.
+pub const TLS_FILE_BYTES_MAX: u64 = 256 * 1024;
+/// Tickets that a client gets for its next TLS handshakes. One at a time is used by any.
+pub const TLS_TICKETS: usize = 1;
+/// Bytes that a TLS session holds encrypted because the socket takes no more. Beyond it: frames stay
+/// in their outbox, which has its own bound.
+pub const TLS_UNSENT_BYTES_MAX: usize = 64 * 1024;
+/// Bytes that one read of a TLS socket can decrypt at most: those of a record that was in part there
+/// before, and of the 4 KiB that a session reads at a time.
+pub const TLS_READ_BYTES_MAX: usize = 24 * 1024;
 /// Connections that are told 503 at the same time. Those beyond are cut without an answer.
 pub const REFUSALS_MAX: usize = 64;
 /// How long a refused connection may take to read its 503. Beyond it: cut.
@@ -278,6 +288,7 @@ pub const CLIENT_HTTP_BODY_BYTES_MAX: usize = 64 * 1024;
 pub const CLIENT_HTTP_TIMEOUT: Duration = Duration::from_secs(15);
 
 const _: () = assert!(TAIL_BYTES_MAX + REPLAY_BYTES_MAX < 1024 * 1024, "a resume fits an outbox");
+const _: () = assert!(TLS_READ_BYTES_MAX <= TURN_READ_BYTES_MAX, "a turn reads a whole record");
 const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX, "a tail holds its newest batch");
 const _: () = assert!(BATCH_MESSAGES_MAX <= u16::MAX as usize, "a batch counts in 16 bits");
 const _: () = assert!(BATCH_MESSAGES_MAX <= DRAFTS_MAX, "a full batch can wait");

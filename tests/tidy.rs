@@ -57,11 +57,15 @@ const ONLY: &[(&str, &[&str], &str)] = &[
     ("std::env", &["main", "cli", "config"], "settings come through the configuration"),
     ("rusqlite", &["engine::sqlite", "views", "auth"], "SQLite stays with the engine and auth"),
     ("pprof", &["edge::profile"], "one place starts and stops the profiler of the process"),
+    ("rustls", TLS, TLS_WHY),
+    ("tokio_rustls", &["edge", "client"], TLS_WHY),
     ("async_nats", &["engine::jetstream"], "NATS stays in its engine"),
     ("tungstenite", TUNGSTENITE, TUNGSTENITE_WHY),
     ("tokio_tungstenite", TUNGSTENITE, TUNGSTENITE_WHY),
 ];
 
+const TLS: &[&str] = &["edge", "hub", "connection::socket", "client"];
+const TLS_WHY: &str = "the edge makes a session, the socket has it, the hub passes it on";
 const TUNGSTENITE: &[&str] = &["websocket", "connection", "edge::upgrade", "client"];
 const TUNGSTENITE_WHY: &str = "frames are known to `websocket` and its users only";
 

@@ -10,17 +10,20 @@ use std::{
 };
 
 use hubbub::{
-    config::{self, Config, Flags},
+    config::{self, Config, Flags, Loaded},
     server::{self, Server},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
 use super::{CliError, login::command};
+use crate::sentence;
 
-/// Runs the server until SIGTERM or SIGINT, then drains it. A second signal ends it at once.
+/// Runs the server until SIGTERM or SIGINT, then drains it. A second one of these ends it at once.
+/// SIGHUP makes it read its configuration and its certificate again.
 pub(crate) fn serve(flags: &Flags) -> Result<(), CliError> {
-    let config = Config::load(flags, config::environment())?.config;
+    let loaded = Config::load(flags, config::environment())?;
+    let config = &loaded.config;
     log_to_stderr(&config.log_output.filter)?;
     end_with_the_hub_or_the_log();
 
@@ -29,11 +32,33 @@ pub(crate) fn serve(flags: &Flags) -> Result<(), CliError> {
         .build()
         .map_err(CliError::Runtime)?;
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(CliError::Runtime)?;
-    let server = server::start(&config)?;
-    print(&greeting(&config, server.public_address(), server.internal_address()))?;
-    runtime.block_on(signals.next());
+    let server = server::start(config)?;
+    print(&greeting(config, server.public_address(), server.internal_address()))?;
+    while let Told::Reload = runtime.block_on(signals.next()) {
+        reload(&server, &loaded, flags);
+    }
     tracing::info!("draining; a second signal stops at once");
     stop(server, &runtime, signals)
+}
+
+/// Reads the configuration again, as at the start, and applies what a running server can take over.
+fn reload<E: hubbub::engine::Engine>(server: &Server<E>, start: &Loaded, flags: &Flags) {
+    let outcome = Config::load(flags, config::environment())
+        .map_err(|error| sentence(&error))
+        .and_then(|loaded| match server.reload(&loaded.config) {
+            Ok(()) => Ok(loaded),
+            Err(error) => Err(sentence(&error)),
+        });
+    match outcome {
+        Ok(loaded) => {
+            let ignored = start.needs_restart_for(&loaded);
+            if !ignored.is_empty() {
+                tracing::warn!(keys = ignored.join(", "), "needs a restart to take effect");
+            }
+            tracing::info!("reloaded: new connections get the new settings of [edge]");
+        }
+        Err(error) => tracing::error!(error, "nothing is reloaded: the old settings stay"),
+    }
 }
 
 /// Prints every setting and where it comes from.
@@ -63,14 +88,21 @@ fn stop<E: hubbub::engine::Engine>(
                 Ok(true) => Ok(()),
                 Ok(false) | Err(_) => Err(CliError::DrainedLate),
             },
-            () = signals.next() => Err(CliError::StoppedAtOnce),
+            () = signals.stop() => Err(CliError::StoppedAtOnce),
         }
     })
+}
+
+/// What a signal means.
+enum Told {
+    Stop,
+    Reload,
 }
 
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
@@ -78,14 +110,22 @@ impl Signals {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            hang_up: signal(SignalKind::hangup())?,
         })
     }
 
-    async fn next(&mut self) {
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
+            biased;
+            _ = self.terminate.recv() => Told::Stop,
+            _ = self.interrupt.recv() => Told::Stop,
+            _ = self.hang_up.recv() => Told::Reload,
         }
+    }
+
+    /// Waits for the next one that means to stop: while it drains, nothing is reloaded.
+    async fn stop(&mut self) {
+        while let Told::Reload = self.next().await {}
     }
 }
 
@@ -98,12 +138,14 @@ fn greeting(config: &Config, public: SocketAddr, internal: SocketAddr) -> String
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    let server = format!("http://{}", SocketAddr::new(here, public.port()));
+    // As it is now: a reload may change it.
+    let secure = if config.edge.tls.certificate.as_os_str().is_empty() { "" } else { "s" };
+    let server = format!("http{secure}://{}", SocketAddr::new(here, public.port()));
     format!(
-        "listening on http://{public}\n\
+        "listening on http{secure}://{public}\n\
          \n\
          hubbub {version}\n\
-         \x20 WebSocket   ws://{public}/v1/ws\n\
+         \x20 WebSocket   ws{secure}://{public}/v1/ws\n\
          \x20 health      http://{internal}/readyz\n\
          \x20 metrics     http://{internal}/metrics\n\
          \x20 data        {data}\n\

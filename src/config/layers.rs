@@ -104,6 +104,9 @@ fn read_environment(
 
 fn read_flags(flags: &Flags) -> Vec<Layer> {
     let text = |value: Option<String>| value.map(Value::from);
+    let path = |path: &Option<PathBuf>| {
+        text(path.as_ref().map(|path| path.to_string_lossy().into_owned()))
+    };
     [
         ("--listen", "server.listen", text(flags.listen.map(|address| address.to_string()))),
         (
@@ -111,12 +114,10 @@ fn read_flags(flags: &Flags) -> Vec<Layer> {
             "server.internal_listen",
             text(flags.internal_listen.map(|address| address.to_string())),
         ),
-        (
-            "--data-dir",
-            "server.data_dir",
-            text(flags.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned())),
-        ),
+        ("--data-dir", "server.data_dir", path(&flags.data_dir)),
         ("--pin-cores", "hub.pin_cores", text(flags.pin_cores.as_ref().map(ToString::to_string))),
+        ("--tls-cert", "edge.tls.certificate", path(&flags.tls_cert)),
+        ("--tls-key", "edge.tls.key", path(&flags.tls_key)),
     ]
     .into_iter()
     .filter_map(|(flag, key, value)| Some(layer(flag.to_owned(), key, value?)))

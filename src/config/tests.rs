@@ -56,12 +56,25 @@ fn every_flag_has_its_key() {
         internal_listen: Some("127.0.0.1:2".parse().unwrap()),
         data_dir: Some("d".into()),
         pin_cores: Some(PinCores::List(vec![0, 1])),
+        tls_cert: Some("c.pem".into()),
+        tls_key: Some("k.pem".into()),
     };
     let config = load("", &[], flags).unwrap().config;
     assert_eq!(config.server.listen.port(), 1);
     assert_eq!(config.server.internal_listen.port(), 2);
     assert_eq!(config.server.data_dir, Path::new("d"));
     assert_eq!(config.hub.pin_cores, PinCores::List(vec![0, 1]));
+    assert_eq!(config.edge.tls.certificate, Path::new("c.pem"));
+    assert_eq!(config.edge.tls.key, Path::new("k.pem"));
+}
+
+#[test]
+fn a_reload_names_what_it_does_not_apply() {
+    let start = load_file("[server]\ndata_dir = 'a'").unwrap();
+    let same = load_file("[server]\ndata_dir = 'a'\n[edge]\nallowed_origins = ['https://a']");
+    assert_eq!(start.needs_restart_for(&same.unwrap()), Vec::<&str>::new());
+    let other = load_file("[server]\ndata_dir = 'b'\n[limits]\nping_interval = '1s'").unwrap();
+    assert_eq!(start.needs_restart_for(&other), ["limits.ping_interval", "server.data_dir"]);
 }
 
 #[test]
@@ -168,6 +181,8 @@ fn values_that_make_no_sense_are_all_named() {
         ("[auth]\nissuer = ''", "auth.issuer"),
         ("[edge]\nallowed_origins = ['https://chat.example/']", "edge.allowed_origins"),
         ("[edge]\nallowed_origins = ['*']", "edge.allowed_origins"),
+        ("[edge.tls]\ncertificate = 'c.pem'", "edge.tls.key"),
+        ("[edge.tls]\nkey = 'k.pem'", "edge.tls.certificate"),
         ("[channels]\ncreated_at_start = ['']", "channels.created_at_start"),
         ("[server]\ninternal_listen = '127.0.0.1:7878'", "server.internal_listen"),
     ] {

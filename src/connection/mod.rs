@@ -4,7 +4,7 @@
 //! blocked; otherwise the end of a turn does ([`writer`]). A command that needs more than memory (a
 //! login, a name that nobody has asked for yet) holds up its own connection and no other.
 
-use std::{pin::pin, rc::Rc, sync::Arc, time::Instant};
+use std::{io, pin::pin, rc::Rc, sync::Arc, time::Instant};
 
 use bytesize::ByteSize;
 use tokio::{
@@ -83,8 +83,8 @@ fn reconnect_spread_ms(connections: usize) -> u32 {
 }
 
 async fn serve<E: Engine>(shard: Rc<SocketShard<E>>, login: Arc<Login<E>>, handover: Handover) {
-    let Handover { stream, early, format, identity, permit } = handover;
-    let Ok(socket) = Socket::new(stream) else { return };
+    let Handover { stream, tls, early, format, identity, permit } = handover;
+    let Ok(socket) = Socket::new(stream, tls) else { return };
     let port = shard.connect(format, socket);
     let mut dialogue = Dialogue::new(Rc::clone(&port), Rc::clone(&shard), login, Instant::now());
     if shard.is_draining() {
@@ -248,17 +248,21 @@ async fn finish(port: &SocketPort, metrics: &Metrics) {
     let mut is_shut = false;
     let mut has_hung_up = false;
     loop {
-        let flushed = flush(port, metrics);
+        let mut flushed = flush(port, metrics);
+        if flushed == Flushed::Empty && !is_shut {
+            match port.socket.finish() {
+                Ok(()) => is_shut = true,
+                // A TLS session has a last word of its own.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    flushed = Flushed::Blocked { progressed: false };
+                }
+                Err(_) => return,
+            }
+        }
         match flushed {
             Flushed::Broken => return,
             // A client that said its last word may still be reading ours.
             Flushed::Empty if has_hung_up => return,
-            Flushed::Empty if !is_shut => {
-                if port.socket.finish().is_err() {
-                    return;
-                }
-                is_shut = true;
-            }
             Flushed::Empty | Flushed::Blocked { .. } => {}
         }
         let interest = match (flushed, has_hung_up) {

@@ -56,13 +56,20 @@ fn write(port: &Port<Socket>, metrics: &Metrics) -> Flushed {
                 progressed = true;
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                return Flushed::Blocked { progressed };
+                return Flushed::Blocked { progressed: progressed | port.socket.took_some() };
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => return Flushed::Broken,
         }
     }
-    Flushed::Empty
+    // A TLS session may still hold what the outbox has given it.
+    match port.socket.try_flush() {
+        Ok(()) => Flushed::Empty,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            Flushed::Blocked { progressed: progressed | port.socket.took_some() }
+        }
+        Err(_) => Flushed::Broken,
+    }
 }
 
 /// Ends the turns of a shard, for as long as it lives.

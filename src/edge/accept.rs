@@ -2,7 +2,8 @@
 //!
 //! Our own, since axum's has no deadline for a head. What bounds a connection: a place among the
 //! process's connections, a deadline and a size for each head, and an age. Idle keep-alive counts as
-//! waiting for a head, so it ends with the same deadline.
+//! waiting for a head, so it ends with the same deadline. A TLS handshake counts as part of the first
+//! head: it has the connection's place and its deadline, and holds up nobody else.
 
 use std::{io, sync::Arc, time::Duration};
 
@@ -10,14 +11,16 @@ use axum::{Router, body::Body};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, getrlimit};
+use rustls::ServerConfig;
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tower::Service as _;
 
+use super::tls::{self, Opened};
 use crate::{
     hub::Permit,
     limits::{self, Limits},
@@ -34,6 +37,14 @@ const REFUSAL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\n\
     {\"type\":\"urn:hubbub:error:overloaded\",\
     \"title\":\"The server has no room for this now; try again after the hinted time.\",\
     \"status\":503,\"code\":503,\"name\":\"overloaded\",\"retryable\":true,\"retry_after_ms\":5000}\n";
+
+/// What plain HTTP gets on a port that speaks TLS.
+const SPEAK_HTTPS: &[u8] = b"HTTP/1.1 400 Bad Request\r\n\
+    Content-Type: text/plain; charset=utf-8\r\n\
+    Content-Length: 49\r\n\
+    Connection: close\r\n\
+    \r\n\
+    This port speaks HTTPS: use https:// and wss://.\n";
 
 /// The places for connections.
 #[derive(Clone, Debug)]
@@ -88,11 +99,13 @@ struct Bounds {
 /// Accepts connections and serves the router on them, until `shutdown` turns true or its sender is
 /// gone. Then it accepts no more, lets requests that are under way finish, and returns.
 ///
-/// WebSockets do not count: they left for the hub, with their permits.
+/// WebSockets do not count: they left for the hub, with their permits. `tls` is asked for each new
+/// connection whether it is to be secure, and with what.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     permits: Permits,
+    tls: impl Fn() -> Option<Arc<ServerConfig>>,
     limits: &Limits,
     mut shutdown: watch::Receiver<bool>,
 ) {
@@ -126,14 +139,24 @@ pub async fn serve(
             }
         };
         starved = false;
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
+        let tls = tls();
         let Some(permit) = permits.take() else {
-            refuse(stream, &refusals);
+            // Where TLS is spoken it is only cut: a handshake is more than there is room for.
+            if tls.is_none() {
+                refuse(stream, &refusals);
+            }
             continue;
         };
         let (router, bounds, alive) = (router.clone(), bounds.clone(), alive.clone());
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
-            serve_connection(stream, permit, router, &bounds, shutdown).await;
+            match tls {
+                None => serve_connection(stream, permit, router, &bounds, shutdown).await,
+                Some(tls) => serve_tls(stream, tls, permit, router, bounds, shutdown).await,
+            }
             drop(alive);
         });
     }
@@ -142,17 +165,44 @@ pub async fn serve(
     ended.recv().await;
 }
 
-/// Serves requests on one connection, until it ends or becomes a WebSocket.
-async fn serve_connection(
+/// Does the TLS handshake, then serves requests on it.
+async fn serve_tls(
     stream: TcpStream,
+    tls: Arc<ServerConfig>,
+    permit: Permit,
+    router: Router,
+    mut bounds: Bounds,
+    mut shutdown: watch::Receiver<bool>,
+) {
+    let deadline = Instant::now() + bounds.head_timeout;
+    let opened = tokio::select! {
+        biased;
+        () = stopped(&mut shutdown) => return,
+        opened = timeout_at(deadline, tls::open(stream, tls)) => opened,
+    };
+    match opened {
+        Ok(Ok(Opened::Secure(stream))) => {
+            // The head has what the handshake left of its time. That the next heads have no more
+            // either takes nothing from a client that is not slow.
+            bounds.head_timeout = deadline.saturating_duration_since(Instant::now());
+            serve_connection(stream, permit, router, &bounds, shutdown).await;
+        }
+        // It holds its permit, which bounds how many are told at once.
+        Ok(Ok(Opened::Plain(stream))) => tell(stream, SPEAK_HTTPS).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+        // Late: cut, as a late head is.
+        Err(_) => {}
+    }
+}
+
+/// Serves requests on one connection, until it ends or becomes a WebSocket.
+async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
     permit: Permit,
     router: Router,
     bounds: &Bounds,
     mut shutdown: watch::Receiver<bool>,
 ) {
-    if stream.set_nodelay(true).is_err() {
-        return;
-    }
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(permit.clone());
@@ -196,21 +246,26 @@ async fn pause() {
 }
 
 /// Says 503. Beyond a number of clients that are being told, the connection is only cut.
-fn refuse(mut stream: TcpStream, refusals: &Arc<Semaphore>) {
+fn refuse(stream: TcpStream, refusals: &Arc<Semaphore>) {
     let Ok(place) = Arc::clone(refusals).try_acquire_owned() else { return };
     tokio::spawn(async move {
-        let told = async {
-            stream.write_all(REFUSAL).await?;
-            stream.shutdown().await?;
-            // To close with a request unread would reset the connection, and the answer with it.
-            let mut unread = [0; 1024];
-            while stream.read(&mut unread).await? > 0 {}
-            Ok::<(), io::Error>(())
-        };
-        // Late or reset: it was refused either way.
-        let _ = timeout(limits::REFUSAL_TIMEOUT, told).await;
+        tell(stream, REFUSAL).await;
         drop(place);
     });
+}
+
+/// Gives an answer without having read the request, and ends the connection.
+async fn tell(mut stream: TcpStream, answer: &[u8]) {
+    let told = async {
+        stream.write_all(answer).await?;
+        stream.shutdown().await?;
+        // To close with a request unread would reset the connection, and the answer with it.
+        let mut unread = [0; 1024];
+        while stream.read(&mut unread).await? > 0 {}
+        Ok::<(), io::Error>(())
+    };
+    // Late or reset: it was refused either way.
+    let _ = timeout(limits::REFUSAL_TIMEOUT, told).await;
 }
 
 #[cfg(test)]

@@ -73,7 +73,9 @@ pub fn spawn(
     };
     std::thread::Builder::new().name("internal".to_owned()).spawn(move || {
         let permits = Permits::new(limits::INTERNAL_CONNECTIONS_MAX);
-        runtime.block_on(accept::serve(listener, router(internal), permits, &limits, shutdown));
+        let plain = || None;
+        let router = router(internal);
+        runtime.block_on(accept::serve(listener, router, permits, plain, &limits, shutdown));
     })
 }
 

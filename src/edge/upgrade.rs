@@ -16,13 +16,15 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
+use rustls::ServerConnection;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
     time::timeout,
 };
+use tokio_rustls::server::TlsStream;
 
-use super::{Edge, Settings, http::problem::Problem};
+use super::{Edge, Settings, http::problem::Problem, tls};
 use crate::{
     auth::token::{Reason, TokenError},
     connection::login::LoginError,
@@ -71,7 +73,8 @@ pub async fn upgrade<E: Engine>(
 ) -> Result<Response, Problem> {
     let hub = edge.hub.clone();
     let log_in = async |token: String| edge.login.login(&token).await;
-    answer(request, &edge.settings, log_in, move |handover| hub.hand_over(handover)).await
+    let present = edge.live.now();
+    answer(request, &present.settings, log_in, move |handover| hub.hand_over(handover)).await
 }
 
 /// The same, without knowing who logs in and who takes the connection.
@@ -173,18 +176,20 @@ async fn carry_out(
     permit: Permit,
     hand_over: impl FnOnce(Handover) -> Result<(), Handover>,
 ) -> Result<(), EndedError> {
-    let (stream, early) = take_socket(upgrade.await?)?;
+    let (stream, tls, early) = take_socket(upgrade.await?)?;
     let (format, identity) = match fate {
         Fate::HandOver { format, identity } => (format, identity),
-        Fate::Close { code, reason } => return Ok(close(stream, code, &reason).await?),
+        Fate::Close { code, reason } => return Ok(close(stream, tls, code, &reason).await?),
     };
-    let handover = Handover { stream: stream.into_std()?, early, format, identity, permit };
+    let handover = Handover { stream: stream.into_std()?, tls, early, format, identity, permit };
     let Err(refused) = hand_over(handover) else { return Ok(()) };
     // The permit lives to the end of the close.
-    let Handover { stream, permit: _permit, .. } = refused;
+    let Handover { stream, tls, permit: _permit, .. } = refused;
     let after = Some(limits::BUSY_RETRY_AFTER.mul_f64(rand::random_range(1.0..4.0)));
     match close_with(CloseCode::TryAgainLater, ErrorCode::Overloaded, after) {
-        Fate::Close { code, reason } => close(back_to_tokio(stream)?, code, &reason).await?,
+        Fate::Close { code, reason } => {
+            close(back_to_tokio(stream)?, tls, code, &reason).await?;
+        }
         Fate::HandOver { .. } => {}
     }
     Ok(())
@@ -197,14 +202,29 @@ enum EndedError {
     Upgrade(#[from] hyper::Error),
     #[error("the socket failed")]
     Io(#[from] io::Error),
-    #[error("the socket is not TCP")]
-    NotTcp,
+    #[error("the socket is neither TCP nor TLS over it")]
+    Unknown,
 }
 
-/// The socket itself, and what the client sent behind its request.
-fn take_socket(upgraded: Upgraded) -> Result<(TcpStream, Bytes), EndedError> {
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().map_err(|_| EndedError::NotTcp)?;
-    Ok((parts.io.into_inner(), parts.read_buf))
+/// The socket itself with its session, and what the client sent behind its request: what has been
+/// read, and what the session has decrypted.
+fn take_socket(
+    upgraded: Upgraded,
+) -> Result<(TcpStream, Option<Box<ServerConnection>>, Bytes), EndedError> {
+    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => return Ok((parts.io.into_inner(), None, parts.read_buf)),
+        Err(upgraded) => upgraded,
+    };
+    let secure = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>();
+    let parts = secure.map_err(|_| EndedError::Unknown)?;
+    let (stream, session) = parts.io.into_inner().into_inner();
+    let mut session = Box::new(session);
+    let unread = tls::unread(&mut session);
+    let early = match (parts.read_buf, unread) {
+        (read, unread) if unread.is_empty() => read,
+        (read, unread) => [read, unread.into()].concat().into(),
+    };
+    Ok((stream, Some(session), early))
 }
 
 fn back_to_tokio(stream: StdTcpStream) -> io::Result<TcpStream> {
@@ -213,9 +233,19 @@ fn back_to_tokio(stream: StdTcpStream) -> io::Result<TcpStream> {
 }
 
 /// Sends a close frame and gives the client a moment to close in its turn.
-async fn close(mut stream: TcpStream, code: CloseCode, reason: &str) -> io::Result<()> {
+async fn close(
+    mut stream: TcpStream,
+    tls: Option<Box<ServerConnection>>,
+    code: CloseCode,
+    reason: &str,
+) -> io::Result<()> {
+    let frame = frame::close(code.number(), reason);
+    let wire = match tls {
+        None => frame,
+        Some(mut session) => tls::last_words(&mut session, &frame)?.into(),
+    };
     let closing = async {
-        stream.write_all(&frame::close(code.number(), reason)).await?;
+        stream.write_all(&wire).await?;
         stream.shutdown().await?;
         // What it sends is not looked at: it ends with its own close frame and the connection.
         let mut unread = [0; 1024];

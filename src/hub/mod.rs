@@ -8,6 +8,7 @@
 use std::{net::TcpStream, sync::Arc};
 
 use bytes::Bytes;
+use rustls::ServerConnection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use crate::{log::place::UserId, wire::Encoding};
@@ -75,6 +76,8 @@ impl Permit {
 pub struct Handover {
     /// The socket, non-blocking.
     pub stream: TcpStream,
+    /// Its TLS session, if it has one. Nothing that it decrypted is still in it.
+    pub tls: Option<Box<ServerConnection>>,
     /// What the client sent behind its handshake.
     pub early: Bytes,
     /// What was agreed in the handshake.

@@ -32,6 +32,8 @@ use crate::{
         accept::{self, Permits},
         http::{self, health::Health},
         internal::{self, Internal},
+        live::Live,
+        tls::TlsError,
     },
     engine::{
         Engine,
@@ -60,6 +62,7 @@ pub struct Server<E> {
     engine: Arc<E>,
     hub: Hub,
     edge: Runtime,
+    live: Arc<Live>,
     vitals: Arc<Vitals>,
     /// Ends the public port.
     shutdown: watch::Sender<bool>,
@@ -81,6 +84,9 @@ pub enum StartError {
     /// The list of cores.
     #[error(transparent)]
     Cores(#[from] PlanError),
+    /// The certificate or its key.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A port that is taken, or not ours to take.
     #[error("cannot listen on {address}")]
     Listen {
@@ -146,6 +152,7 @@ fn start_on<E: Engine>(
     metrics: Metrics,
     failed_commits: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<Server<E>, StartError> {
+    let live = Arc::new(Live::new(config.edge.clone())?);
     let edge = edge_runtime(&plan).map_err(StartError::Thread)?;
     let public_listener = {
         let _entered = edge.enter();
@@ -196,13 +203,15 @@ fn start_on<E: Engine>(
         login,
         auth: Some(Arc::new(auth)),
         health,
-        settings: config.edge.clone(),
+        live: Arc::clone(&live),
         limits: config.limits.clone(),
     });
     let limits = config.limits.clone();
+    let present = Arc::clone(&live);
     edge.spawn(async move {
         let permits = Permits::for_process(limits.connections_max);
-        accept::serve(public_listener, router, permits, &limits, is_shutdown).await;
+        let tls = || present.now().tls.clone();
+        accept::serve(public_listener, router, permits, tls, &limits, is_shutdown).await;
     });
 
     Ok(Server {
@@ -213,6 +222,7 @@ fn start_on<E: Engine>(
         engine,
         hub,
         edge,
+        live,
         vitals,
         shutdown,
         internal_shutdown,
@@ -244,6 +254,16 @@ impl<E: Engine> Server<E> {
     #[must_use]
     pub const fn engine(&self) -> &Arc<E> {
         &self.engine
+    }
+
+    /// Applies the edge's part of a configuration to new connections, and reads the certificate and
+    /// its key again. Connections that are open keep what they have. Nothing else of the
+    /// configuration is looked at. Blocks while it reads files.
+    ///
+    /// # Errors
+    /// When a file is missing or is not what it should be; then nothing has changed.
+    pub fn reload(&self, config: &Config) -> Result<(), TlsError> {
+        self.live.replace(config.edge.clone())
     }
 
     /// Ends in order: not ready, no new connections, accepted publishes finished, outboxes flushed,

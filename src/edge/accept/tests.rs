@@ -32,7 +32,7 @@ impl Server {
         let (shutdown, stop) = watch::channel(false);
         let places = permits.clone();
         let serving = tokio::spawn(async move {
-            serve(listener, router, places, &limits, stop).await;
+            serve(listener, router, places, || None, &limits, stop).await;
         });
         Self { address, permits, shutdown, serving }
     }

@@ -37,7 +37,10 @@ impl Server {
         let taken = Taken::default();
         let hub = Arc::clone(&taken);
         let upgrade = async move |request: Request| {
-            let settings = Settings { allowed_origins: vec!["https://chat.example".to_owned()] };
+            let settings = Settings {
+                allowed_origins: vec!["https://chat.example".to_owned()],
+                ..Settings::default()
+            };
             let log_in = async |token: String| match token.as_str() {
                 "good" => Ok(identity()),
                 "old" => Err(TokenError::Expired.into()),
@@ -61,7 +64,7 @@ impl Server {
         let permits = Permits::new(4);
         let places = permits.clone();
         tokio::spawn(async move {
-            serve(listener, router, places, &Limits::default(), stop).await;
+            serve(listener, router, places, || None, &Limits::default(), stop).await;
         });
         Self { address, permits, taken, _shutdown: shutdown }
     }
