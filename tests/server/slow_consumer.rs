@@ -13,7 +13,7 @@ const BODY_BYTES: usize = 16 * 1024;
 
 /// Publishes until the server has closed a slow consumer. The attentive one gets every message as
 /// it is published. Answers how many there are.
-async fn publish_until_closed<E: Engine>(
+pub(crate) async fn publish_until_closed<E: Engine>(
     server: &TestServer<E>,
     publisher: &mut Peer,
     attentive: &mut Peer,
@@ -30,7 +30,7 @@ async fn publish_until_closed<E: Engine>(
 }
 
 /// What a slow client finds when it reads at last: how far it got, in order and without a hole.
-async fn read_what_came(slow: &mut Peer) -> u64 {
+pub(crate) async fn read_what_came(slow: &mut Peer) -> u64 {
     let mut last = 0;
     loop {
         match slow.hear().await {

@@ -19,6 +19,9 @@ use super::*;
 
 type Client = StreamOwned<ClientConnection, StdTcpStream>;
 
+/// What the kernel is asked to hold on either side: less than is sent, so that it is often full.
+const BUFFER_BYTES: usize = 8 * 1024;
+
 /// A socket with a session whose handshake is done, and a client who blocks. What the kernel holds
 /// between them is as small as it gets.
 fn secure() -> (Socket, Client) {
@@ -44,7 +47,7 @@ fn secure() -> (Socket, Client) {
     let address = listener.local_addr().unwrap();
     let connecting = thread::spawn(move || {
         let mut stream = StdTcpStream::connect(address).unwrap();
-        set_socket_recv_buffer_size(&stream, 1).unwrap();
+        set_socket_recv_buffer_size(&stream, BUFFER_BYTES).unwrap();
         let name = ServerName::try_from("localhost").unwrap();
         let mut session = ClientConnection::new(Arc::new(client), name).unwrap();
         while session.is_handshaking() {
@@ -53,7 +56,7 @@ fn secure() -> (Socket, Client) {
         StreamOwned::new(session, stream)
     });
     let (mut stream, _) = listener.accept().unwrap();
-    set_socket_send_buffer_size(&stream, 1).unwrap();
+    set_socket_send_buffer_size(&stream, BUFFER_BYTES).unwrap();
     let mut session = ServerConnection::new(Arc::new(server)).unwrap();
     while session.is_handshaking() {
         session.complete_io(&mut stream).unwrap();
@@ -100,7 +103,7 @@ async fn flush(socket: &Socket) {
 #[tokio::test]
 async fn what_is_written_in_any_pieces_arrives_unchanged() {
     let (socket, mut client) = secure();
-    let sent = noise(700_000);
+    let sent = noise(300_000);
     let expected = sent.clone();
     let receiving = thread::spawn(move || {
         let mut received = vec![0; expected.len()];
@@ -134,7 +137,7 @@ async fn what_is_written_in_any_pieces_arrives_unchanged() {
 #[tokio::test]
 async fn a_session_that_holds_something_says_so_and_takes_no_more_before_it_is_gone() {
     let (socket, mut client) = secure();
-    let sent = noise(48_000);
+    let sent = noise(60_000);
     assert_eq!(socket.try_write(&[IoSlice::new(&sent)]).unwrap(), sent.len());
     assert_eq!(socket.try_flush().unwrap_err().kind(), io::ErrorKind::WouldBlock);
     let more = socket.try_write(&[IoSlice::new(b"more")]);
@@ -172,7 +175,7 @@ async fn all_that_a_client_sends_is_read_and_nothing_stays_in_the_session() {
         let count = read(&socket, &mut scratch).await.unwrap();
         let session = &socket.tls.as_ref().unwrap();
         let rest = session.borrow_mut().tls.reader().read(&mut [0]);
-        assert!(count == 0 || rest.is_err(), "something stayed behind");
+        assert!(!matches!(rest, Ok(1..)), "something stayed behind");
         received.extend_from_slice(&scratch[..count]);
         if count == 0 {
             break;

@@ -93,6 +93,18 @@ impl Peer {
         peer
     }
 
+    /// Logs in as this user on a socket that is connected already.
+    pub(crate) async fn login_over<E: Engine>(
+        server: &TestServer<E>,
+        socket: Socket,
+        name: &str,
+    ) -> Self {
+        let token = server.token(name);
+        let mut peer = Self::upgrade(server, socket, Encoding::Proto, Some(&token)).await;
+        peer.welcome().await;
+        peer
+    }
+
     /// Connects as nobody yet.
     pub(crate) async fn anonymous<E: Engine>(server: &TestServer<E>, encoding: Encoding) -> Self {
         let socket = Socket::connect(server.address()).await;

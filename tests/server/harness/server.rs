@@ -19,6 +19,7 @@ use hubbub::{
     },
     client::{Accounts, Client, GetToken, Options, ServerUrl},
     config::Config,
+    edge::tls::TlsError,
     engine::{Engine, memory::MemoryEngine, sqlite::SqliteEngine},
     server::{self, Server, StartError, cores::PinCores},
 };
@@ -106,6 +107,12 @@ impl<E: Engine> TestServer<E> {
     pub(crate) async fn restart(&mut self) {
         assert!(self.drain().await, "drained too late");
         self.start_again().await;
+    }
+
+    /// Has the server apply another configuration of the edge while it runs.
+    pub(crate) fn reload(&mut self, change: impl FnOnce(&mut Config)) -> Result<(), TlsError> {
+        change(&mut self.config);
+        self.server.as_ref().expect("it runs").reload(&self.config)
     }
 
     /// The engine.

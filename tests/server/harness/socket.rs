@@ -1,11 +1,11 @@
 //! A WebSocket by hand: frames as bytes, so that a test can send what no client would.
 
-use std::net::SocketAddr;
+use std::{fmt::Debug, net::SocketAddr};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::{Buf as _, Bytes, BytesMut};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
 };
 
@@ -22,10 +22,15 @@ pub(crate) const CLOSE: u8 = 0x8;
 /// Asks for a pong.
 pub(crate) const PING: u8 = 0x9;
 
+/// What frames go over: TCP, or TLS.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Debug + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Debug + Unpin + Send> Stream for S {}
+
 /// A connection as bytes.
 #[derive(Debug)]
 pub(crate) struct Socket {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     unread: BytesMut,
 }
 
@@ -45,7 +50,12 @@ impl Socket {
     pub(crate) async fn connect(server: SocketAddr) -> Self {
         let stream = within("a connection", TcpStream::connect(server)).await.unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, unread: BytesMut::new() }
+        Self::over(stream)
+    }
+
+    /// Takes a stream that is connected already.
+    pub(crate) fn over(stream: impl Stream + 'static) -> Self {
+        Self { stream: Box::new(stream), unread: BytesMut::new() }
     }
 
     /// Connects with a receive buffer that is soon full.
@@ -53,12 +63,16 @@ impl Socket {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_recv_buffer_size(4 * 1024).unwrap();
         let stream = within("a connection", socket.connect(server)).await.unwrap();
-        Self { stream, unread: BytesMut::new() }
+        Self::over(stream)
     }
 
     /// Sends bytes.
     pub(crate) async fn write(&mut self, bytes: &[u8]) {
-        within("a write", self.stream.write_all(bytes)).await.unwrap();
+        let written = async {
+            self.stream.write_all(bytes).await?;
+            self.stream.flush().await
+        };
+        within("a write", written).await.unwrap();
     }
 
     /// Sends bytes to a server that may have hung up already.
