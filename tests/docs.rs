@@ -10,6 +10,9 @@ use hubbub::config::{Config, Flags};
 const README: &str = include_str!("../README.md");
 const PROTOCOL: &str = include_str!("../docs/PROTOCOL.md");
 
+/// What the README and the help call a default that is empty.
+const NONE: &str = "none";
+
 /// Every key with its default, as `hubbub config show` has it.
 fn defaults() -> HashMap<String, String> {
     // An empty file of our own: there may be a `hubbub.toml` in the folder of whoever runs this.
@@ -42,7 +45,8 @@ fn the_readme_has_every_key_with_its_default() {
             assert!(defaults.keys().any(|key| key.starts_with(section)), "no key is in {key}");
         } else {
             let real = defaults.get(key).unwrap_or_else(|| panic!("there is no key {key}"));
-            let same = real == default || real.trim_matches('"') == default;
+            let is_none = real == "\"\"" && default == NONE;
+            let same = is_none || real == default || real.trim_matches('"') == default;
             assert!(same, "the default of {key} is {real}, not {default}");
         }
     }
@@ -107,7 +111,8 @@ fn the_help_of_serve_has_the_real_defaults() {
     for [flag, key, _] in rows().iter().filter(|[flag, ..]| flag.starts_with("--")) {
         let argument = serve.get_arguments().find(|it| it.get_long() == flag.strip_prefix("--"));
         let help = argument.unwrap().get_help().unwrap().to_string();
-        let default = format!("[default: {}]", defaults[key].trim_matches('"'));
+        let default = Some(defaults[key].trim_matches('"')).filter(|default| !default.is_empty());
+        let default = format!("[default: {}]", default.unwrap_or(NONE));
         assert!(help.contains(&default), "the help of {flag} does not say {default}");
     }
 }
