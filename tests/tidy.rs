@@ -65,7 +65,7 @@ const ONLY: &[(&str, &[&str], &str)] = &[
 ];
 
 const TLS: &[&str] = &["edge", "hub", "connection::socket", "client"];
-const TLS_WHY: &str = "the edge makes a session, the socket has it, the hub passes it on";
+const TLS_WHY: &str = "a session is made on the edge and used by the socket";
 const TUNGSTENITE: &[&str] = &["websocket", "connection", "edge::upgrade", "client"];
 const TUNGSTENITE_WHY: &str = "frames are known to `websocket` and its users only";
 

@@ -44,11 +44,12 @@ pub(crate) async fn run(command: AccountCommand) -> Result<(), CliError> {
             password
         }
     };
-    let accounts = Accounts::new(server.server.clone(), None);
+    let url = server.url()?;
+    let accounts = Accounts::new(url.clone(), None);
     let shown = escape(&name);
     accounts.create(&name, &password).await.map_err(|error| not_made(error, &shown, &server))?;
     let mut words = format!("{shown} has an account.\n");
-    if !no_login && let Some(place) = Place::of(&server.server, &name) {
+    if !no_login && let Some(place) = Place::of(&url, &name) {
         let token = accounts.token(&name, &password).await?;
         place.save(&SavedLogin::new(&token, SystemTime::now()))?;
         let chat = server.command(&format!("chat lobby --as {shown}"));

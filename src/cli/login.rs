@@ -16,7 +16,9 @@ use std::{
 
 use clap::Args;
 use hubbub::{
-    client::{Accounts, Client, ClientError, GetToken, Options, ServerUrl, State, TokenError},
+    client::{
+        Accounts, Authorities, Client, ClientError, GetToken, Options, ServerUrl, State, TokenError,
+    },
     wire::code::{CloseCode, ErrorCode},
 };
 use rustyline::{
@@ -56,7 +58,11 @@ pub(super) fn command(server: &str, words: &str) -> String {
 pub(crate) struct ServerArgs {
     /// The server
     #[arg(long, value_name = "URL", default_value = DEFAULT_SERVER)]
-    pub(super) server: ServerUrl,
+    server: ServerUrl,
+    /// File with the certificates, as PEM, of which one must have signed the server's; only with
+    /// https:// [default: the system's]
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
     /// File with the password; - is standard input [env: HUBBUB_PASSWORD_FILE, HUBBUB_PASSWORD]
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
@@ -73,9 +79,23 @@ pub(crate) struct LoginArgs {
 }
 
 impl ServerArgs {
+    /// The server, and who must have signed its certificate.
+    pub(super) fn url(&self) -> Result<ServerUrl, CliError> {
+        let server = self.server.clone();
+        match &self.ca {
+            None => Ok(server),
+            Some(_) if !server.is_secure() => Err(CliError::CaWithoutTls(server.to_string())),
+            Some(ca) => Ok(server.signed_by(Authorities::in_file(ca)?)),
+        }
+    }
+
     /// A command line for the same server, to be pasted.
     pub(super) fn command(&self, words: &str) -> String {
-        command(&self.server.to_string(), words)
+        let command = command(&self.server.to_string(), words);
+        match &self.ca {
+            None => command,
+            Some(ca) => format!("{command} --ca {}", ca.display()),
+        }
     }
 
     /// Whether the password takes up standard input.
@@ -105,8 +125,9 @@ enum Renewal {
 /// Logs in and connects. Fails if the server cannot be reached now: only a client that has been
 /// connected is worth waiting for.
 pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
-    let accounts = Accounts::new(args.server.server.clone(), None);
-    let place = Place::of(&args.server.server, &args.name);
+    let server = args.server.url()?;
+    let accounts = Accounts::new(server.clone(), None);
+    let place = Place::of(&server, &args.name);
     if let Some(password) = args.server.password()? {
         let token = accounts.token(&args.name, &password).await;
         let token = token.map_err(|error| not_logged_in(error, args))?;
@@ -186,6 +207,7 @@ fn is_login_refused(error: &ClientError) -> bool {
 /// Starts a client whose first token is at hand.
 fn start(args: &LoginArgs, accounts: Accounts, token: String, renewal: Renewal) -> Client {
     let name = args.name.clone();
+    let server = accounts.server().clone();
     let state = Arc::new(Mutex::new((Some(token), renewal)));
     let get_token = GetToken::new(move || {
         let (accounts, name, state) = (accounts.clone(), name.clone(), Arc::clone(&state));
@@ -217,7 +239,7 @@ fn start(args: &LoginArgs, accounts: Accounts, token: String, renewal: Renewal) 
             }
         }
     });
-    Client::connect(Options::new(args.server.server.clone(), get_token))
+    Client::connect(Options::new(server, get_token))
 }
 
 /// Waits for the first connection, but not for a second attempt.

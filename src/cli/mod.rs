@@ -4,7 +4,7 @@ use std::{future::Future, io, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use hubbub::{
-    client::{ClientError, Refusal, TokenError},
+    client::{AuthoritiesError, ClientError, Refusal, TokenError},
     config::{ConfigError, Flags},
     limits::CHANNEL_NAME_BYTES_MAX,
     server::StartError,
@@ -93,6 +93,10 @@ pub(crate) enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
+    #[error("--ca is for a server that is reached by https://, and not for {0}")]
+    CaWithoutTls(String),
     #[error("could not start")]
     Runtime(#[source] io::Error),
     #[error("could not write the output")]

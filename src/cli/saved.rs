@@ -66,8 +66,10 @@ impl Place {
     }
 
     fn in_folder(folder: PathBuf, server: &ServerUrl, name: &str) -> Self {
-        let file =
-            folder.join(format!("{}@{}.json", file_name(name), file_name(server.authority())));
+        // A token that was got by TLS is not sent without it.
+        let secure = if server.is_secure() { "https-" } else { "" };
+        let (name, authority) = (file_name(name), file_name(server.authority()));
+        let file = folder.join(format!("{name}@{secure}{authority}.json"));
         Self { folder, file }
     }
 

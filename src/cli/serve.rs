@@ -140,7 +140,11 @@ fn greeting(config: &Config, public: SocketAddr, internal: SocketAddr) -> String
     };
     // As it is now: a reload may change it.
     let secure = if config.edge.tls.certificate.as_os_str().is_empty() { "" } else { "s" };
-    let server = format!("http{secure}://{}", SocketAddr::new(here, public.port()));
+    let (server, hint) = if secure.is_empty() {
+        (format!("http://{}", SocketAddr::new(here, public.port())), "")
+    } else {
+        (format!("https://NAME:{}", public.port()), ", with the certificate's name for NAME")
+    };
     format!(
         "listening on http{secure}://{public}\n\
          \n\
@@ -150,7 +154,7 @@ fn greeting(config: &Config, public: SocketAddr, internal: SocketAddr) -> String
          \x20 metrics     http://{internal}/metrics\n\
          \x20 data        {data}\n\
          \n\
-         Try, in another terminal:\n\
+         Try, in another terminal{hint}:\n\
          \x20 {account}\n\
          \x20 {chat}\n\
          \n\

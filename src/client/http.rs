@@ -5,25 +5,28 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{HeaderMap, Method, Request, StatusCode, Uri, header};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
+use rustls::ClientConfig;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{
     error::{Refusal, TokenError},
     options::{GetToken, ServerUrl, Token},
+    tls::Authorities,
 };
 use crate::limits::{CLIENT_CONNECT_TIMEOUT, CLIENT_HTTP_BODY_BYTES_MAX, CLIENT_HTTP_TIMEOUT};
 
-/// The accounts and tokens of one server, over plain HTTP. Cheap to clone; clones share their
+/// The accounts and tokens of one server, over HTTP or HTTPS. Cheap to clone; clones share their
 /// connections.
 #[derive(Clone, Debug)]
 pub struct Accounts {
     server: ServerUrl,
-    http: Client<HttpConnector, Full<Bytes>>,
+    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
 }
 
 /// What `POST /v1/token` answers.
@@ -42,7 +45,20 @@ impl Accounts {
         connector.set_local_address(local_address);
         connector.set_connect_timeout(Some(CLIENT_CONNECT_TIMEOUT));
         connector.set_nodelay(true);
+        connector.enforce_http(false);
+        let authorities = server.authorities().cloned().unwrap_or_else(Authorities::nobody);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(ClientConfig::clone(&authorities.config()))
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(connector);
         Self { server, http: Client::builder(TokioExecutor::new()).build(connector) }
+    }
+
+    /// The server.
+    #[must_use]
+    pub const fn server(&self) -> &ServerUrl {
+        &self.server
     }
 
     /// Makes an account.
@@ -103,9 +119,8 @@ impl Accounts {
         path: &str,
         body: &serde_json::Value,
     ) -> Result<(StatusCode, Bytes), TokenError> {
-        let uri: Uri = format!("http://{}{path}", self.server.authority())
-            .parse()
-            .map_err(|error| self.unreachable(error))?;
+        let uri: Uri =
+            format!("{}{path}", self.server).parse().map_err(|error| self.unreachable(error))?;
         let request = Request::builder()
             .method(Method::POST)
             .uri(uri)

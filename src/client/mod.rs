@@ -38,6 +38,7 @@ mod http;
 mod options;
 mod session;
 mod socket;
+mod tls;
 
 use self::{
     codec::{Answer, Command},
@@ -52,6 +53,7 @@ pub use self::{
     http::Accounts,
     options::{GetToken, Options, ServerUrl, ServerUrlError, Token},
     session::Delivery,
+    tls::{Authorities, AuthoritiesError},
 };
 use crate::{
     limits::{CLIENT_MAILBOX_MAX, CLIENT_USERS_MAX, USERS_PER_LOOKUP_MAX},
@@ -91,6 +93,7 @@ impl Client {
     pub fn connect(options: Options) -> Self {
         let connect = TcpConnect {
             authority: options.server.authority().to_owned(),
+            tls: options.server.authorities().map(Authorities::config),
             local_address: options.local_address,
         };
         Self::connect_through(connect, options)

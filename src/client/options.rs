@@ -5,7 +5,7 @@ use std::{fmt, future::Future, net::IpAddr, pin::Pin, str::FromStr, sync::Arc, t
 use hyper::Uri;
 use thiserror::Error;
 
-use super::error::TokenError;
+use super::{error::TokenError, tls::Authorities};
 use crate::limits::{CLIENT_BACKOFF_MAX, CLIENT_COMMAND_TIMEOUT, CLIENT_DELIVERIES_MAX};
 
 /// How a client connects.
@@ -41,13 +41,34 @@ impl Options {
     }
 }
 
-/// The address of a server, such as `http://127.0.0.1:7878`.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+/// The address of a server, such as `http://127.0.0.1:7878` or `https://chat.example.com`.
+#[derive(Clone, Debug)]
 pub struct ServerUrl {
     authority: String,
+    /// With these, it is TLS.
+    authorities: Option<Authorities>,
 }
 
 impl ServerUrl {
+    /// The same server, believed if one of these has signed its certificate. Without this it is up
+    /// to the system's list. Says nothing about a server without TLS.
+    #[must_use]
+    pub fn signed_by(mut self, authorities: Authorities) -> Self {
+        self.authorities = self.authorities.map(|_| authorities);
+        self
+    }
+
+    /// Whether it is reached by TLS.
+    #[must_use]
+    pub const fn is_secure(&self) -> bool {
+        self.authorities.is_some()
+    }
+
+    /// What TLS with it takes, if it is to be.
+    pub(super) const fn authorities(&self) -> Option<&Authorities> {
+        self.authorities.as_ref()
+    }
+
     /// Host and port.
     #[must_use]
     pub fn authority(&self) -> &str {
@@ -57,13 +78,15 @@ impl ServerUrl {
     /// Where its WebSocket is.
     #[must_use]
     pub fn web_socket(&self) -> String {
-        format!("ws://{}/v1/ws", self.authority)
+        let scheme = if self.is_secure() { "wss" } else { "ws" };
+        format!("{scheme}://{}/v1/ws", self.authority)
     }
 }
 
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.authority)
+        let scheme = if self.is_secure() { "https" } else { "http" };
+        write!(f, "{scheme}://{}", self.authority)
     }
 }
 
@@ -71,11 +94,8 @@ impl fmt::Display for ServerUrl {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum ServerUrlError {
     /// Not of this form.
-    #[error("it must look like http://127.0.0.1:7878")]
+    #[error("it must look like http://127.0.0.1:7878 or https://chat.example.com")]
     Malformed,
-    /// TLS.
-    #[error("this client speaks plain http only; put a TLS proxy's plain side here")]
-    Tls,
 }
 
 impl FromStr for ServerUrl {
@@ -83,18 +103,19 @@ impl FromStr for ServerUrl {
 
     fn from_str(text: &str) -> Result<Self, ServerUrlError> {
         let uri: Uri = text.parse().map_err(|_| ServerUrlError::Malformed)?;
-        match uri.scheme_str() {
-            Some("http" | "ws") => {}
-            Some("https" | "wss") => return Err(ServerUrlError::Tls),
+        let is_secure = match uri.scheme_str() {
+            Some("http" | "ws") => false,
+            Some("https" | "wss") => true,
             _ => return Err(ServerUrlError::Malformed),
-        }
+        };
         let authority = uri.authority().ok_or(ServerUrlError::Malformed)?;
         let at_root = matches!(uri.path(), "" | "/") && uri.query().is_none();
         if !at_root || authority.as_str().contains('@') || authority.host().is_empty() {
             return Err(ServerUrlError::Malformed);
         }
-        let port = authority.port_u16().unwrap_or(80);
-        Ok(Self { authority: format!("{}:{port}", authority.host()) })
+        let port = authority.port_u16().unwrap_or(if is_secure { 443 } else { 80 });
+        let authorities = is_secure.then(Authorities::of_system);
+        Ok(Self { authority: format!("{}:{port}", authority.host()), authorities })
     }
 }
 
@@ -160,7 +181,8 @@ mod tests {
         assert_eq!(parse("http://127.0.0.1:7878").as_deref(), Ok("http://127.0.0.1:7878"));
         assert_eq!(parse("http://chat.example/").as_deref(), Ok("http://chat.example:80"));
         assert_eq!(parse("ws://[::1]:1").as_deref(), Ok("http://[::1]:1"));
-        assert_eq!(parse("https://chat.example"), Err(ServerUrlError::Tls));
+        assert_eq!(parse("https://chat.example").as_deref(), Ok("https://chat.example:443"));
+        assert_eq!(parse("wss://[::1]:1").as_deref(), Ok("https://[::1]:1"));
         for text in ["", "127.0.0.1:7878", "http://", "http://a/v1/ws", "http://u:p@a", "ftp://a"] {
             assert_eq!(parse(text), Err(ServerUrlError::Malformed), "{text}");
         }

@@ -1,4 +1,4 @@
-//! One connection: TCP, the WebSocket handshake, the welcome; then frames in both directions.
+//! One connection: TCP, perhaps TLS, the WebSocket handshake, the welcome; then frames in both directions.
 
 use std::{
     collections::VecDeque,
@@ -6,16 +6,19 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::{Sink as _, SinkExt as _, Stream as _, StreamExt as _};
+use rustls::{ClientConfig, pki_types::ServerName};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpSocket, TcpStream, lookup_host},
 };
+use tokio_rustls::TlsConnector;
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
     tungstenite::{
@@ -29,7 +32,7 @@ use tokio_tungstenite::{
 use super::{
     codec::{self, Event, Welcome},
     error::{Closed, ProtocolError, Refusal},
-    http,
+    http, tls,
 };
 use crate::{
     limits::{
@@ -51,25 +54,46 @@ pub(super) trait Connect: Send + 'static {
 pub(super) struct TcpConnect {
     /// `host:port`.
     pub(super) authority: String,
+    /// What TLS takes, if it is to be.
+    pub(super) tls: Option<Arc<ClientConfig>>,
     pub(super) local_address: Option<IpAddr>,
 }
 
-impl Connect for TcpConnect {
-    type Stream = TcpStream;
+/// TCP, or TLS over it.
+pub(super) trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
 
-    fn connect(&self) -> impl Future<Output = io::Result<TcpStream>> + Send + 'static {
-        let Self { authority, local_address } = self.clone();
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Wire for S {}
+
+impl Connect for TcpConnect {
+    type Stream = Box<dyn Wire>;
+
+    fn connect(&self) -> impl Future<Output = io::Result<Box<dyn Wire>>> + Send + 'static {
+        let Self { authority, tls, local_address } = self.clone();
         async move {
             let mut error = io::Error::from(io::ErrorKind::AddrNotAvailable);
             for address in lookup_host(&authority).await? {
                 match connect_from(local_address, address).await {
-                    Ok(stream) => return Ok(stream),
+                    Ok(stream) => return secure(stream, tls, &authority).await,
                     Err(refused) => error = refused,
                 }
             }
             Err(error)
         }
     }
+}
+
+/// Does the TLS handshake, if there is to be one.
+async fn secure(
+    stream: TcpStream,
+    tls: Option<Arc<ClientConfig>>,
+    authority: &str,
+) -> io::Result<Box<dyn Wire>> {
+    let Some(config) = tls else { return Ok(Box::new(stream)) };
+    let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned())
+        .map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+    let stream = TlsConnector::from(config).connect(name, stream).await.map_err(tls::explain)?;
+    Ok(Box::new(stream))
 }
 
 async fn connect_from(local: Option<IpAddr>, address: SocketAddr) -> io::Result<TcpStream> {

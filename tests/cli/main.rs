@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use rcgen::{CertificateParams, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -67,13 +68,26 @@ fn failure(output: &Output) -> String {
 struct Running {
     child: Child,
     lines: Receiver<String>,
+    /// What it says to people.
+    log: Receiver<String>,
 }
 
 impl Running {
     fn start(mut command: Command) -> Self {
-        let mut child = command.stderr(Stdio::null()).spawn().unwrap();
+        let mut child = command.spawn().unwrap();
         let lines = lines_of(child.stdout.take().unwrap());
-        Self { child, lines }
+        let log = lines_of(child.stderr.take().unwrap());
+        Self { child, lines, log }
+    }
+
+    /// The next line of the log with these words.
+    fn logged(&self, words: &str) -> String {
+        loop {
+            let line = self.log.recv_timeout(PATIENCE).expect("another line of the log");
+            if line.contains(words) {
+                return line;
+            }
+        }
     }
 
     fn line(&self) -> String {
@@ -113,7 +127,13 @@ fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
 
 /// A server on free ports, and its address.
 fn serve(home: &Path) -> (Running, String) {
+    serve_with(home, &[])
+}
+
+/// The same, with these flags too.
+fn serve_with(home: &Path, flags: &[&str]) -> (Running, String) {
     let mut command = hubbub(home, &SERVE);
+    command.args(flags);
     command.env("HUBBUB__AUTH__COST__MEMORY", "64 KiB").env("HUBBUB__AUTH__COST__PASSES", "1");
     let server = Running::start(command);
     let first = server.line();
@@ -121,7 +141,7 @@ fn serve(home: &Path) -> (Running, String) {
     (server, address.to_owned())
 }
 
-const SERVE: [&str; 9] = [
+const SERVE: [&str; 8] = [
     "serve",
     "--listen=127.0.0.1:0",
     "--internal-listen",
@@ -130,7 +150,6 @@ const SERVE: [&str; 9] = [
     "data",
     "--pin-cores",
     "off",
-    "--config=/dev/null",
 ];
 
 fn add_account(home: &Path, server: &str, name: &str) {
@@ -237,6 +256,79 @@ fn what_goes_wrong_is_said_in_one_sentence() {
     std::fs::write(home.join("typo.toml"), "[limits]\nping_intervall = \"1s\"\n").unwrap();
     let typo = failure(&run(home, &["serve", "--config", "typo.toml"]));
     assert!(typo.contains("did you mean `limits.ping_interval`?"), "{typo}");
+}
+
+/// A certificate for this machine and its key, as `cert.pem` and `key.pem` in the home.
+fn issue_certificate(home: &Path) {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    std::fs::write(home.join("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    std::fs::write(home.join("key.pem"), key.serialize_pem()).unwrap();
+}
+
+const TLS: [&str; 4] = ["--tls-cert", "cert.pem", "--tls-key", "key.pem"];
+
+#[test]
+fn tls_from_end_to_end() {
+    let home = TempDir::new().unwrap();
+    let home = home.path();
+    issue_certificate(home);
+    let (_server, address) = serve_with(home, &TLS);
+    let address = address.as_str();
+    assert!(address.starts_with("https://"), "{address}");
+    let add = ["account", "add", "ada", "--server", address, "--ca", "cert.pem"];
+    let mut add = hubbub(home, &add);
+    success(&add.env("HUBBUB_PASSWORD", "correct horse battery").output().unwrap());
+    let to_it = ["--as", "ada", "--server", address, "--ca", "cert.pem"];
+    let tail = [&["tail", "lobby", "--json", "--since", "0"], &to_it[..]].concat();
+    let tail = Running::start(hubbub(home, &tail));
+    assert_eq!(success(&run(home, &[&["send", "lobby", "hello"], &to_it[..]].concat())), "1\n");
+    let message: Value = serde_json::from_str(&tail.line()).unwrap();
+    assert_eq!(message["body"], "hello");
+
+    // Whoever does not know the certificate does not believe it, and says so.
+    let stranger = ["send", "lobby", "x", "--as", "ada", "--server", address];
+    let stranger = hubbub(home, &stranger).env("HUBBUB_PASSWORD", "x").output().unwrap();
+    assert!(failure(&stranger).contains("certificate"));
+    // And what is meant to be secure is not done otherwise.
+    let plain = address.replace("https", "http");
+    let plain = ["send", "lobby", "x", "--as", "ada", "--server", &plain, "--ca", "cert.pem"];
+    assert!(failure(&run(home, &plain)).contains("https://"));
+    let no_ca = ["send", "lobby", "x", "--as", "ada", "--server", address, "--ca", "key.pem"];
+    assert!(failure(&run(home, &no_ca)).contains("key.pem"));
+}
+
+#[test]
+fn a_hang_up_reloads_what_it_can_and_says_what_it_cannot() {
+    let home = TempDir::new().unwrap();
+    let home = home.path();
+    issue_certificate(home);
+    let (mut server, address) = serve_with(home, &TLS);
+    let add = |name: &str| {
+        let add = ["account", "add", name, "--server", &address, "--ca", "cert.pem"];
+        hubbub(home, &add).env("HUBBUB_PASSWORD", "correct horse battery").output().unwrap()
+    };
+    success(&add("ada"));
+    issue_certificate(home);
+    failure(&add("ben"));
+    server.signal(Signal::HUP);
+    server.logged("reloaded");
+    success(&add("ben"));
+
+    std::fs::write(home.join("key.pem"), "").unwrap();
+    server.signal(Signal::HUP);
+    let said = server.logged("nothing is reloaded");
+    assert!(said.contains("key.pem has no private key"), "{said}");
+    success(&add("cyd"));
+
+    issue_certificate(home);
+    std::fs::write(home.join("hubbub.toml"), "[limits]\nping_interval = \"9s\"\n").unwrap();
+    server.signal(Signal::HUP);
+    let said = server.logged("needs a restart");
+    assert!(said.contains("limits.ping_interval"), "{said}");
+    success(&add("dan"));
+    server.signal(Signal::TERM);
+    assert_eq!(server.ended().code(), Some(0));
 }
 
 #[test]
