@@ -8,7 +8,7 @@ use thiserror::Error;
 use super::{FLUSH_TAIL, negotiation::WINDOW_BITS_MAX};
 use crate::limits::{DEFLATE_FINAL_BLOCKS_MAX, DEFLATE_SCRATCH_BYTES_KEPT, INFLATE_STEP_BYTES};
 
-/// Inflates one message after the other, each for itself. One serves a thread: it holds about 47 KiB
+/// Inflates one message after the other, each for itself. One serves a thread: it holds about 46 KiB
 /// from its first message on, and the last message.
 #[derive(Debug, Default)]
 pub struct Inflater {
