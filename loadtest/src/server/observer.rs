@@ -298,7 +298,8 @@ hubbub_closed_total{code=\"4000\",name=\"going_away\"} 3
     #[test]
     fn the_names_are_those_of_the_real_page() {
         let metrics = hubbub::metrics::Metrics::default();
-        metrics.fanned_out(3, 100);
+        metrics.committed(3);
+        metrics.delivered(3, 100);
         metrics.written_bytes.inc_by(9);
         let counters = counters(&metrics.to_text()).unwrap();
         for (name, count) in [
