@@ -22,3 +22,4 @@ mod slow_consumer;
 mod drain;
 mod json;
 mod profile;
+mod shards;
