@@ -23,4 +23,5 @@ mod deflate;
 mod drain;
 mod json;
 mod profile;
+mod shards;
 mod tls;

@@ -27,6 +27,8 @@ const STEPS: &[Step] = &[
     Step { name: "clippy", about: "cargo clippy, warnings are errors", run: clippy },
     Step { name: "doc", about: "cargo doc, warnings are errors", run: doc },
     Step { name: "test", about: "cargo test --workspace", run: test },
+    Step { name: "2-shards", about: "the server's tests with 2 shards", run: two_shards },
+    Step { name: "3-shards", about: "the server's tests with 3 shards", run: three_shards },
     Step { name: "deny", about: "cargo deny: bans, licences, sources", run: deny },
     Step { name: "advisories", about: "cargo deny: known vulnerabilities", run: advisories },
     Step { name: "python", about: "a Python client, from proto/ alone", run: python },
@@ -99,6 +101,20 @@ fn doc() -> Result<Outcome> {
 
 fn test() -> Result<Outcome> {
     cargo_tests("test", cargo(["test", "--workspace", "--no-fail-fast"]))
+}
+
+fn two_shards() -> Result<Outcome> {
+    shards("2-shards", "2")
+}
+
+fn three_shards() -> Result<Outcome> {
+    shards("3-shards", "3")
+}
+
+fn shards(name: &str, shards: &str) -> Result<Outcome> {
+    let mut tests = cargo(["test", "--test", "server", "--no-fail-fast"]);
+    tests.env("SHARDS", shards);
+    cargo_tests(name, tests)
 }
 
 fn deny() -> Result<Outcome> {

@@ -402,7 +402,7 @@ fn run(seed: u64) {
             world.step().await;
         }
         // Half of the worlds stop in the middle of it all.
-        if seed % 2 == 0 {
+        if seed.is_multiple_of(2) {
             world.drain().await;
         }
         world.leave().await;

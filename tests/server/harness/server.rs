@@ -177,6 +177,19 @@ impl<E: Engine> TestServer<E> {
         issuer.issue(&account, rand::random(), now_s).unwrap()
     }
 
+    /// A counter of the metrics.
+    pub(crate) async fn counter(&self, name: &str) -> u64 {
+        self.metric(&format!("hubbub_{name}_total")).await
+    }
+
+    /// A metric, by its whole name.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
+        let (status, metrics) = get(self.internal_address(), "/metrics").await;
+        assert_eq!(status, 200);
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.expect("a metric of this name").parse().unwrap()
+    }
+
     /// How often a connection was closed with this code, as the metrics have it.
     pub(crate) async fn closed(&self, name: &str) -> u64 {
         let label = format!("\"{name}\"");
