@@ -16,6 +16,7 @@ pub mod channel;
 pub mod directory;
 pub mod fanout;
 pub mod outbox;
+pub mod port;
 pub mod sequencer;
 pub mod shard;
 

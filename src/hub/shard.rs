@@ -9,7 +9,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     mem,
     rc::Rc,
     sync::Arc,
@@ -19,12 +19,13 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::{sync::Notify, task::spawn_local};
 
+pub use super::port::Port;
 use super::{
     ConnectionKey, Format, Ticket,
     channel::{Channel, Effect, Purpose},
     directory::{ChannelInfo, Directory},
     fanout::{Delivery, SharedFrames, Subscriber, control_frame, reply_frame},
-    outbox::{Frame, Outbox},
+    outbox::Frame,
     sequencer::Draft,
 };
 use crate::{
@@ -38,7 +39,6 @@ use crate::{
     metrics::Metrics,
     websocket::frame,
     wire::{
-        Encoding,
         code::{CloseCode, ErrorCode},
         decode::Page,
         encode::{self, Control, Reply},
@@ -73,25 +73,6 @@ struct State<S> {
     effects: Vec<Effect>,
 }
 
-/// The shard's end of one connection: where its frames wait.
-#[derive(Debug)]
-pub struct Port<S> {
-    key: ConnectionKey,
-    format: Format,
-    /// What the frames are written to.
-    pub socket: S,
-    /// The frames.
-    pub outbox: RefCell<Outbox>,
-    /// The socket took less than was written last time.
-    pub is_blocked: Cell<bool>,
-    /// Rung when the connection's task must look: at a blocked outbox, or at a close.
-    pub wake: Notify,
-    is_dirty: Cell<bool>,
-    closing: Cell<Option<CloseCode>>,
-    subscriptions: RefCell<HashSet<ChannelId>>,
-    history_reads: Cell<u8>,
-}
-
 /// A message on its way in.
 #[derive(Debug)]
 pub struct Publish {
@@ -103,18 +84,6 @@ pub struct Publish {
     pub client_message_id: Option<ClientMessageId>,
     /// What it says.
     pub body: String,
-}
-
-impl<S> Port<S> {
-    /// Why this connection is being closed, if it is.
-    pub const fn closing(&self) -> Option<CloseCode> {
-        self.closing.get()
-    }
-
-    /// How its envelopes are written.
-    pub const fn encoding(&self) -> Encoding {
-        self.format.encoding
-    }
 }
 
 impl<E: Engine, S: 'static> Shard<E, S> {
@@ -171,18 +140,12 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         let place = state.ports.vacant_entry();
         let slot = u32::try_from(place.key()).expect("open files are fewer than 32 bits count");
         let outbox_bytes_max = usize::try_from(self.limits.outbox_bytes_max.as_u64());
-        let port = Rc::new(Port {
-            key: ConnectionKey { slot, generation },
+        let port = Rc::new(Port::new(
+            ConnectionKey { slot, generation },
             format,
             socket,
-            outbox: RefCell::new(Outbox::new(outbox_bytes_max.unwrap_or(usize::MAX))),
-            is_blocked: Cell::new(false),
-            wake: Notify::new(),
-            is_dirty: Cell::new(false),
-            closing: Cell::new(None),
-            subscriptions: RefCell::new(HashSet::new()),
-            history_reads: Cell::new(0),
-        });
+            outbox_bytes_max.unwrap_or(usize::MAX),
+        ));
         place.insert(Rc::clone(&port));
         self.metrics.connections.inc();
         port
