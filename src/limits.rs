@@ -232,8 +232,11 @@ pub const PROFILE_TIME_MAX: Duration = Duration::from_secs(60);
 pub const PROFILE_HZ_MAX: i32 = 999;
 /// When who was refused a profile may try again.
 pub const PROFILE_RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Share of the allowed open files that connections may take, in percent. The rest is for files.
-pub const OPEN_FILES_PERCENT: u64 = 80;
+/// Open files that are kept from connections, for the log and everything else: the database and its
+/// readers take some twenty, refusals and the internal port have bounds of their own.
+pub const OPEN_FILES_KEPT: u64 = 512;
+/// The same as a share of the allowed open files, in percent, where that is less.
+pub const OPEN_FILES_KEPT_PERCENT: u64 = 20;
 /// Pause of the accept loop when the process is out of file descriptors: at least this, at most
 /// twice.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -278,6 +281,10 @@ pub const CLIENT_HTTP_BODY_BYTES_MAX: usize = 64 * 1024;
 pub const CLIENT_HTTP_TIMEOUT: Duration = Duration::from_secs(15);
 
 const _: () = assert!(TAIL_BYTES_MAX + REPLAY_BYTES_MAX < 1024 * 1024, "a resume fits an outbox");
+const _: () = assert!(
+    OPEN_FILES_KEPT as usize > REFUSALS_MAX + INTERNAL_CONNECTIONS_MAX + 128,
+    "sockets that take no place leave room for files"
+);
 const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX, "a tail holds its newest batch");
 const _: () = assert!(BATCH_MESSAGES_MAX <= u16::MAX as usize, "a batch counts in 16 bits");
 const _: () = assert!(BATCH_MESSAGES_MAX <= DRAFTS_MAX, "a full batch can wait");
