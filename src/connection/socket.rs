@@ -6,6 +6,7 @@
 use std::{
     io::{self, IoSlice},
     net,
+    task::{Context, Poll},
 };
 
 use rustix::net::{
@@ -37,6 +38,23 @@ impl Socket {
     /// When the runtime ends.
     pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
         self.tcp.ready(interest).await
+    }
+
+    /// Whether there is something to read, or an end. If not, the task of `cx` is woken when there is,
+    /// and no task that asked before it.
+    ///
+    /// # Errors
+    /// When the runtime ends.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_read_ready(cx)
+    }
+
+    /// The same for room to write.
+    ///
+    /// # Errors
+    /// When the runtime ends.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_write_ready(cx)
     }
 
     /// Reads what is there. 0: the other end has finished.

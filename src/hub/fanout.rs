@@ -122,7 +122,8 @@ const fn opcode(encoding: Encoding) -> OpCode {
 #[derive(Debug, Default)]
 pub struct Subscribers {
     dense: Vec<Subscriber>,
-    places: HashMap<ConnectionKey, usize>,
+    /// Where each stands in `dense`. In 32 bits, since each subscription pays for it.
+    places: HashMap<ConnectionKey, u32>,
 }
 
 /// One of them.
@@ -139,15 +140,15 @@ impl Subscribers {
     pub fn insert(&mut self, subscriber: Subscriber) {
         self.places.entry(subscriber.connection).or_insert_with(|| {
             self.dense.push(subscriber);
-            self.dense.len() - 1
+            u32::try_from(self.dense.len() - 1).expect("open files are fewer than 32 bits count")
         });
     }
 
     /// Takes a connection out. Whether it was there.
     pub fn remove(&mut self, connection: ConnectionKey) -> bool {
         let Some(place) = self.places.remove(&connection) else { return false };
-        self.dense.swap_remove(place);
-        if let Some(moved) = self.dense.get(place) {
+        self.dense.swap_remove(place as usize);
+        if let Some(moved) = self.dense.get(place as usize) {
             self.places.insert(moved.connection, place);
         }
         true

@@ -153,7 +153,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     /// Lets a connection go.
     pub fn disconnect(self: &Rc<Self>, port: &Port<S>) {
-        for channel in mem::take(&mut *port.subscriptions.borrow_mut()) {
+        for &channel in mem::take(&mut *port.subscriptions.borrow_mut()).as_slice() {
             self.with_channel(channel, |channel, effects| channel.unsubscribe(port.key, effects));
         }
         self.state.borrow_mut().ports.remove(port.key.slot as usize);
@@ -187,7 +187,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         since: Option<Position>,
     ) {
         let mut subscriptions = port.subscriptions.borrow_mut();
-        if subscriptions.len() >= self.limits.subscriptions_per_connection_max as usize {
+        if subscriptions.as_slice().len() >= self.limits.subscriptions_per_connection_max as usize {
             return self.refuse(port, id, ErrorCode::TooMany);
         }
         if !subscriptions.insert(channel.id) {
@@ -202,7 +202,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     /// Ends delivery of a channel.
     pub fn unsubscribe(self: &Rc<Self>, port: &Rc<Port<S>>, id: u32, channel: ChannelId) {
-        if !port.subscriptions.borrow_mut().remove(&channel) {
+        if !port.subscriptions.borrow_mut().remove(channel) {
             return self.refuse(port, id, ErrorCode::NotSubscribed);
         }
         self.with_channel(channel, |channel, effects| channel.unsubscribe(port.key, effects));
@@ -397,7 +397,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             }
             Effect::Ended(connection) => {
                 if let Some(port) = find(state, connection) {
-                    port.subscriptions.borrow_mut().remove(&channel);
+                    port.subscriptions.borrow_mut().remove(channel);
                 }
             }
             Effect::Sealed => {
