@@ -161,6 +161,7 @@ impl<E: Engine> Drop for Connection<E> {
 }
 
 /// The task of a connection. Not an `async fn`, which would have two places for its argument.
+#[expect(clippy::manual_async_fn, reason = "as said")]
 fn live<E: Engine>(mut connection: Connection<E>) -> impl Future<Output = Result<(), Gone>> {
     async move {
         let mut timer = pin!(sleep_until(connection.deadline().into()));
