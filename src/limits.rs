@@ -25,7 +25,7 @@ pub struct Limits {
     pub connections_max: u32,
     /// Channels that one connection may be subscribed to. Beyond it: `too_many`.
     pub subscriptions_per_connection_max: u32,
-    /// Frames that wait for one connection. Beyond it: close 4008.
+    /// Frames that wait for one connection, at most [`OUTBOX_BYTES_MAX`]. Beyond it: close 4008.
     pub outbox_bytes_max: ByteSize,
     /// From TCP accept to the end of the request head. Beyond it: 408 or close.
     #[serde(with = "humantime_serde")]
@@ -280,8 +280,11 @@ pub const PROFILE_TIME_MAX: Duration = Duration::from_secs(60);
 pub const PROFILE_HZ_MAX: i32 = 999;
 /// When who was refused a profile may try again.
 pub const PROFILE_RETRY_AFTER: Duration = Duration::from_secs(5);
-/// Share of the allowed open files that connections may take, in percent. The rest is for files.
-pub const OPEN_FILES_PERCENT: u64 = 80;
+/// Open files that are kept from connections, for the log and everything else: the database and its
+/// readers take some twenty, refusals and the internal port have bounds of their own.
+pub const OPEN_FILES_KEPT: u64 = 512;
+/// The same as a share of the allowed open files, in percent, where that is less.
+pub const OPEN_FILES_KEPT_PERCENT: u64 = 20;
 /// Pause of the accept loop when the process is out of file descriptors: at least this, at most
 /// twice.
 pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -292,7 +295,10 @@ pub const CORK_MAX: Duration = Duration::from_millis(100);
 pub const FLUSH_CHUNK_CONNECTIONS: usize = 64;
 /// Frames handed to one vectored write.
 pub const WRITE_SLICES_MAX: usize = 64;
-/// Places for frames that an outbox keeps when it drains. A peak beyond it gives its memory back.
+/// Largest [`Limits::outbox_bytes_max`] that has an effect. Beyond it: this.
+pub const OUTBOX_BYTES_MAX: usize = 1024 * 1024 * 1024;
+/// Places for frames that an outbox keeps when it drains. A peak beyond it gives its memory back at
+/// once, and a connection that is silent until its ping the rest of it.
 pub const OUTBOX_FRAMES_KEPT: usize = 16;
 /// Bytes read from one connection in one turn, before others get theirs.
 pub const TURN_READ_BYTES_MAX: usize = 64 * 1024;
@@ -332,6 +338,11 @@ pub const CLIENT_HTTP_TIMEOUT: Duration = Duration::from_secs(15);
 
 const _: () = assert!(TAIL_BYTES_MAX + REPLAY_BYTES_MAX < 1024 * 1024, "a resume fits an outbox");
 const _: () = assert!(TLS_READ_BYTES_MAX <= TURN_READ_BYTES_MAX, "a turn reads a whole record");
+const _: () = assert!(
+    OPEN_FILES_KEPT as usize > REFUSALS_MAX + INTERNAL_CONNECTIONS_MAX + 128,
+    "sockets that take no place leave room for files"
+);
+const _: () = assert!(OUTBOX_BYTES_MAX <= u32::MAX as usize / 2, "an outbox counts in 32 bits");
 const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX, "a tail holds its newest batch");
 const _: () = assert!(BATCH_MESSAGES_MAX <= u16::MAX as usize, "a batch counts in 16 bits");
 const _: () = assert!(BATCH_MESSAGES_MAX <= DRAFTS_MAX, "a full batch can wait");

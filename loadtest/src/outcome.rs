@@ -21,8 +21,8 @@ pub(crate) const VERSION: u32 = 1;
 /// - `generator.cpu_percent`, `generator.lag.p99`, `generator.lag.max`, `generator.dropped_samples`
 /// - `server.cpu_percent`, `server.hub_percent`, `server.cpu_us_per_delivery`,
 ///   `server.hub_us_per_delivery`, `server.rss_bytes`, `server.rss_bytes_max`,
-///   `server.bytes_per_connection`, `server.context_switches_per_s`, `server.fsyncs_per_s`,
-///   `server.messages_per_batch`, `server.wire_bytes_per_delivery`, `server.deliveries_per_write`
+///   `server.bytes_per_connection`, `server.bytes_per_further_connection` (beyond 1,000),
+///   `server.context_switches_per_s`, `server.fsyncs_per_s`, `server.messages_per_batch`, `server.wire_bytes_per_delivery`, `server.deliveries_per_write`
 ///
 /// A figure that was not measured is not there.
 pub(crate) type Figures = BTreeMap<String, f64>;

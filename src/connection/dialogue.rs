@@ -41,7 +41,7 @@ pub(super) struct Dialogue<E> {
     pub(super) state: State,
     /// Frames so far that held no envelope.
     undecodable: u8,
-    port: Rc<SocketPort>,
+    pub(super) port: Rc<SocketPort>,
     login: Arc<Login<E>>,
     pub(super) shard: Rc<SocketShard<E>>,
 }
@@ -54,8 +54,9 @@ pub(super) enum State {
     Ready { user: UserId, until: Instant },
 }
 
-/// A command that must wait for the edge or the engine, and holds up what comes behind it.
-pub(super) type Waiting = (u32, Command);
+/// A command that must wait for the edge or the engine, and holds up what comes behind it. Boxed,
+/// since the place for it is there all the time.
+pub(super) type Waiting = Box<(u32, Command)>;
 
 impl<E: Engine> Dialogue<E> {
     /// The beginning of a conversation with somebody unknown.
@@ -105,7 +106,8 @@ impl<E: Engine> Dialogue<E> {
     }
 
     /// Answers a command that had to wait.
-    pub(super) async fn answer(&mut self, id: u32, command: Command) {
+    pub(super) async fn answer(&mut self, waiting: Waiting) {
+        let (id, command) = *waiting;
         let Self { shard, port, .. } = self;
         match command {
             Command::Authenticate { token } => {
@@ -196,7 +198,7 @@ impl<E: Engine> Dialogue<E> {
         match request {
             Request { id, command: Err(code) } => self.shard.refuse(&self.port, id, code),
             Request { id, command: Ok(command @ Command::Authenticate { .. }) } => {
-                return Next::Wait((id, command));
+                return Next::Wait(Box::new((id, command)));
             }
             Request { id, .. } if matches!(self.state, State::Unauthenticated { .. }) => {
                 self.shard.refuse(&self.port, id, ErrorCode::NotAuthenticated);
@@ -229,7 +231,7 @@ impl<E: Engine> Dialogue<E> {
                 self.act(id, command, &channel);
                 Next::Go
             }
-            None => Next::Wait((id, command)),
+            None => Next::Wait(Box::new((id, command))),
         }
     }
 

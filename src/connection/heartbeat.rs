@@ -7,11 +7,12 @@ use crate::limits::PING_JITTER_PERCENT;
 /// Whether the other end is still there.
 #[derive(Clone, Copy, Debug)]
 pub struct Heartbeat {
-    interval: Duration,
-    timeout: Duration,
-    last_heard: Instant,
-    /// A ping is out since then, and nothing has been heard after it.
-    pinged: Option<Instant>,
+    interval_ms: u32,
+    timeout_ms: u32,
+    /// The last sign of life, or, if none has come since, the last ping.
+    since: Instant,
+    /// `since` is the last ping.
+    is_pinged: bool,
 }
 
 /// What the heartbeat wants when its deadline passes.
@@ -31,22 +32,25 @@ impl Heartbeat {
     #[must_use]
     pub fn new(interval: Duration, timeout: Duration, spread: u32, now: Instant) -> Self {
         let percent = 100 - PING_JITTER_PERCENT + spread % (2 * PING_JITTER_PERCENT + 1);
-        Self { interval: interval * percent / 100, timeout, last_heard: now, pinged: None }
+        Self {
+            interval_ms: millis(interval * percent / 100),
+            timeout_ms: millis(timeout),
+            since: now,
+            is_pinged: false,
+        }
     }
 
     /// Something came from the other end.
     pub const fn heard(&mut self, now: Instant) {
-        self.last_heard = now;
-        self.pinged = None;
+        self.since = now;
+        self.is_pinged = false;
     }
 
     /// When to ask [`Heartbeat::beat`] next.
     #[must_use]
     pub fn deadline(&self) -> Instant {
-        match self.pinged {
-            Some(pinged) => pinged + self.timeout,
-            None => self.last_heard + self.interval,
-        }
+        let wait_ms = if self.is_pinged { self.timeout_ms } else { self.interval_ms };
+        self.since + Duration::from_millis(wait_ms.into())
     }
 
     /// What is due. A [`Beat::Ping`] counts as sent.
@@ -54,12 +58,18 @@ impl Heartbeat {
         if now < self.deadline() {
             return Beat::Wait;
         }
-        if self.pinged.is_some() {
+        if self.is_pinged {
             return Beat::Dead;
         }
-        self.pinged = Some(now);
+        self.since = now;
+        self.is_pinged = true;
         Beat::Ping
     }
+}
+
+/// Seven weeks at the most.
+fn millis(duration: Duration) -> u32 {
+    u32::try_from(duration.as_millis()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]

@@ -5,10 +5,12 @@
 //! login, a name that nobody has asked for yet) holds up its own connection and no other.
 
 use std::{
-    io,
-    pin::pin,
+    future::poll_fn,
+    io, mem,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
@@ -17,7 +19,7 @@ use tokio::{
     io::Interest,
     sync::{mpsc, oneshot},
     task::{spawn_local, yield_now},
-    time::{sleep, sleep_until},
+    time::{Sleep, sleep, sleep_until},
 };
 
 use self::{
@@ -31,12 +33,11 @@ use self::{
 use crate::{
     engine::Engine,
     hub::{
-        DrainStep, Handover, ShardInput,
+        DrainStep, Handover, Permit, ShardInput,
         crossing::Arrivals,
         shard::{Port, Shard},
     },
     limits::{CLOSE_TIMEOUT, DRAIN_CHECK_INTERVAL, RECONNECTS_PER_SECOND},
-    metrics::Metrics,
     websocket::reader::Violation,
     wire::code::CloseCode,
 };
@@ -64,7 +65,7 @@ pub async fn run_shard<E: Engine>(
     while let Some(input) = mailbox.recv().await {
         match input {
             ShardInput::Connection(handover) => {
-                spawn_local(serve(Rc::clone(&shard), Arc::clone(&login), handover));
+                serve(&shard, &login, handover);
             }
             ShardInput::Drain(step, done) => {
                 spawn_local(drain(Rc::clone(&shard), step, done));
@@ -106,150 +107,224 @@ fn reconnect_spread_ms(connections: usize) -> u32 {
     u32::try_from(connections).unwrap_or(u32::MAX).saturating_mul(1_000) / RECONNECTS_PER_SECOND
 }
 
-async fn serve<E: Engine>(shard: Rc<SocketShard<E>>, login: Arc<Login<E>>, handover: Handover) {
+/// Takes a connection in, and starts its task.
+///
+/// The task is most of what an idle connection costs. So what is done once is done before it starts,
+/// and what is done rarely has memory of its own only while it is under way.
+fn serve<E: Engine>(shard: &Rc<SocketShard<E>>, login: &Arc<Login<E>>, handover: Handover) {
     let Handover { stream, tls, early, format, identity, permit } = handover;
     let Ok(socket) = Socket::new(stream, tls) else { return };
     let port = shard.connect(format, socket);
-    let mut dialogue = Dialogue::new(Rc::clone(&port), Rc::clone(&shard), login, Instant::now());
+    let mut dialogue =
+        Dialogue::new(Rc::clone(&port), Rc::clone(shard), Arc::clone(login), Instant::now());
     if shard.is_draining() {
         shard.close(&port, CloseCode::GoingAway, CloseCode::GoingAway.name());
     } else if let Some(identity) = identity {
         dialogue.begin(&identity);
     }
     let mut connection = Connection {
-        port: Rc::clone(&port),
         incoming: Incoming::new(dialogue.message_bytes_max(), format.deflate, early.into()),
-        mid_message_since: None,
-        stalled_since: None,
+        waiting: None,
+        must_yield: false,
+        late: None,
         dialogue,
+        _permit: permit,
     };
-    connection.run().await;
-    shard.disconnect(&port);
-    drop(permit);
+    // What came behind the handshake.
+    if connection.resume().is_ok() {
+        spawn_local(live(connection));
+    }
 }
 
-struct Connection<E> {
-    port: Rc<SocketPort>,
+/// One connection, for as long as its task lives. Every word of it is paid for by those who are idle.
+struct Connection<E: Engine> {
     incoming: Incoming,
+    /// The command that holds up what comes behind it.
+    waiting: Option<Waiting>,
+    /// Others are to have a turn before the rest of what was read.
+    must_yield: bool,
+    /// What has begun and is not done. None on an idle connection.
+    late: Option<Box<Late>>,
+    dialogue: Dialogue<E>,
+    /// Goes after the connection has left its shard.
+    _permit: Permit,
+}
+
+/// What has begun and must be done in time.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Late {
     /// Since when a message is unfinished.
     mid_message_since: Option<Instant>,
     /// Since when the socket has taken nothing of what waits.
     stalled_since: Option<Instant>,
-    dialogue: Dialogue<E>,
+}
+
+/// The socket is gone, and nothing more can be said on it.
+struct Gone;
+
+/// What a connection was waiting for.
+enum Event {
+    /// The shard wants it to look.
+    Rung,
+    /// The socket takes more.
+    Writable,
+    /// There is something to read.
+    Readable,
+    /// A deadline may have passed.
+    Due,
+}
+
+impl<E: Engine> Drop for Connection<E> {
+    fn drop(&mut self) {
+        let Dialogue { shard, port, .. } = &self.dialogue;
+        shard.disconnect(port);
+    }
+}
+
+/// The task of a connection. Not an `async fn`, which would have two places for its argument.
+#[expect(clippy::manual_async_fn, reason = "as said")]
+fn live<E: Engine>(mut connection: Connection<E>) -> impl Future<Output = Result<(), Gone>> {
+    async move {
+        let mut timer = pin!(sleep_until(connection.deadline().into()));
+        loop {
+            loop {
+                if let Some(command) = connection.waiting.take() {
+                    Box::pin(connection.dialogue.answer(command)).await;
+                    connection.answered()?;
+                } else if mem::take(&mut connection.must_yield) {
+                    yield_now().await;
+                    connection.resume()?;
+                } else {
+                    break;
+                }
+            }
+            if connection.dialogue.port.closing().is_some() {
+                return Box::pin(finish(&connection.dialogue)).await;
+            }
+            connection.bring_forward(timer.as_mut());
+            match poll_fn(|cx| connection.poll_event(timer.as_mut(), cx)).await? {
+                Event::Rung | Event::Writable => connection.write_on()?,
+                Event::Readable => connection.read()?,
+                Event::Due => connection.on_time(timer.as_mut()),
+            }
+        }
+    }
 }
 
 impl<E: Engine> Connection<E> {
-    async fn run(&mut self) {
-        let port = Rc::clone(&self.port);
-        let mut read = self.resume();
-        let mut timer = pin!(sleep_until(self.deadline().into()));
-        loop {
-            match read {
-                Read::Taken | Read::Stop => {}
-                Read::Gone => return,
-                Read::Violation(Violation { code, reason }) => {
-                    self.dialogue.shard.close(&port, code, reason);
-                }
-                Read::Yield => {
-                    yield_now().await;
-                    read = self.resume();
-                    continue;
-                }
-                Read::Wait((id, command)) => {
-                    self.dialogue.answer(id, command).await;
-                    self.incoming.set_message_bytes_max(self.dialogue.message_bytes_max());
-                    read = self.resume();
-                    continue;
-                }
-            }
-            read = Read::Taken;
-            if port.closing().is_some() {
-                return finish(&port, self.dialogue.shard.metrics()).await;
-            }
-            let deadline = self.deadline();
-            if deadline < timer.deadline().into_std() {
-                timer.as_mut().reset(deadline.into());
-            }
-            let is_stalled = self.stalled_since.is_some();
-            let interest = if is_stalled {
-                Interest::READABLE.add(Interest::WRITABLE)
-            } else {
-                Interest::READABLE
-            };
-            tokio::select! {
-                biased;
-                () = port.wake.notified() => {
-                    if self.write_on() == Flushed::Broken {
-                        return;
-                    }
-                }
-                ready = port.socket.ready(interest) => {
-                    let Ok(ready) = ready else { return };
-                    if is_stalled && ready.is_writable() && self.write_on() == Flushed::Broken {
-                        return;
-                    }
-                    if ready.is_readable() {
-                        read = self.read();
-                    }
-                }
-                () = &mut timer => {
-                    self.on_time(Instant::now());
-                    timer.as_mut().reset(self.deadline().into());
-                }
-            }
+    /// Waits by the places that port, socket and timer have for a waker each: futures that are made
+    /// anew for each wait would be the larger half of the task.
+    fn poll_event(
+        &self,
+        timer: Pin<&mut Sleep>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Event, Gone>> {
+        let port = &self.dialogue.port;
+        if port.wake.poll_notified(cx).is_ready() {
+            return Poll::Ready(Ok(Event::Rung));
         }
+        let when_ready = |ready: io::Result<()>, event| ready.map(|()| event).map_err(|_| Gone);
+        if self.late.as_ref().is_some_and(|late| late.stalled_since.is_some())
+            && let Poll::Ready(ready) = port.socket.poll_writable(cx)
+        {
+            return Poll::Ready(when_ready(ready, Event::Writable));
+        }
+        if let Poll::Ready(ready) = port.socket.poll_readable(cx) {
+            return Poll::Ready(when_ready(ready, Event::Readable));
+        }
+        timer.poll(cx).map(|()| Ok(Event::Due))
     }
 
-    fn read(&mut self) -> Read<Waiting> {
+    fn read(&mut self) -> Result<(), Gone> {
         let now = Instant::now();
-        let Self { port, incoming, dialogue, .. } = self;
+        let Self { incoming, dialogue, .. } = self;
         dialogue.heartbeat.heard(now);
-        let shard = Rc::clone(&dialogue.shard);
+        let (port, shard) = (Rc::clone(&dialogue.port), Rc::clone(&dialogue.shard));
         let read = incoming.read(&port.socket, shard.metrics(), |received| dialogue.hear(received));
-        self.note_mid_message(now);
-        read
+        self.take(read, now)
     }
 
-    fn resume(&mut self) -> Read<Waiting> {
+    /// Goes on with what was read before.
+    fn resume(&mut self) -> Result<(), Gone> {
         let Self { incoming, dialogue, .. } = self;
         let shard = Rc::clone(&dialogue.shard);
         let read = incoming.resume(shard.metrics(), |received| dialogue.hear(received));
-        self.note_mid_message(Instant::now());
-        read
+        self.take(read, Instant::now())
     }
 
-    fn note_mid_message(&mut self, now: Instant) {
-        self.mid_message_since =
-            self.incoming.is_mid_message().then(|| self.mid_message_since.unwrap_or(now));
+    fn answered(&mut self) -> Result<(), Gone> {
+        self.incoming.set_message_bytes_max(self.dialogue.message_bytes_max());
+        self.resume()
     }
 
-    fn write_on(&mut self) -> Flushed {
-        let flushed = flush(&self.port, self.dialogue.shard.metrics());
-        match flushed {
-            Flushed::Blocked { progressed: false } => {
-                self.stalled_since.get_or_insert_with(Instant::now);
+    /// What a read means: perhaps a command that must wait, perhaps the end.
+    fn take(&mut self, read: Read<Waiting>, now: Instant) -> Result<(), Gone> {
+        let is_mid_message = self.incoming.is_mid_message();
+        self.note(|late| {
+            late.mid_message_since = is_mid_message.then(|| late.mid_message_since.unwrap_or(now));
+        });
+        match read {
+            Read::Taken | Read::Stop => {}
+            Read::Gone => return Err(Gone),
+            Read::Violation(Violation { code, reason }) => {
+                self.dialogue.shard.close(&self.dialogue.port, code, reason);
             }
-            Flushed::Blocked { progressed: true } => self.stalled_since = Some(Instant::now()),
-            Flushed::Empty | Flushed::Broken => self.stalled_since = None,
+            Read::Wait(command) => self.waiting = Some(command),
+            Read::Yield => self.must_yield = true,
         }
-        flushed
+        Ok(())
+    }
+
+    fn write_on(&mut self) -> Result<(), Gone> {
+        let flushed = flush(&self.dialogue.port, self.dialogue.shard.metrics());
+        self.note(|late| match flushed {
+            Flushed::Blocked { progressed: false } => {
+                late.stalled_since.get_or_insert_with(Instant::now);
+            }
+            Flushed::Blocked { progressed: true } => late.stalled_since = Some(Instant::now()),
+            Flushed::Empty | Flushed::Broken => late.stalled_since = None,
+        });
+        if flushed == Flushed::Broken { Err(Gone) } else { Ok(()) }
+    }
+
+    /// Notes what has begun and what is done, in memory that is there only between the two.
+    fn note(&mut self, note: impl FnOnce(&mut Late)) {
+        let mut late = self.late.as_deref().copied().unwrap_or_default();
+        note(&mut late);
+        if late == Late::default() {
+            self.late = None;
+        } else {
+            **self.late.get_or_insert_default() = late;
+        }
     }
 
     /// When something is due if nothing happens before.
     fn deadline(&self) -> Instant {
         let limits = self.dialogue.shard.limits();
         let (State::Unauthenticated { until } | State::Ready { until, .. }) = self.dialogue.state;
-        let frame = self.mid_message_since.map(|since| since + limits.frame_timeout);
-        let stall = self.stalled_since.map(|since| since + limits.write_stall_timeout);
+        let late = self.late.as_deref().copied().unwrap_or_default();
+        let frame = late.mid_message_since.map(|since| since + limits.frame_timeout);
+        let stall = late.stalled_since.map(|since| since + limits.write_stall_timeout);
         [frame, stall]
             .into_iter()
             .flatten()
             .fold(until.min(self.dialogue.heartbeat.deadline()), Instant::min)
     }
 
-    fn on_time(&mut self, now: Instant) {
-        let port = &self.port;
-        let Dialogue { shard, heartbeat, state, .. } = &mut self.dialogue;
+    /// Lets the timer end earlier, if it must. One that ends too early is set anew then, which costs
+    /// less than to move it with every sign of life.
+    fn bring_forward(&self, timer: Pin<&mut Sleep>) {
+        let deadline = self.deadline();
+        if deadline < timer.deadline().into_std() {
+            timer.reset(deadline.into());
+        }
+    }
+
+    /// Does what is due, and sets the timer anew.
+    fn on_time(&mut self, timer: Pin<&mut Sleep>) {
+        let now = Instant::now();
+        let late = self.late.as_deref().copied().unwrap_or_default();
+        let Dialogue { shard, port, heartbeat, state, .. } = &mut self.dialogue;
         let limits = shard.limits();
         let close = |code: CloseCode| shard.close(port, code, code.name());
         match *state {
@@ -257,29 +332,33 @@ impl<E: Engine> Connection<E> {
             State::Ready { until, .. } if now >= until => close(CloseCode::TokenExpired),
             State::Unauthenticated { .. } | State::Ready { .. } => {}
         }
-        if self.mid_message_since.is_some_and(|since| now >= since + limits.frame_timeout) {
+        if late.mid_message_since.is_some_and(|since| now >= since + limits.frame_timeout) {
             close(CloseCode::PolicyViolation);
         }
-        if self.stalled_since.is_some_and(|since| now >= since + limits.write_stall_timeout) {
+        if late.stalled_since.is_some_and(|since| now >= since + limits.write_stall_timeout) {
             shard.close_slow_consumer(port);
         }
         match heartbeat.beat(now) {
             Beat::Wait => {}
-            Beat::Ping => shard.ping(port),
+            Beat::Ping => {
+                port.outbox.borrow_mut().release_spare();
+                shard.ping(port);
+            }
             Beat::Dead => close(CloseCode::PongTimeout),
         }
+        timer.reset(self.deadline().into());
     }
 }
 
 /// The end of a connection: writes what is left, says that nothing follows, and waits for the client
 /// to hang up, since a socket that is closed with unread bytes takes its last frames with it.
-async fn finish(port: &SocketPort, metrics: &Metrics) {
+async fn finish<E: Engine>(Dialogue { shard, port, .. }: &Dialogue<E>) -> Result<(), Gone> {
     let end = sleep(CLOSE_TIMEOUT);
     tokio::pin!(end);
     let mut is_shut = false;
     let mut has_hung_up = false;
     loop {
-        let mut flushed = flush(port, metrics);
+        let mut flushed = flush(port, shard.metrics());
         if flushed == Flushed::Empty && !is_shut {
             match port.socket.finish() {
                 Ok(()) => is_shut = true,
@@ -287,13 +366,13 @@ async fn finish(port: &SocketPort, metrics: &Metrics) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     flushed = Flushed::Blocked { progressed: false };
                 }
-                Err(_) => return,
+                Err(_) => return Err(Gone),
             }
         }
         match flushed {
-            Flushed::Broken => return,
+            Flushed::Broken => return Err(Gone),
             // A client that said its last word may still be reading ours.
-            Flushed::Empty if has_hung_up => return,
+            Flushed::Empty if has_hung_up => return Ok(()),
             Flushed::Empty | Flushed::Blocked { .. } => {}
         }
         let interest = match (flushed, has_hung_up) {
@@ -302,13 +381,13 @@ async fn finish(port: &SocketPort, metrics: &Metrics) {
             _ => Interest::READABLE,
         };
         tokio::select! {
-            () = &mut end => return,
+            () = &mut end => return Ok(()),
             ready = port.socket.ready(interest) => match ready {
                 Ok(ready) if ready.is_readable() => {
                     has_hung_up |= reader::discard(&port.socket).is_break();
                 }
                 Ok(_) => {}
-                Err(_) => return,
+                Err(_) => return Err(Gone),
             },
         }
     }
@@ -316,4 +395,26 @@ async fn finish(port: &SocketPort, metrics: &Metrics) {
 
 fn bytes(size: ByteSize) -> usize {
     usize::try_from(size.as_u64()).unwrap_or(usize::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::memory::MemoryEngine;
+
+    /// The size of what a function makes of a connection.
+    fn size_of_task<F>(_: fn(Connection<MemoryEngine>) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        // With 104 bytes that tokio adds, the task takes three of the 128 that it is aligned to. A
+        // timer of tokio's is 112 of them.
+        let task = size_of_task(live);
+        assert!(task <= 280, "{task}");
+        // With the two counts of its `Rc`.
+        let port = 2 * size_of::<usize>() + size_of::<SocketPort>();
+        assert!(port <= 176, "{port}");
+    }
 }

@@ -4,7 +4,7 @@
 //! came whole is used where it lies. What is left of a read when a command must wait for an answer is kept here, so that a
 //! client may send its next command before the last is answered, and they still happen in order.
 
-use std::{cell::RefCell, io, mem, ops::ControlFlow, time::Instant};
+use std::{cell::RefCell, io, ops::ControlFlow, time::Instant};
 
 use super::socket::Socket;
 use crate::{
@@ -29,10 +29,16 @@ thread_local! {
 #[derive(Debug)]
 pub struct Incoming {
     reader: Reader,
-    /// Bytes that were read and not looked at yet, behind some that were. At most one read.
-    unread: Vec<u8>,
-    /// Where in `unread` the bytes begin that were not looked at.
-    unread_from: usize,
+    /// What was read and not looked at yet. None on an idle connection.
+    unread: Option<Box<Unread>>,
+}
+
+/// Bytes that were read and not looked at yet, behind some that were. At most one read.
+#[derive(Debug)]
+struct Unread {
+    bytes: Vec<u8>,
+    /// Where the bytes begin that were not looked at.
+    from: usize,
 }
 
 /// What a visitor of messages wants next.
@@ -67,7 +73,10 @@ impl Incoming {
     /// A connection that agreed on `deflate`, from which `early` has been read already.
     #[must_use]
     pub fn new(message_bytes_max: usize, deflate: Option<Agreed>, early: Vec<u8>) -> Self {
-        Self { reader: Reader::new(message_bytes_max, deflate), unread: early, unread_from: 0 }
+        let reader = Reader::new(message_bytes_max, deflate);
+        let mut incoming = Self { reader, unread: None };
+        incoming.keep(early, 0);
+        incoming
     }
 
     /// Sets the bound of the messages that follow.
@@ -98,7 +107,7 @@ impl Incoming {
             let mut input = &mut scratch[..count];
             let read = self.take(&mut input, metrics, visit);
             if matches!(read, Read::Wait(_) | Read::Yield) {
-                self.unread.extend_from_slice(input);
+                self.keep(input.to_vec(), 0);
             }
             read
         })
@@ -110,16 +119,23 @@ impl Incoming {
         metrics: &Metrics,
         visit: impl FnMut(Received<'_>) -> Next<W>,
     ) -> Read<W> {
-        let mut unread = mem::take(&mut self.unread);
-        let mut input = &mut unread[self.unread_from..];
+        let Some(mut unread) = self.unread.take() else {
+            // The last message, if it was assembled, is given back.
+            return self.take(&mut [].as_mut_slice(), metrics, visit);
+        };
+        let mut input = &mut unread.bytes[unread.from..];
         let read = self.take(&mut input, metrics, visit);
         let left = input.len();
-        self.unread_from = 0;
         if matches!(read, Read::Wait(_) | Read::Yield) {
-            self.unread_from = unread.len() - left;
-            self.unread = unread;
+            let from = unread.bytes.len() - left;
+            self.keep(unread.bytes, from);
         }
         read
+    }
+
+    /// Keeps the bytes from here on, if there are any.
+    fn keep(&mut self, bytes: Vec<u8>, from: usize) {
+        self.unread = (from < bytes.len()).then(|| Box::new(Unread { bytes, from }));
     }
 
     fn take<W>(

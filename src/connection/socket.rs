@@ -9,6 +9,7 @@ use std::{
     cell::RefCell,
     io::{self, IoSlice, Read, Write},
     mem, net,
+    task::{Context, Poll},
 };
 
 use rustix::net::{
@@ -48,6 +49,23 @@ impl Socket {
     /// When the runtime ends.
     pub async fn ready(&self, interest: Interest) -> io::Result<Ready> {
         self.tcp.ready(interest).await
+    }
+
+    /// Whether there is something to read, or an end. If not, the task of `cx` is woken when there is,
+    /// and no task that asked before it.
+    ///
+    /// # Errors
+    /// When the runtime ends.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_read_ready(cx)
+    }
+
+    /// The same for room to write.
+    ///
+    /// # Errors
+    /// When the runtime ends.
+    pub fn poll_writable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.tcp.poll_write_ready(cx)
     }
 
     /// Reads what is there. 0: the other end has finished. There must be room for

@@ -65,7 +65,7 @@ impl Permits {
     #[must_use]
     pub fn for_process(connections_max: u32) -> Self {
         let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-        let borne = files.saturating_mul(limits::OPEN_FILES_PERCENT) / 100;
+        let borne = files - kept_files(files);
         if borne < u64::from(connections_max) {
             tracing::warn!(files, connections = borne, "open files bound the connections");
         }
@@ -87,6 +87,11 @@ impl Permits {
     fn take(&self) -> Option<Permit> {
         Arc::clone(&self.places).try_acquire_owned().ok().map(Permit::new)
     }
+}
+
+/// Of so many open files, those that connections do not get.
+fn kept_files(files: u64) -> u64 {
+    (files / 100 * limits::OPEN_FILES_KEPT_PERCENT).min(limits::OPEN_FILES_KEPT)
 }
 
 /// What one connection may cost.

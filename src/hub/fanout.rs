@@ -192,6 +192,7 @@ const fn opcode(encoding: Encoding) -> OpCode {
 #[derive(Debug, Default)]
 pub struct Subscribers {
     dense: Vec<Subscriber>,
+    /// Where each stands in `dense`. In 32 bits, since each subscription pays for it.
     places: HashMap<ConnectionKey, u32>,
 }
 

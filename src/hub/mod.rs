@@ -26,6 +26,7 @@ pub mod deflater;
 pub mod directory;
 pub mod fanout;
 pub mod outbox;
+pub mod port;
 pub mod sequencer;
 pub mod shard;
 

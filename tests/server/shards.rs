@@ -129,7 +129,7 @@ async fn a_connection_that_goes_is_forgotten_by_the_owner_of_its_channels() {
         }
     }
     // Its end is noticed a moment after it went.
-    let forgotten = async { while server.metric("hubbub_connections").await != 2 {} };
+    let forgotten = async { while server.gauge("hubbub_connections").await != 2 {} };
     within("the ends", forgotten).await;
     let before = server.counter("deliveries").await;
     for channel in CHANNELS {

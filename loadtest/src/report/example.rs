@@ -135,6 +135,7 @@ fn figures() -> Figures {
             ("server.rss_bytes", 48_234_496.0),
             ("server.rss_bytes_max", 52_428_800.0),
             ("server.bytes_per_connection", 21_504.0),
+            ("server.bytes_per_further_connection", 20_480.0),
             ("server.context_switches_per_s", 12_345.0),
             ("server.fsyncs_per_s", 41.8),
             ("server.messages_per_batch", 1.01),

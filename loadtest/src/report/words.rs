@@ -22,7 +22,7 @@ pub(super) const LATENCIES: [(&str, &str); 7] = [
 pub(super) const COLUMNS: [&str; 7] = ["p50", "p90", "p95", "p99", "p99.9", "p99.99", "max"];
 
 /// Figures of the server: the figure's name, and what people call it.
-pub(super) const SERVER: [(&str, &str); 12] = [
+pub(super) const SERVER: [(&str, &str); 13] = [
     ("server.cpu_percent", "CPU (100 %: one core)"),
     ("server.hub_percent", "CPU of the hub (100 %: one core)"),
     ("server.cpu_us_per_delivery", "CPU per delivery"),
@@ -30,6 +30,7 @@ pub(super) const SERVER: [(&str, &str); 12] = [
     ("server.rss_bytes", "memory on the plateau (RSS)"),
     ("server.rss_bytes_max", "memory at most (RSS)"),
     ("server.bytes_per_connection", "memory per connection"),
+    ("server.bytes_per_further_connection", "memory per connection beyond 1,000"),
     ("server.context_switches_per_s", "context switches per second"),
     ("server.fsyncs_per_s", "fsyncs per second"),
     ("server.messages_per_batch", "messages per batch"),

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    figures::{self, Notes},
+    figures::{self, Notes, WARM_CONNECTIONS},
     flamegraphs::{self, Profile},
     mischief::{self, Deed},
     site::{Ground, Site, Started},
@@ -233,6 +233,9 @@ impl<'a> Conductor<'a> {
         if sample.resident_bytes > 0 {
             second.server_rss_bytes = Some(sample.resident_bytes);
             samples.resident_bytes_max = samples.resident_bytes_max.max(sample.resident_bytes);
+            if second.connected >= WARM_CONNECTIONS && samples.warm.is_none() {
+                samples.warm = Some((second.connected, sample.resident_bytes));
+            }
             if samples.connected.is_none_or(|(most, _)| second.connected > most) {
                 samples.connected = Some((second.connected, sample.resident_bytes));
             }

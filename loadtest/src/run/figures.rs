@@ -40,11 +40,20 @@ pub(super) struct Samples {
     pub(super) resident_bytes_max: u64,
     /// Most connections at once, and the server's memory then.
     pub(super) connected: Option<(u32, u64)>,
+    /// The same in the first second with [`WARM_CONNECTIONS`].
+    pub(super) warm: Option<(u32, u64)>,
 }
 
+/// So many connections let a server make what it makes once, whoever comes.
+pub(super) const WARM_CONNECTIONS: u32 = 1_000;
+
 /// Figures that a profile makes meaningless.
-const MEMORY: [&str; 3] =
-    ["server.rss_bytes", "server.rss_bytes_max", "server.bytes_per_connection"];
+const MEMORY: [&str; 4] = [
+    "server.rss_bytes",
+    "server.rss_bytes_max",
+    "server.bytes_per_connection",
+    "server.bytes_per_further_connection",
+];
 
 /// Everything about a run.
 pub(super) fn outcome(
@@ -254,11 +263,17 @@ impl Samples {
             figures.insert("server.rss_bytes_max".to_owned(), plain(self.resident_bytes_max));
         }
         let before = self.before.as_ref().map(|it| it.resident_bytes).filter(|it| *it > 0);
-        if let (Some(before), Some((connected, with))) = (before, self.connected)
-            && connected > 0
-        {
-            let each = plain(with.saturating_sub(before)) / f64::from(connected);
-            figures.insert("server.bytes_per_connection".to_owned(), each);
+        let growths = [
+            ("server.bytes_per_connection", before.map(|bytes| (0, bytes))),
+            ("server.bytes_per_further_connection", self.warm),
+        ];
+        for (name, from) in growths {
+            if let (Some((fewer, less)), Some((more, bytes))) = (from, self.connected)
+                && more > fewer
+            {
+                let each = plain(bytes.saturating_sub(less)) / f64::from(more - fewer);
+                figures.insert(name.to_owned(), each);
+            }
         }
     }
 
@@ -292,6 +307,25 @@ mod tests {
         assert_eq!(measured_time(&spans(&two)), Duration::from_secs(7));
         let none = spans(&[(Idle, 0.0, 1.0), (RampUp, 1.0, 3.0), (RampDown, 3.0, 4.0)]);
         assert_eq!(measured_time(&none), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn memory_is_told_by_connection_from_none_and_from_the_first_thousand_on() {
+        let before = Sample { resident_bytes: 10_000, ..Sample::default() };
+        let mut samples = Samples { before: Some(before), ..Samples::default() };
+        let figures = |samples: &Samples| {
+            let mut figures = Figures::new();
+            samples.figures(0, &mut figures);
+            let names = ["server.bytes_per_connection", "server.bytes_per_further_connection"];
+            names.map(|name| figures.get(name).copied())
+        };
+        samples.connected = Some((900, 1_810_000));
+        assert_eq!(figures(&samples), [Some(2_000.0), None]);
+        samples.warm = Some((1_000, 2_010_000));
+        samples.connected = samples.warm;
+        assert_eq!(figures(&samples), [Some(2_000.0), None], "nothing came after it");
+        samples.connected = Some((3_000, 5_010_000));
+        assert_eq!(figures(&samples)[1], Some(1_500.0));
     }
 
     #[test]

@@ -44,7 +44,7 @@ const LATENCY: [(&str, Kind, Better); 8] = [
     ("max", Kind::Time, Better::Lower),
 ];
 
-const FIGURES: [(&str, Kind, Better); 33] = [
+const FIGURES: [(&str, Kind, Better); 34] = [
     ("users", Kind::Plain, Better::Neither),
     ("messages", Kind::Plain, Better::Neither),
     ("acks", Kind::Plain, Better::Neither),
@@ -73,6 +73,7 @@ const FIGURES: [(&str, Kind, Better); 33] = [
     ("server.rss_bytes", Kind::Bytes, Better::Lower),
     ("server.rss_bytes_max", Kind::Bytes, Better::Lower),
     ("server.bytes_per_connection", Kind::Bytes, Better::Lower),
+    ("server.bytes_per_further_connection", Kind::Bytes, Better::Lower),
     ("server.context_switches_per_s", Kind::Plain, Better::Lower),
     ("server.fsyncs_per_s", Kind::Plain, Better::Neither),
     ("server.messages_per_batch", Kind::Plain, Better::Neither),

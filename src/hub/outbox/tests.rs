@@ -6,7 +6,7 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::{FRAME_PLACE_BYTES, Full, Outbox};
-use crate::limits::{OUTBOX_FRAMES_KEPT, WRITE_SLICES_MAX};
+use crate::limits::{OUTBOX_BYTES_MAX, OUTBOX_FRAMES_KEPT, WRITE_SLICES_MAX};
 
 const PLACE: usize = FRAME_PLACE_BYTES;
 
@@ -140,27 +140,55 @@ fn one_write_is_offered_no_more_than_its_slices() {
     assert_eq!(slices.iter().map(|slice| slice.len()).sum::<usize>(), 2 * WRITE_SLICES_MAX - 1);
 }
 
+/// Places behind the first.
+fn capacity(outbox: &Outbox) -> usize {
+    outbox.rest.as_ref().map_or(0, |rest| rest.capacity())
+}
+
+/// Hands out so many frames and writes them all. Answers the capacity with them and after them.
+fn turn(outbox: &mut Outbox, frames: usize) -> (usize, usize) {
+    for _ in 0..frames {
+        outbox.push(Rc::new(Bytes::from_static(b"xy"))).unwrap();
+    }
+    let full = capacity(outbox);
+    outbox.advance(2 * frames);
+    (full, capacity(outbox))
+}
+
 #[test]
 fn a_drained_outbox_keeps_room_for_a_turn_and_gives_a_peak_back() {
     let mut outbox = Outbox::new(usize::MAX);
-    assert_eq!(outbox.frames.capacity(), 0, "idle holds nothing");
-    let turn = |outbox: &mut Outbox, frames: usize| {
-        for _ in 0..frames {
-            outbox.push(Rc::new(Bytes::from_static(b"xy"))).unwrap();
-        }
-        let capacity = outbox.frames.capacity();
-        outbox.advance(2 * frames);
-        (capacity, outbox.frames.capacity())
-    };
+    assert_eq!(turn(&mut outbox, 1), (0, 0), "one frame needs no memory");
     let (full, drained) = turn(&mut outbox, OUTBOX_FRAMES_KEPT);
     assert_eq!(full, drained, "the next turn allocates nothing");
     let (full, drained) = turn(&mut outbox, 10_000);
-    assert!(full >= 10_000);
+    assert!(full >= 9_999);
     assert_eq!(drained, OUTBOX_FRAMES_KEPT);
 }
 
 #[test]
-fn an_outbox_is_one_cache_line() {
-    assert!(size_of::<Outbox>() <= 64);
+fn a_silent_connection_keeps_no_room_and_loses_no_frame() {
+    let mut outbox = Outbox::new(usize::MAX);
+    turn(&mut outbox, 2);
+    assert!(outbox.rest.is_some());
+    outbox.release_spare();
+    assert!(outbox.rest.is_none());
+    for frame in [b"ab", b"cd"] {
+        outbox.push(Rc::new(Bytes::from_static(frame))).unwrap();
+    }
+    outbox.release_spare();
+    let mut written = Vec::new();
+    write_all(&mut outbox, &mut written);
+    assert_eq!(written, b"abcd");
+}
+
+#[test]
+fn a_bound_beyond_all_reason_is_bounded() {
+    assert_eq!(Outbox::new(usize::MAX).bytes_max as usize, OUTBOX_BYTES_MAX);
+}
+
+#[test]
+fn an_outbox_is_half_a_cache_line() {
+    assert!(size_of::<Outbox>() <= 32);
     assert_eq!(size_of::<Full>(), 0);
 }

@@ -9,7 +9,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     mem,
     rc::Rc,
     sync::Arc,
@@ -19,14 +19,15 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 
+pub use super::port::Port;
 use super::{
-    Asked, ConnectionKey, Format, ShardId, Ticket,
+    Asked, ConnectionKey, Format, ShardId,
     channel::{Channel, Effect},
     crossing::{Ask, Borders},
     deflater::Deflater,
     directory::{ChannelInfo, Directory},
     fanout::{Subscribers, control_frame, reply_frame},
-    outbox::{Frame, Outbox},
+    outbox::Frame,
     sequencer::Draft,
 };
 use crate::{
@@ -37,7 +38,6 @@ use crate::{
     metrics::{Compressed, Metrics},
     websocket::frame,
     wire::{
-        Encoding,
         code::{CloseCode, ErrorCode},
         decode::Page,
         encode::{self, Control, Reply},
@@ -97,26 +97,6 @@ struct State<S> {
     effects: Vec<Effect>,
 }
 
-/// The shard's end of one connection: where its frames wait.
-#[derive(Debug)]
-pub struct Port<S> {
-    key: ConnectionKey,
-    format: Format,
-    /// What the frames are written to.
-    pub socket: S,
-    /// The frames.
-    pub outbox: RefCell<Outbox>,
-    /// The socket took less than was written last time.
-    pub is_blocked: Cell<bool>,
-    /// Rung when the connection's task must look: at a blocked outbox, or at a close.
-    pub wake: Notify,
-    is_urgent: Cell<bool>,
-    is_dirty: Cell<bool>,
-    closing: Cell<Option<CloseCode>>,
-    subscriptions: RefCell<HashSet<ChannelId>>,
-    history_reads: Cell<u8>,
-}
-
 /// A message on its way in.
 #[derive(Debug)]
 pub struct Publish {
@@ -128,22 +108,6 @@ pub struct Publish {
     pub client_message_id: Option<ClientMessageId>,
     /// What it says.
     pub body: String,
-}
-
-impl<S> Port<S> {
-    /// Why this connection is being closed, if it is.
-    pub const fn closing(&self) -> Option<CloseCode> {
-        self.closing.get()
-    }
-
-    const fn ticket(&self, id: u32, asked: Asked) -> Ticket {
-        Ticket { connection: self.key, id, asked }
-    }
-
-    /// How its envelopes are written.
-    pub const fn encoding(&self) -> Encoding {
-        self.format.encoding
-    }
 }
 
 impl<E: Engine, S: 'static> Shard<E, S> {
@@ -212,19 +176,12 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         let place = state.ports.vacant_entry();
         let slot = u32::try_from(place.key()).expect("open files are fewer than 32 bits count");
         let outbox_bytes_max = usize::try_from(self.limits.outbox_bytes_max.as_u64());
-        let port = Rc::new(Port {
-            key: ConnectionKey { shard: self.id, slot, generation },
+        let port = Rc::new(Port::new(
+            ConnectionKey { shard: self.id, slot, generation },
             format,
             socket,
-            outbox: RefCell::new(Outbox::new(outbox_bytes_max.unwrap_or(usize::MAX))),
-            is_blocked: Cell::new(false),
-            wake: Notify::new(),
-            is_urgent: Cell::new(false),
-            is_dirty: Cell::new(false),
-            closing: Cell::new(None),
-            subscriptions: RefCell::new(HashSet::new()),
-            history_reads: Cell::new(0),
-        });
+            outbox_bytes_max.unwrap_or(usize::MAX),
+        ));
         place.insert(Rc::clone(&port));
         self.metrics.connections.inc();
         port
@@ -232,7 +189,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     /// Lets a connection go.
     pub fn disconnect(self: &Rc<Self>, port: &Port<S>) {
-        for channel in mem::take(&mut *port.subscriptions.borrow_mut()) {
+        for &channel in mem::take(&mut *port.subscriptions.borrow_mut()).as_slice() {
             let owner = self.owner(channel);
             if owner == self.id {
                 self.with_channel(channel, |channel, effects| {
@@ -286,7 +243,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             return self.refuse(port, id, ErrorCode::Busy);
         }
         let mut subscriptions = port.subscriptions.borrow_mut();
-        if subscriptions.len() >= self.limits.subscriptions_per_connection_max as usize {
+        if subscriptions.as_slice().len() >= self.limits.subscriptions_per_connection_max as usize {
             return self.refuse(port, id, ErrorCode::TooMany);
         }
         if !subscriptions.insert(channel.id) {
@@ -304,7 +261,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     /// Ends delivery of a channel.
     pub fn unsubscribe(self: &Rc<Self>, port: &Rc<Port<S>>, id: u32, channel: ChannelId) {
-        if !port.subscriptions.borrow_mut().remove(&channel) {
+        if !port.subscriptions.borrow_mut().remove(channel) {
             return self.refuse(port, id, ErrorCode::NotSubscribed);
         }
         let ticket = port.ticket(id, Asked::Unsubscribe);

@@ -110,7 +110,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 if let Some(port) = find(state, connection)
                     && !state.unsubscribing.contains_key(&(connection, channel))
                 {
-                    port.subscriptions.borrow_mut().remove(&channel);
+                    port.subscriptions.borrow_mut().remove(channel);
                 }
             }
             Effect::Sealed => {

@@ -22,6 +22,7 @@ use crate::{
     },
     log::place::{Epoch, Sequence},
     wire::{
+        Encoding,
         decode::PageFrom,
         proto::{ServerEnvelope, reply, server_envelope::Envelope},
     },

@@ -179,15 +179,13 @@ impl<E: Engine> TestServer<E> {
 
     /// A counter of the metrics.
     pub(crate) async fn counter(&self, name: &str) -> u64 {
-        self.metric(&format!("hubbub_{name}_total")).await
+        self.gauge(&format!("hubbub_{name}_total")).await
     }
 
-    /// A metric, by its whole name.
-    pub(crate) async fn metric(&self, name: &str) -> u64 {
-        let (status, metrics) = get(self.internal_address(), "/metrics").await;
-        assert_eq!(status, 200);
-        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        line.expect("a metric of this name").parse().unwrap()
+    /// A whole number of the metrics, by its whole name.
+    pub(crate) async fn gauge(&self, name: &str) -> u64 {
+        let is_it = |line: &str| line.rsplit_once(' ').is_some_and(|(it, _)| it == name);
+        self.metric(is_it).await.expect("a metric of this name").parse().unwrap()
     }
 
     /// How often a connection was closed with this code, as the metrics have it.
