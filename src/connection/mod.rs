@@ -6,7 +6,7 @@
 
 use std::{
     future::poll_fn,
-    io, mem,
+    io,
     pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
@@ -125,7 +125,6 @@ fn serve<E: Engine>(shard: &Rc<SocketShard<E>>, login: &Arc<Login<E>>, handover:
     let mut connection = Connection {
         incoming: Incoming::new(dialogue.message_bytes_max(), format.deflate, early.into()),
         waiting: None,
-        must_yield: false,
         late: None,
         dialogue,
         _permit: permit,
@@ -141,8 +140,6 @@ struct Connection<E: Engine> {
     incoming: Incoming,
     /// The command that holds up what comes behind it.
     waiting: Option<Waiting>,
-    /// Others are to have a turn before the rest of what was read.
-    must_yield: bool,
     /// What has begun and is not done. None on an idle connection.
     late: Option<Box<Late>>,
     dialogue: Dialogue<E>,
@@ -157,6 +154,8 @@ struct Late {
     mid_message_since: Option<Instant>,
     /// Since when the socket has taken nothing of what waits.
     stalled_since: Option<Instant>,
+    /// Others are to have a turn before the rest of what was read.
+    must_yield: bool,
 }
 
 /// The socket is gone, and nothing more can be said on it.
@@ -191,7 +190,7 @@ fn live<E: Engine>(mut connection: Connection<E>) -> impl Future<Output = Result
                 if let Some(command) = connection.waiting.take() {
                     Box::pin(connection.dialogue.answer(command)).await;
                     connection.answered()?;
-                } else if mem::take(&mut connection.must_yield) {
+                } else if connection.take_yield() {
                     yield_now().await;
                     connection.resume()?;
                 } else {
@@ -270,7 +269,7 @@ impl<E: Engine> Connection<E> {
                 self.dialogue.shard.close(&self.dialogue.port, code, reason);
             }
             Read::Wait(command) => self.waiting = Some(command),
-            Read::Yield => self.must_yield = true,
+            Read::Yield => self.note(|late| late.must_yield = true),
         }
         Ok(())
     }
@@ -296,6 +295,15 @@ impl<E: Engine> Connection<E> {
         } else {
             **self.late.get_or_insert_default() = late;
         }
+    }
+
+    /// Whether others are to have a turn, which is said once.
+    fn take_yield(&mut self) -> bool {
+        let must_yield = self.late.as_ref().is_some_and(|late| late.must_yield);
+        if must_yield {
+            self.note(|late| late.must_yield = false);
+        }
+        must_yield
     }
 
     /// When something is due if nothing happens before.
@@ -415,6 +423,6 @@ mod tests {
         assert!(task <= 280, "{task}");
         // With the two counts of its `Rc`.
         let port = 2 * size_of::<usize>() + size_of::<SocketPort>();
-        assert!(port <= 176, "{port}");
+        assert!(port <= 184, "{port}");
     }
 }
