@@ -1,0 +1,208 @@
+//! Sends every message back: what the Autobahn suite talks to. No login, no channels.
+//!
+//! The bytes go the way that they go in the server: its handshake, its reader, its outbox, its
+//! socket, one vectored write for what waits. What differs is said where it does.
+//! `cargo xtask autobahn` starts it; by hand: `cargo run --example websocket_echo -- --listen 127.0.0.1:9001`.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    io::{self, IoSlice},
+    net::SocketAddr,
+    rc::Rc,
+};
+
+use bytes::Bytes;
+use clap::Parser;
+use hubbub::{
+    connection::{
+        reader::{Incoming, Next, Read, discard},
+        socket::Socket,
+    },
+    hub::outbox::{Full, Outbox},
+    limits::{CLOSE_TIMEOUT, WRITE_SLICES_MAX},
+    websocket::{
+        frame::{self, BINARY, TEXT},
+        handshake::{self, Answer},
+        reader::{Received, Violation},
+    },
+    wire::code::CloseCode,
+};
+use hyper::{Request, Response, body::Incoming as Body, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
+use tokio::{
+    io::Interest,
+    net::{TcpListener, TcpStream},
+    task::{LocalSet, spawn_local},
+    time::timeout,
+};
+
+#[derive(Clone, Copy, Parser)]
+#[command(about = "Sends every WebSocket message back")]
+struct Arguments {
+    /// Where to listen. Port 0: any; the first line of the output names it.
+    #[arg(long, default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// The largest message that is taken. Beyond it: close 1009.
+    #[arg(long, default_value_t = 16 * 1024 * 1024)]
+    message_bytes_max: usize,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let arguments = Arguments::parse();
+    let listener = TcpListener::bind(arguments.listen).await?;
+    println!("listening on ws://{}", listener.local_addr()?);
+    let accepting = async {
+        loop {
+            let (stream, _) = listener.accept().await?;
+            stream.set_nodelay(true)?;
+            spawn_local(serve_http(stream, arguments));
+        }
+    };
+    LocalSet::new().run_until(accepting).await
+}
+
+/// HTTP up to the handshake. As at the server's edge, but for its deadlines and bounds.
+async fn serve_http(stream: TcpStream, arguments: Arguments) {
+    let service =
+        service_fn(|request| async move { Ok::<_, Infallible>(answer(request, arguments)) });
+    let connection = http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.with_upgrades().await {
+        eprintln!("a connection ended before its handshake: {error}");
+    }
+}
+
+fn answer(mut request: Request<Body>, arguments: Arguments) -> Response<String> {
+    // No subprotocol is spoken here, so both kinds of answer are the same.
+    let response = match handshake::answer(&request, |_| None::<Infallible>) {
+        Ok(Answer::Agreed { response, .. } | Answer::NothingInCommon { response }) => response,
+        Err(refusal) => {
+            let mut response = Response::new(refusal.to_string());
+            *response.status_mut() = refusal.status();
+            response.headers_mut().extend(refusal.headers());
+            return response;
+        }
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    spawn_local(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("it was made of one");
+        let echo = Echo::new(parts.io.into_inner(), parts.read_buf, arguments);
+        // A peer that resets its connection is testing us, too.
+        let ended = async { echo?.run().await };
+        if let Err(error) = ended.await {
+            eprintln!("a connection ended: {error}");
+        }
+    });
+    response.map(|()| String::new())
+}
+
+/// One connection. Unlike the server's it has no heartbeat and no deadline, since the suite has
+/// cases that wait, and it answers at once instead of at the end of a turn.
+struct Echo {
+    socket: Socket,
+    incoming: Incoming,
+    outbox: Outbox,
+    /// Beyond so many bytes that wait, nothing more is read.
+    queued_bytes_max: usize,
+}
+
+impl Echo {
+    fn new(stream: TcpStream, early: Bytes, arguments: Arguments) -> io::Result<Self> {
+        let Arguments { message_bytes_max, .. } = arguments;
+        Ok(Self {
+            socket: Socket::new(stream.into_std()?)?,
+            incoming: Incoming::new(message_bytes_max, early.into()),
+            // One read's messages are at most what was held before, and the read itself. Their
+            // places cost more than their bytes when they are empty.
+            outbox: Outbox::new(8 * message_bytes_max + 8 * 1024 * 1024),
+            queued_bytes_max: message_bytes_max,
+        })
+    }
+
+    async fn run(mut self) -> io::Result<()> {
+        let Self { incoming, outbox, .. } = &mut self;
+        let mut read = incoming.resume(|received| hear(outbox, received));
+        loop {
+            match read {
+                Read::Taken | Read::Stop => {}
+                Read::Wait(nothing) => match nothing {},
+                Read::Gone => return Ok(()),
+                Read::Violation(Violation { code, reason }) => {
+                    close(&mut self.outbox, code, reason)
+                }
+            }
+            read = Read::Taken;
+            self.write()?;
+            if self.outbox.is_closing() {
+                // A peer that never hangs up is left alone after a while.
+                return timeout(CLOSE_TIMEOUT, self.finish()).await.unwrap_or(Ok(()));
+            }
+            let interest = match self.outbox.queued_bytes() {
+                0 => Interest::READABLE,
+                queued if queued < self.queued_bytes_max => {
+                    Interest::READABLE.add(Interest::WRITABLE)
+                }
+                _ => Interest::WRITABLE,
+            };
+            if self.socket.ready(interest).await?.is_readable() {
+                let Self { socket, incoming, outbox, .. } = &mut self;
+                read = incoming.read(socket, |received| hear(outbox, received));
+            }
+        }
+    }
+
+    /// Writes what the socket takes.
+    fn write(&mut self) -> io::Result<()> {
+        while !self.outbox.is_empty() {
+            let mut slices = [IoSlice::new(&[]); WRITE_SLICES_MAX];
+            let used = self.outbox.slices(&mut slices);
+            match self.socket.try_write(&slices[..used]) {
+                Ok(written) => self.outbox.advance(written),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is left, says that nothing follows, and waits for the peer to hang up.
+    async fn finish(mut self) -> io::Result<()> {
+        while !self.outbox.is_empty() {
+            self.socket.ready(Interest::WRITABLE).await?;
+            self.write()?;
+        }
+        self.socket.finish()?;
+        while discard(&self.socket).is_continue() {
+            self.socket.ready(Interest::READABLE).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What the server's dialogue does, but for a message, which goes back as it came.
+fn hear(outbox: &mut Outbox, received: Received<'_>) -> Next<Infallible> {
+    let frame = match received {
+        Received::Text(text) => frame::encode(TEXT, text.as_bytes()),
+        Received::Binary(bytes) => frame::encode(BINARY, bytes),
+        Received::Ping(payload) => frame::pong(payload),
+        Received::Pong(_) => return Next::Go,
+        Received::Close(_) => {
+            close(outbox, CloseCode::Normal, CloseCode::Normal.name());
+            return Next::Stop;
+        }
+    };
+    match outbox.push(Rc::new(frame)) {
+        Ok(()) => Next::Go,
+        Err(Full) => {
+            close(outbox, CloseCode::SlowConsumer, CloseCode::SlowConsumer.name());
+            Next::Stop
+        }
+    }
+}
+
+fn close(outbox: &mut Outbox, code: CloseCode, reason: &str) {
+    outbox.push_close(Rc::new(frame::close(code.number(), reason)));
+}
