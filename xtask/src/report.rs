@@ -27,6 +27,12 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
+    /// So many that passed and failed.
+    pub(crate) fn of(passed: usize, failed: usize) -> Self {
+        let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        Self { passed: count(passed), failed: count(failed), ..Self::default() }
+    }
+
     /// One check that was not made, and why.
     pub(crate) fn skipped(reason: &str) -> Self {
         Self { skipped: vec![reason.to_owned()], ..Self::default() }

@@ -10,6 +10,7 @@ use std::{env, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    autobahn,
     report::{Counted, Outcome, Report, cargo_tests, check_unless, one_check, unittests},
     root, target,
     tools::{Command, cargo, cargo_deny, python_venv},
@@ -29,6 +30,7 @@ const STEPS: &[Step] = &[
     Step { name: "test", about: "cargo test --workspace", run: test },
     Step { name: "deny", about: "cargo deny: bans, licences, sources", run: deny },
     Step { name: "advisories", about: "cargo deny: known vulnerabilities", run: advisories },
+    Step { name: "autobahn", about: "RFC 6455 and 7692, the quick part", run: autobahn::quick },
     Step { name: "python", about: "a Python client, from proto/ alone", run: python },
     Step { name: "release", about: "cargo build --release", run: release },
     Step { name: "reference", about: "100 users, every delivery audited", run: reference },
