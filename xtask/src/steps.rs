@@ -13,7 +13,7 @@ use crate::{
     autobahn,
     report::{Counted, Outcome, Report, cargo_tests, check_unless, one_check, unittests},
     root, target,
-    tools::{Command, cargo, cargo_deny, python_venv},
+    tools::{Command, cargo, cargo_deny, chromium, npm_packages, python_venv},
 };
 
 /// One step: a name to choose it by, a line for people, and what it does.
@@ -32,6 +32,7 @@ const STEPS: &[Step] = &[
     Step { name: "advisories", about: "cargo deny: known vulnerabilities", run: advisories },
     Step { name: "autobahn", about: "RFC 6455 and 7692, the quick part", run: autobahn::quick },
     Step { name: "python", about: "a Python client, from proto/ alone", run: python },
+    Step { name: "interop", about: "ws, websockets, aiohttp and Chromium", run: interop },
     Step { name: "release", about: "cargo build --release", run: release },
     Step { name: "reference", about: "100 users, every delivery audited", run: reference },
     Step {
@@ -134,17 +135,41 @@ fn advisories() -> Result<Outcome> {
 /// The server as a stranger sees it: the wire contract compiled by Google's protoc, a WebSocket
 /// library that is not ours, and no Rust.
 fn python() -> Result<Outcome> {
-    let build = one_check("python-server", cargo(["build", "--package", "hubbub", "--bins"]))?;
+    python_peers("python", "test_*.py", |_| Ok(()))
+}
+
+/// WebSocket libraries that are not ours, and a browser, with permessage-deflate off and on.
+fn interop() -> Result<Outcome> {
+    python_peers("interop", "peers.py", |unittest| {
+        if let Some(folder) = npm_packages("interop", &root().join("tests/interop"))? {
+            unittest.env("NODE_FOLDER", folder);
+        }
+        if let Some(chromium) = chromium() {
+            unittest.env("CHROMIUM", chromium);
+        }
+        Ok(())
+    })
+}
+
+/// Python's unittest on the files of this pattern in `tests/NAME`, beside a server.
+fn python_peers(
+    name: &str,
+    pattern: &str,
+    prepare: impl FnOnce(&mut Command) -> Result<()>,
+) -> Result<Outcome> {
+    let build =
+        one_check(&format!("{name}-server"), cargo(["build", "--package", "hubbub", "--bins"]))?;
     if let Outcome::Failed { .. } = build {
         return Ok(build);
     }
-    let folder = root().join("tests/python");
-    let mut unittest = Command::new(python_venv("python", &folder.join("requirements.txt"))?);
-    unittest.args(["-m", "unittest", "discover", "--verbose", "--start-directory"]);
-    unittest.arg(&folder);
+    let folder = root().join("tests").join(name);
+    let mut unittest = Command::new(python_venv(name, &folder.join("requirements.txt"))?);
+    unittest.args(["-m", "unittest", "discover", "--verbose", "--pattern", pattern]);
+    unittest.arg("--start-directory").arg(&folder);
     unittest.env("HUBBUB", target().join("debug/hubbub"));
     unittest.env("PYTHONDONTWRITEBYTECODE", "1");
-    unittests("python", unittest)
+    prepare(&mut unittest)?;
+    unittests(name, unittest)
 }
 
 fn release() -> Result<Outcome> {

@@ -101,6 +101,33 @@ fn python2() -> Option<PathBuf> {
     python.is_file().then_some(python)
 }
 
+/// The folder of the npm packages that a lock file names. `None` where there is no npm.
+pub(crate) fn npm_packages(name: &str, package: &Path) -> Result<Option<PathBuf>> {
+    let is_here = |program| Command::new(program).arg("--version").output().is_ok();
+    if !is_here("node") || !is_here("npm") {
+        return Ok(None);
+    }
+    let (manifest, lock) = (package.join("package.json"), package.join("package-lock.json"));
+    let folder = pinned(&format!("npm-{name}"), &[&manifest, &lock], |folder| {
+        fs::create_dir_all(folder)?;
+        fs::copy(&manifest, folder.join("package.json"))?;
+        fs::copy(&lock, folder.join("package-lock.json"))?;
+        // By the lock's hashes, and without running anything that a package brings.
+        let mut install = Command::new("npm");
+        install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]);
+        succeed("npm", with(install, &[&folder.display().to_string()]))
+    })?;
+    Ok(Some(folder))
+}
+
+/// A Chromium, if the machine has one.
+pub(crate) fn chromium() -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let places = || env::split_paths(&path);
+    names.iter().find_map(|name| places().map(|place| place.join(name)).find(|it| it.is_file()))
+}
+
 /// Nothing comes that is not named, with its hash.
 fn pip_install(python: &Path, requirements: &Path) -> Command {
     let mut install = Command::new(python);
