@@ -149,6 +149,10 @@ pub struct Flags {
     /// kernel, and a list is such as 0,2-3 [default: auto]
     #[arg(long, value_name = "auto|off|LIST")]
     pub pin_cores: Option<PinCores>,
+    /// Which clients get permessage-deflate if they offer it: auto is those that speak JSON
+    /// [default: auto]
+    #[arg(long, value_name = "off|auto|on")]
+    pub deflate: Option<edge::Deflate>,
 }
 
 /// A configuration, and where each of its values came from.

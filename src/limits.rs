@@ -81,6 +81,26 @@ pub const UNDECODABLE_FRAMES_MAX: u8 = 3;
 /// are bounded by the message's bytes.
 pub const EMPTY_FRAGMENTS_MAX: u32 = 256;
 
+/// Bytes of a payload that is worth compressing. Below it: sent plain, even to who takes deflate. A
+/// shorter one saves little, and takes as long.
+pub const DEFLATE_BYTES_MIN: usize = 256;
+/// Bytes that a thread keeps for compressed and inflated messages, each. A peak beyond it gives its
+/// memory back with the next message.
+pub const DEFLATE_SCRATCH_BYTES_KEPT: usize = 256 * 1024;
+/// What the memory for an inflated message begins with. It doubles as the message comes out, up to
+/// the bound of a message.
+pub const INFLATE_STEP_BYTES: usize = 4 * 1024;
+/// Final blocks within one compressed message, each of which makes the inflater begin anew. Beyond
+/// it: close 1002.
+pub const DEFLATE_FINAL_BLOCKS_MAX: u32 = 64;
+
+/// Bytes that a compressed message may have, if inflated it may have so many. What does not compress
+/// grows by an eighth at most, and a little. Beyond it: close 1009.
+#[must_use]
+pub const fn deflated_message_bytes_max(message_bytes_max: usize) -> usize {
+    message_bytes_max.saturating_add(message_bytes_max / 8).saturating_add(64)
+}
+
 /// From our close frame to the end of the TCP connection, however the client behaves.
 pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 

@@ -3,10 +3,10 @@
 //! Names begin with `hubbub_`. Labels are fixed at compile time: a code has a label, a user or a
 //! channel never does.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
+    encoding::{EncodeLabelSet, EncodeLabelValue, text},
     metrics::{
         counter::Counter,
         family::Family,
@@ -37,8 +37,30 @@ pub struct Metrics {
     messages: Counter,
     deliveries: Counter,
     batch_messages: Histogram,
+    compressions: Family<CompressedLabel, Counter>,
+    compress_seconds: Counter<f64, AtomicU64>,
+    inflate_seconds: Counter<f64, AtomicU64>,
+    inflated_messages: Counter,
+    deflated_frames: Counter,
+    deflate_saved_bytes: Counter,
     refused: Family<CodeLabel, Counter>,
     closed: Family<CodeLabel, Counter>,
+}
+
+/// What is compressed.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+pub enum Compressed {
+    /// A committed batch, for all of its subscribers of one encoding.
+    Batch,
+    /// What a resume is served.
+    Replay,
+    /// A page of history.
+    Page,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct CompressedLabel {
+    of: Compressed,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -60,6 +82,12 @@ impl Default for Metrics {
             messages: Counter::default(),
             deliveries: Counter::default(),
             batch_messages: Histogram::new(exponential_buckets(1.0, 2.0, 9)),
+            compressions: Family::default(),
+            compress_seconds: Counter::default(),
+            inflate_seconds: Counter::default(),
+            inflated_messages: Counter::default(),
+            deflated_frames: Counter::default(),
+            deflate_saved_bytes: Counter::default(),
             refused: Family::default(),
             closed: Family::default(),
         };
@@ -73,6 +101,24 @@ impl Metrics {
         self.messages.inc_by(messages);
         self.deliveries.inc_by(messages * subscribers);
         self.batch_messages.observe(messages as f64);
+    }
+
+    /// A frame was compressed, whether it got smaller or not.
+    pub fn compressed(&self, what: Compressed, took: Duration) {
+        self.compressions.get_or_create(&CompressedLabel { of: what }).inc();
+        self.compress_seconds.inc_by(took.as_secs_f64());
+    }
+
+    /// So many frames went out compressed, and would have had so many bytes more.
+    pub fn sent_deflated(&self, frames: u64, saved_bytes: u64) {
+        self.deflated_frames.inc_by(frames);
+        self.deflate_saved_bytes.inc_by(saved_bytes);
+    }
+
+    /// So many messages of clients were inflated.
+    pub fn inflated(&self, messages: u64, took: Duration) {
+        self.inflated_messages.inc_by(messages);
+        self.inflate_seconds.inc_by(took.as_secs_f64());
     }
 
     /// A command or request was refused.
@@ -112,6 +158,28 @@ impl Metrics {
         add("channels_sealed", "Channels sealed: their log is damaged", &self.channels_sealed);
         add("written_bytes", "Bytes written to WebSockets", &self.written_bytes);
         add("writes", "Write calls on WebSockets", &self.writes);
+        add("deflated_frames", "Frames sent compressed", &self.deflated_frames);
+        add(
+            "deflate_saved_bytes",
+            "Bytes not sent: plain less compressed",
+            &self.deflate_saved_bytes,
+        );
+        add("inflated_messages", "Messages of clients inflated", &self.inflated_messages);
+        registry.register(
+            "compressions",
+            "Frames compressed, each for all who get it",
+            self.compressions.clone(),
+        );
+        registry.register(
+            "compress_seconds",
+            "Time that compressing took on the hub's threads",
+            self.compress_seconds.clone(),
+        );
+        registry.register(
+            "inflate_seconds",
+            "Time that inflating took on the hub's threads",
+            self.inflate_seconds.clone(),
+        );
         registry.register("connections", "Open WebSocket connections", self.connections.clone());
         registry.register(
             "batch_messages",

@@ -116,6 +116,7 @@ fn read_flags(flags: &Flags) -> Vec<Layer> {
             "server.data_dir",
             text(flags.data_dir.as_ref().map(|path| path.to_string_lossy().into_owned())),
         ),
+        ("--deflate", "edge.deflate", text(flags.deflate.map(|policy| policy.to_string()))),
         ("--pin-cores", "hub.pin_cores", text(flags.pin_cores.as_ref().map(ToString::to_string))),
     ]
     .into_iter()

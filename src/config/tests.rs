@@ -56,12 +56,14 @@ fn every_flag_has_its_key() {
         internal_listen: Some("127.0.0.1:2".parse().unwrap()),
         data_dir: Some("d".into()),
         pin_cores: Some(PinCores::List(vec![0, 1])),
+        deflate: Some(edge::Deflate::On),
     };
     let config = load("", &[], flags).unwrap().config;
     assert_eq!(config.server.listen.port(), 1);
     assert_eq!(config.server.internal_listen.port(), 2);
     assert_eq!(config.server.data_dir, Path::new("d"));
     assert_eq!(config.hub.pin_cores, PinCores::List(vec![0, 1]));
+    assert_eq!(config.edge.deflate, edge::Deflate::On);
 }
 
 #[test]
@@ -84,6 +86,7 @@ fn durations_sizes_and_lists_are_read_from_file_and_environment() {
         ("HUBBUB__AUTH__OPEN_REGISTRATION", "false"),
         ("HUBBUB__AUTH__COST__LANES", "2"),
         ("HUBBUB__HUB__PIN_CORES", "1"),
+        ("HUBBUB__EDGE__DEFLATE", "off"),
     ];
     let config = load(file, &environment, Flags::default()).unwrap().config;
     assert_eq!(config.limits.ping_interval, Duration::from_secs(40));
@@ -93,6 +96,7 @@ fn durations_sizes_and_lists_are_read_from_file_and_environment() {
     assert_eq!(config.auth.token_lifetime, Duration::from_secs(900));
     assert!(!config.auth.open_registration);
     assert_eq!(config.hub.pin_cores, PinCores::List(vec![1]));
+    assert_eq!(config.edge.deflate, edge::Deflate::Off);
     assert_eq!(config.log.synchronous, Synchronous::Normal);
     assert_eq!(config.channels.created_at_start, ["lobby", "dev"]);
 }

@@ -94,7 +94,7 @@ async fn serve<E: Engine>(shard: Rc<SocketShard<E>>, login: Arc<Login<E>>, hando
     }
     let mut connection = Connection {
         port: Rc::clone(&port),
-        incoming: Incoming::new(dialogue.message_bytes_max(), early.into()),
+        incoming: Incoming::new(dialogue.message_bytes_max(), format.deflate, early.into()),
         mid_message_since: None,
         stalled_since: None,
         dialogue,
@@ -175,14 +175,16 @@ impl<E: Engine> Connection<E> {
         let now = Instant::now();
         let Self { port, incoming, dialogue, .. } = self;
         dialogue.heartbeat.heard(now);
-        let read = incoming.read(&port.socket, |received| dialogue.hear(received));
+        let shard = Rc::clone(&dialogue.shard);
+        let read = incoming.read(&port.socket, shard.metrics(), |received| dialogue.hear(received));
         self.note_mid_message(now);
         read
     }
 
     fn resume(&mut self) -> Read<Waiting> {
         let Self { incoming, dialogue, .. } = self;
-        let read = incoming.resume(|received| dialogue.hear(received));
+        let shard = Rc::clone(&dialogue.shard);
+        let read = incoming.resume(shard.metrics(), |received| dialogue.hear(received));
         self.note_mid_message(Instant::now());
         read
     }

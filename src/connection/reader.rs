@@ -1,18 +1,26 @@
 //! Stage 1: socket bytes → messages of the client. Hot.
 //!
-//! All connections of a thread read into one buffer, and a message that came whole is used where it
-//! lies. What is left of a read when a command must wait for an answer is kept here, so that a
+//! All connections of a thread read into one buffer and inflate with one inflater, and a message that
+//! came whole is used where it lies. What is left of a read when a command must wait for an answer is kept here, so that a
 //! client may send its next command before the last is answered, and they still happen in order.
 
-use std::{cell::RefCell, io, mem, ops::ControlFlow};
+use std::{cell::RefCell, io, mem, ops::ControlFlow, time::Instant};
 
 use super::socket::Socket;
 use crate::{
     limits::TURN_READ_BYTES_MAX,
-    websocket::reader::{Reader, Received, Violation},
+    metrics::Metrics,
+    websocket::{
+        deflate::{
+            Agreed,
+            inflate::{Bill, Inflater},
+        },
+        reader::{Reader, Received, Violation},
+    },
 };
 
 thread_local! {
+    static INFLATER: RefCell<Inflater> = const { RefCell::new(Inflater::new()) };
     static SCRATCH: RefCell<Box<[u8]>> =
         RefCell::new(vec![0; TURN_READ_BYTES_MAX].into_boxed_slice());
 }
@@ -54,10 +62,10 @@ pub enum Read<W> {
 }
 
 impl Incoming {
-    /// A connection from which `early` has been read already.
+    /// A connection that agreed on `deflate`, from which `early` has been read already.
     #[must_use]
-    pub fn new(message_bytes_max: usize, early: Vec<u8>) -> Self {
-        Self { reader: Reader::new(message_bytes_max), unread: early, unread_from: 0 }
+    pub fn new(message_bytes_max: usize, deflate: Option<Agreed>, early: Vec<u8>) -> Self {
+        Self { reader: Reader::new(message_bytes_max, deflate), unread: early, unread_from: 0 }
     }
 
     /// Sets the bound of the messages that follow.
@@ -75,6 +83,7 @@ impl Incoming {
     pub fn read<W>(
         &mut self,
         socket: &Socket,
+        metrics: &Metrics,
         visit: impl FnMut(Received<'_>) -> Next<W>,
     ) -> Read<W> {
         SCRATCH.with_borrow_mut(|scratch| {
@@ -85,7 +94,7 @@ impl Incoming {
                 Err(_) => return Read::Gone,
             };
             let mut input = &mut scratch[..count];
-            let read = self.take(&mut input, visit);
+            let read = self.take(&mut input, metrics, visit);
             if matches!(read, Read::Wait(_)) {
                 self.unread.extend_from_slice(input);
             }
@@ -94,10 +103,14 @@ impl Incoming {
     }
 
     /// Shows `visit` what was read before and not looked at.
-    pub fn resume<W>(&mut self, visit: impl FnMut(Received<'_>) -> Next<W>) -> Read<W> {
+    pub fn resume<W>(
+        &mut self,
+        metrics: &Metrics,
+        visit: impl FnMut(Received<'_>) -> Next<W>,
+    ) -> Read<W> {
         let mut unread = mem::take(&mut self.unread);
         let mut input = &mut unread[self.unread_from..];
-        let read = self.take(&mut input, visit);
+        let read = self.take(&mut input, metrics, visit);
         let left = input.len();
         self.unread_from = 0;
         if matches!(read, Read::Wait(_)) {
@@ -110,19 +123,34 @@ impl Incoming {
     fn take<W>(
         &mut self,
         input: &mut &mut [u8],
+        metrics: &Metrics,
         mut visit: impl FnMut(Received<'_>) -> Next<W>,
     ) -> Read<W> {
-        loop {
-            match self.reader.next(input) {
-                Ok(None) => return Read::Taken,
-                Ok(Some(received)) => match visit(received) {
-                    Next::Go => {}
-                    Next::Stop => return Read::Stop,
-                    Next::Wait(wait) => return Read::Wait(wait),
-                },
-                Err(violation) => return Read::Violation(violation),
+        INFLATER.with_borrow_mut(|inflater| {
+            loop {
+                // Who sends nothing compressed pays for no clock.
+                let began = self.reader.takes_deflated().then(Instant::now);
+                let read = self.reader.next(input, inflater);
+                let took = began.map(|began| began.elapsed());
+                let end = match read {
+                    Ok(None) => Some(Read::Taken),
+                    Ok(Some(received)) => match visit(received) {
+                        Next::Go => None,
+                        Next::Stop => Some(Read::Stop),
+                        Next::Wait(wait) => Some(Read::Wait(wait)),
+                    },
+                    Err(violation) => Some(Read::Violation(violation)),
+                };
+                if let Some(took) = took
+                    && let Bill { messages: messages @ 1.., .. } = inflater.take_bill()
+                {
+                    metrics.inflated(messages, took);
+                }
+                if let Some(end) = end {
+                    return end;
+                }
             }
-        }
+        })
     }
 }
 

@@ -4,11 +4,12 @@
 //! The server builds an [`Edge`] from its parts, and calls [`accept::serve`] with
 //! [`http::public`]'s router.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc};
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
-use crate::{auth::Auth, connection::login::Login, hub::Hub, limits::Limits};
+use crate::{auth::Auth, connection::login::Login, hub::Hub, limits::Limits, wire::Encoding};
 
 pub mod accept;
 pub mod http;
@@ -25,6 +26,62 @@ pub struct Settings {
     /// Pages from other hosts that may open a WebSocket: `https://chat.example.com`. A page from our
     /// own host may always.
     pub allowed_origins: Vec<String>,
+    /// To whom compression is agreed when they offer it. Read at each handshake: connections that
+    /// exist keep what they agreed on.
+    pub deflate: Deflate,
+}
+
+/// Which clients get permessage-deflate if they offer it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Deflate {
+    /// None.
+    Off,
+    /// Those that speak JSON. Protobuf is small already, and compressing it once more costs more
+    /// time than it saves bytes.
+    #[default]
+    Auto,
+    /// All.
+    On,
+}
+
+impl Deflate {
+    /// Whether clients of this encoding get it.
+    #[must_use]
+    pub const fn is_for(self, encoding: Encoding) -> bool {
+        match (self, encoding) {
+            (Self::Off, _) | (Self::Auto, Encoding::Proto) => false,
+            (Self::Auto, Encoding::Json) | (Self::On, _) => true,
+        }
+    }
+}
+
+/// The text of a flag is none of `off`, `auto` and `on`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("must be off, auto or on")]
+pub struct DeflateError;
+
+impl FromStr for Deflate {
+    type Err = DeflateError;
+
+    fn from_str(text: &str) -> Result<Self, DeflateError> {
+        match text {
+            "off" => Ok(Self::Off),
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            _ => Err(DeflateError),
+        }
+    }
+}
+
+impl fmt::Display for Deflate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Auto => "auto",
+            Self::On => "on",
+        })
+    }
 }
 
 /// What the public port needs.

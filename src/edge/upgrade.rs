@@ -84,14 +84,16 @@ async fn answer(
     check_query(request.uri().query())?;
     check_origin(request.headers(), settings)?;
     check_no_body(request.headers())?;
-    let answer = match handshake::answer(&request, Encoding::from_subprotocol) {
+    let wants_deflate = |encoding: &Encoding| settings.deflate.is_for(*encoding);
+    let answer = match handshake::answer(&request, Encoding::from_subprotocol, wants_deflate) {
         Ok(answer) => answer,
         Err(refusal) => return Ok(refuse(refusal)),
     };
     let token = token(request.headers())?;
     let (response, fate) = match answer {
-        Answer::Agreed { response, subprotocol } => {
-            (response, decide(Format { encoding: subprotocol }, token, log_in).await?)
+        Answer::Agreed { response, subprotocol, deflate } => {
+            let format = Format { encoding: subprotocol, deflate };
+            (response, decide(format, token, log_in).await?)
         }
         Answer::NothingInCommon { response } => {
             (response, close_with(CloseCode::UnsupportedVersion, ErrorCode::BadRequest, None))

@@ -10,9 +10,10 @@ use std::{net::TcpStream, sync::Arc};
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use crate::{log::place::UserId, wire::Encoding};
+use crate::{log::place::UserId, websocket::deflate::Agreed, wire::Encoding};
 
 pub mod channel;
+pub mod deflater;
 pub mod directory;
 pub mod fanout;
 pub mod outbox;
@@ -33,6 +34,16 @@ pub struct ConnectionKey {
 pub struct Format {
     /// Of the envelopes in them.
     pub encoding: Encoding,
+    /// What was agreed on about compression, if it was.
+    pub deflate: Option<Agreed>,
+}
+
+impl Format {
+    /// Without compression.
+    #[must_use]
+    pub const fn plain(encoding: Encoding) -> Self {
+        Self { encoding, deflate: None }
+    }
 }
 
 /// Who waits for the answer to a command, and what it is called there.

@@ -22,8 +22,9 @@ use tokio::{sync::Notify, task::spawn_local};
 use super::{
     ConnectionKey, Format, Ticket,
     channel::{Channel, Effect, Purpose},
+    deflater::Deflater,
     directory::{ChannelInfo, Directory},
-    fanout::{Delivery, SharedFrames, Subscriber, control_frame, reply_frame},
+    fanout::{Deflated, Delivery, SharedFrames, Subscriber, control_frame, reply_frame},
     outbox::{Frame, Outbox},
     sequencer::Draft,
 };
@@ -35,7 +36,7 @@ use crate::{
         batch::Entry,
         place::{BatchId, ChannelId, ClientMessageId, Cursor, Position, UserId},
     },
-    metrics::Metrics,
+    metrics::{Compressed, Metrics},
     websocket::frame,
     wire::{
         Encoding,
@@ -52,6 +53,7 @@ pub struct Shard<E, S> {
     directory: Arc<Directory<E>>,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
+    deflater: Deflater,
     state: RefCell<State<S>>,
     /// Rung when a turn has something to end with.
     turn: Notify,
@@ -130,6 +132,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             engine,
             directory,
             limits,
+            deflater: Deflater::new(Arc::clone(&metrics)),
             metrics,
             state: RefCell::new(State {
                 ports: Slab::new(),
@@ -269,7 +272,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     /// Answers a command.
     pub fn reply(&self, port: &Rc<Port<S>>, id: u32, reply: &Reply) {
-        self.push_own(port, reply_frame(port.format, id, reply));
+        self.push_own(port, self.reply_frame(port, id, reply));
     }
 
     /// Tells a connection something.
@@ -413,16 +416,19 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                     if let Reply::Refused(refusal) = &reply {
                         self.metrics.refused(refusal.code);
                     }
-                    let frame = reply_frame(port.format, ticket.id, &reply);
+                    let frame = self.reply_frame(&port, ticket.id, &reply);
                     self.push(&mut state.dirty, &port, Rc::new(frame));
                 }
             }
             Effect::Append(append) => self.append(channel, append),
             Effect::Replay(subscriber, delivery, after) => {
                 if let Some(port) = find(state, subscriber.connection)
-                    && let Some(frame) = delivery.frame_after(subscriber.format, after)
+                    && let Some(picked) = delivery.frame_after(subscriber.format, after, |plain| {
+                        self.deflater.twin(Compressed::Replay, plain)
+                    })
                 {
                     self.metrics.replayed_frames.inc();
+                    let frame = self.deflater.count(picked);
                     self.push(&mut state.dirty, &port, Rc::new(frame));
                 }
             }
@@ -460,8 +466,13 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             if let Some(port) = ports.get(connection.slot as usize)
                 && port.key == connection
             {
-                self.push(dirty, port, frames.of(delivery, format));
+                let twin = |plain: &[u8]| self.deflater.twin(Compressed::Batch, plain);
+                self.push(dirty, port, frames.of(delivery, format, twin));
             }
+        }
+        let Deflated { frames, saved_bytes } = frames.deflated();
+        if frames > 0 {
+            self.metrics.sent_deflated(frames, saved_bytes);
         }
         self.metrics.fanned_out(u64::from(delivery.batch.count), count as u64);
     }
@@ -534,6 +545,11 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             dirty.push(Rc::clone(port));
             self.turn.notify_one();
         }
+    }
+
+    fn reply_frame(&self, port: &Port<S>, id: u32, reply: &Reply) -> Bytes {
+        let twin = |plain: &[u8]| self.deflater.twin(Compressed::Page, plain);
+        self.deflater.count(reply_frame(port.format, id, reply, twin))
     }
 
     fn push_own(&self, port: &Rc<Port<S>>, frame: Bytes) {

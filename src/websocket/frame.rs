@@ -3,12 +3,17 @@
 //! Hot and pure. A frame is one allocation: room for the longest header, then the payload, written
 //! straight behind it; `finish` sets the header against the payload and freezes what there is.
 
+use std::sync::OnceLock;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 pub use tokio_tungstenite::tungstenite::protocol::frame::coding::OpCode;
 use tokio_tungstenite::tungstenite::protocol::frame::{
     FrameHeader,
     coding::{Control, Data},
 };
+
+use super::deflate::Agreed;
+use crate::limits::DEFLATE_BYTES_MIN;
 
 /// The opcode of a text message.
 pub const TEXT: OpCode = OpCode::Data(Data::Text);
@@ -49,8 +54,11 @@ impl FrameBuilder {
 
     /// Puts the header in front. Copies nothing.
     #[must_use]
-    pub fn finish(mut self, opcode: OpCode) -> Bytes {
-        let header = FrameHeader { opcode, ..FrameHeader::default() };
+    pub fn finish(self, opcode: OpCode) -> Bytes {
+        self.finish_with(FrameHeader { opcode, ..FrameHeader::default() })
+    }
+
+    fn finish_with(mut self, header: FrameHeader) -> Bytes {
         let payload_bytes = self.payload_bytes() as u64;
         let unused = HEADER_BYTES_MAX - header.len(payload_bytes);
         let mut room = &mut self.bytes[unused..HEADER_BYTES_MAX];
@@ -66,6 +74,28 @@ pub fn encode(opcode: OpCode, payload: &[u8]) -> Bytes {
     let mut frame = FrameBuilder::with_capacity(payload.len());
     frame.payload().put_slice(payload);
     frame.finish(opcode)
+}
+
+/// A whole frame around a payload that is encoded and compressed already.
+#[must_use]
+pub fn encode_deflated(opcode: OpCode, payload: &[u8]) -> Bytes {
+    let mut frame = FrameBuilder::with_capacity(payload.len());
+    frame.payload().put_slice(payload);
+    frame.finish_with(FrameHeader { opcode, rsv1: true, ..FrameHeader::default() })
+}
+
+/// The opcode and payload of a whole frame of ours.
+///
+/// # Panics
+/// When it is none.
+#[must_use]
+pub fn parts(frame: &[u8]) -> (OpCode, &[u8]) {
+    let header_bytes = match frame[1] {
+        126 => 4,
+        127 => HEADER_BYTES_MAX,
+        _ => 2,
+    };
+    (OpCode::from(frame[0] & 0x0f), &frame[header_bytes..])
 }
 
 /// A close frame. Of the reason goes out what fits, to the end of a character.
@@ -104,25 +134,67 @@ fn control(opcode: Control, payload: &[u8]) -> Bytes {
 
 /// One message for many connections, in every form in which one of them may want it.
 ///
-/// Today there is one form. permessage-deflate adds `deflated: Option<Bytes>`, compressed once per
-/// message and kept only when it is smaller, and [`pick`](Self::pick) will be told what the
-/// connection negotiated; fan-out stays as it is.
+/// It is compressed when the first connection wants that, once for all of them, whichever thread
+/// they are on.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SharedFrame {
     plain: Bytes,
+    /// The same, compressed. Empty as long as nobody has wanted it; `None` if it did not get smaller.
+    deflated: OnceLock<Option<Bytes>>,
 }
 
 impl SharedFrame {
     /// Wraps a frame of [`FrameBuilder::finish`] or [`encode`].
     #[must_use]
     pub const fn new(plain: Bytes) -> Self {
-        Self { plain }
+        Self { plain, deflated: OnceLock::new() }
     }
 
-    /// The frame for one connection. Shares the bytes.
+    /// The plain form.
     #[must_use]
-    pub fn pick(&self) -> Bytes {
-        self.plain.clone()
+    pub const fn plain(&self) -> &Bytes {
+        &self.plain
+    }
+
+    /// Whether a connection that agreed on this gets the compressed form, if that is smaller.
+    #[must_use]
+    pub fn may_be_deflated(&self, deflate: Option<Agreed>) -> bool {
+        let Some(agreed) = deflate else { return false };
+        let payload_bytes = parts(&self.plain).1.len();
+        payload_bytes >= DEFLATE_BYTES_MIN && agreed.takes(payload_bytes)
+    }
+
+    /// The frame for one connection. Shares the bytes. `twin` makes the compressed form of the whole
+    /// frame, if there is a smaller one; see [`Compressor::twin`].
+    ///
+    /// [`Compressor::twin`]: super::deflate::compress::Compressor::twin
+    #[must_use]
+    pub fn pick(
+        &self,
+        deflate: Option<Agreed>,
+        twin: impl FnOnce(&[u8]) -> Option<Bytes>,
+    ) -> Picked {
+        let wanted = self.may_be_deflated(deflate);
+        let deflated = wanted.then(|| self.deflated.get_or_init(|| twin(&self.plain)).as_ref());
+        let frame = deflated.flatten().unwrap_or(&self.plain).clone();
+        Picked { saved_bytes: self.plain.len() - frame.len(), frame }
+    }
+}
+
+/// A frame for one connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Picked {
+    /// Its bytes.
+    pub frame: Bytes,
+    /// How many more the plain form would have. Zero unless it is compressed.
+    pub saved_bytes: usize,
+}
+
+impl Picked {
+    /// A frame that nobody tried to compress.
+    #[must_use]
+    pub const fn plain(frame: Bytes) -> Self {
+        Self { frame, saved_bytes: 0 }
     }
 }
 
@@ -130,11 +202,14 @@ impl SharedFrame {
 mod tests {
     use std::io::Cursor;
 
-    use bytes::BufMut;
+    use bytes::{BufMut, Bytes};
     use proptest::prelude::*;
     use tokio_tungstenite::tungstenite::protocol::frame::{FrameHeader, coding::Control};
 
-    use super::{BINARY, FrameBuilder, OpCode, SharedFrame, TEXT, close, encode, ping, pong};
+    use super::{
+        Agreed, BINARY, DEFLATE_BYTES_MIN, FrameBuilder, OpCode, Picked, SharedFrame, TEXT, close,
+        encode, encode_deflated, parts, ping, pong,
+    };
 
     /// The opcode and payload that tungstenite reads from a frame; fails on anything left over.
     fn parse(frame: &[u8]) -> (OpCode, &[u8]) {
@@ -196,8 +271,59 @@ mod tests {
             let last = frame.bytes.last().map(std::ptr::from_ref);
             let frame = frame.finish(BINARY);
             assert_eq!(frame.last().map(std::ptr::from_ref), last, "{length}");
-            assert_eq!(SharedFrame::new(frame.clone()).pick().as_ptr(), frame.as_ptr());
+            let picked = SharedFrame::new(frame.clone()).pick(None, |_| unreachable!());
+            assert_eq!(picked.frame.as_ptr(), frame.as_ptr());
         }
+    }
+
+    #[test]
+    fn a_frame_of_ours_is_taken_apart_again() {
+        for length in [0, 125, 126, 65_535, 65_536] {
+            let payload = vec![7; length];
+            assert_eq!(parts(&encode(TEXT, &payload)), (TEXT, &payload[..]));
+            let deflated = encode_deflated(BINARY, &payload);
+            assert_eq!(parts(&deflated), (BINARY, &payload[..]));
+            assert_eq!(deflated[0], 0x80 | 0x40 | 2, "final, RSV1, binary");
+        }
+    }
+
+    #[test]
+    fn a_shared_frame_is_compressed_once_and_only_when_it_is_wanted() {
+        let plain = encode(TEXT, &[b'x'; 1_000]);
+        let shared = SharedFrame::new(plain.clone());
+        let unasked = shared.pick(None, |_| panic!("nobody wants it"));
+        assert_eq!(unasked, Picked::plain(plain.clone()));
+        let mut compressions = 0;
+        let mut pick = || {
+            shared.pick(Some(Agreed::WHOLE_WINDOW), |of| {
+                assert_eq!(of, plain);
+                compressions += 1;
+                Some(Bytes::from_static(b"small"))
+            })
+        };
+        let (first, second) = (pick(), pick());
+        assert_eq!(first.frame.as_ptr(), second.frame.as_ptr());
+        assert_eq!((&first.frame[..], first.saved_bytes), (&b"small"[..], plain.len() - 5));
+        assert_eq!((compressions, &first), (1, &second));
+        assert_eq!(shared.pick(None, |_| unreachable!()).frame, plain);
+    }
+
+    #[test]
+    fn a_frame_that_does_not_get_smaller_is_tried_once_and_sent_plain() {
+        let plain = encode(TEXT, &[b'x'; 1_000]);
+        let shared = SharedFrame::new(plain.clone());
+        let expected = Picked::plain(plain);
+        assert_eq!(shared.pick(Some(Agreed::WHOLE_WINDOW), |_| None), expected);
+        assert_eq!(shared.pick(Some(Agreed::WHOLE_WINDOW), |_| panic!("again")), expected);
+    }
+
+    #[test]
+    fn a_short_frame_is_never_compressed() {
+        let wanted = Some(Agreed::WHOLE_WINDOW);
+        let frame = |bytes| SharedFrame::new(encode(TEXT, &vec![b'x'; bytes]));
+        assert!(!frame(DEFLATE_BYTES_MIN - 1).may_be_deflated(wanted));
+        assert!(frame(DEFLATE_BYTES_MIN).may_be_deflated(wanted));
+        assert!(!frame(DEFLATE_BYTES_MIN).may_be_deflated(None));
     }
 
     #[test]

@@ -9,11 +9,13 @@ use tokio_tungstenite::tungstenite::{
     http::{
         HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode,
         header::{
-            ALLOW, CONNECTION, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION,
-            UPGRADE,
+            ALLOW, CONNECTION, SEC_WEBSOCKET_EXTENSIONS, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL,
+            SEC_WEBSOCKET_VERSION, UPGRADE,
         },
     },
 };
+
+use super::deflate::{Agreed, negotiation::negotiate};
 
 /// A browser cannot set a header on a WebSocket, so it offers its token as one more subprotocol:
 /// this and the base64url of the token. Such a name is a secret: it is never chosen, never echoed.
@@ -28,6 +30,8 @@ pub enum Answer<P> {
         response: Response<()>,
         /// What `choose` made of the name.
         subprotocol: P,
+        /// What was agreed on about compression. The response says so.
+        deflate: Option<Agreed>,
     },
     /// The client offered none that is spoken here. The connection is made only to be closed with
     /// 4506, since a browser shows its page a close code but never an HTTP status. It would not
@@ -91,13 +95,15 @@ impl Refusal {
 }
 
 /// Answers a handshake. `choose` is asked for each subprotocol in the client's order, until it
-/// takes one; names with [`BEARER_PREFIX`] are left out.
+/// takes one; names with [`BEARER_PREFIX`] are left out. `wants_deflate` is asked whether its client
+/// gets compression if it offers that.
 ///
 /// # Errors
 /// The [`Refusal`], when the request is no WebSocket handshake.
 pub fn answer<B, P>(
     request: &Request<B>,
     mut choose: impl FnMut(&str) -> Option<P>,
+    wants_deflate: impl FnOnce(&P) -> bool,
 ) -> Result<Answer<P>, Refusal> {
     let mut response = create_response_with_body(request, || ()).map_err(Refusal::from)?;
     // tungstenite reads the first and does not look for a second.
@@ -115,7 +121,12 @@ pub fn answer<B, P>(
         response.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, name);
     }
     Ok(match subprotocol {
-        Some(subprotocol) => Answer::Agreed { response, subprotocol },
+        Some(subprotocol) => {
+            let agreed = negotiate(request.headers(), wants_deflate(&subprotocol));
+            let (deflate, header) = agreed.unzip();
+            response.headers_mut().extend(header.map(|value| (SEC_WEBSOCKET_EXTENSIONS, value)));
+            Answer::Agreed { response, subprotocol, deflate }
+        }
         None => Answer::NothingInCommon { response },
     })
 }

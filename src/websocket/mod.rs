@@ -1,4 +1,4 @@
-//! RFC 6455 without I/O: bytes in, messages out, and the other way round. Pure.
+//! RFC 6455 and 7692 without I/O: bytes in, messages out, and the other way round. Pure.
 //!
 //! [`reader`] is stage 1, [`frame`] makes what the outboxes hold, [`handshake`] turns an HTTP
 //! request into a WebSocket. Header codec, opcodes, close codes and the accept key are
@@ -6,10 +6,10 @@
 //! buffer, where one committed batch is the same bytes for every subscriber, and its connection
 //! costs an idle client a read buffer.
 //!
-//! permessage-deflate (RFC 7692) is absent. It would stand in three places: `handshake::answer`
-//! negotiates it, `Reader::admit` lets RSV1 pass on the first frame of a message, and
-//! [`frame::SharedFrame`] holds the compressed twin.
+//! [`deflate`] is permessage-deflate: agreed on in the handshake, inflated in the reader, and made
+//! once per message by [`frame::SharedFrame`].
 
+pub mod deflate;
 pub mod frame;
 pub mod handshake;
 pub mod reader;

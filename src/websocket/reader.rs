@@ -1,7 +1,8 @@
 //! Stage 1: socket bytes → messages. Hot. Pure: the caller owns the socket and the read buffer.
 //!
 //! A message that lies whole in the caller's buffer is unmasked in place and borrowed from there.
-//! Only what is cut short is kept here, so that an idle connection costs two words.
+//! Only what is cut short is kept here, so that an idle connection costs two words. A compressed
+//! message is inflated when all of it is there, into the caller's inflater, and borrowed from it.
 //!
 //! Invariants: nothing is allocated for a frame before its header has passed every check, memory
 //! follows the bytes received and not the length announced, and how the bytes were cut into reads
@@ -15,8 +16,17 @@ use tokio_tungstenite::tungstenite::protocol::frame::{
     coding::{CloseCode as Rfc, Control as ControlOpCode, Data, OpCode},
 };
 
-use super::frame::CONTROL_PAYLOAD_BYTES_MAX;
-use crate::{limits::EMPTY_FRAGMENTS_MAX, wire::code::CloseCode};
+use super::{
+    deflate::{
+        Agreed,
+        inflate::{InflateError, Inflater},
+    },
+    frame::CONTROL_PAYLOAD_BYTES_MAX,
+};
+use crate::{
+    limits::{EMPTY_FRAGMENTS_MAX, deflated_message_bytes_max},
+    wire::code::CloseCode,
+};
 
 /// Bytes of the longest header: two, a 64-bit length, a mask.
 const HEADER_BYTES_MAX: usize = 14;
@@ -24,13 +34,17 @@ const HEADER_BYTES_MAX: usize = 14;
 /// Turns one connection's bytes into messages.
 #[derive(Debug)]
 pub struct Reader {
-    /// Bound of a message over all of its fragments.
-    message_bytes_max: usize,
+    /// Bound of a message over all of its fragments. A message of more than 32 bits is too big for
+    /// anybody.
+    message_bytes_max: u32,
+    /// Whether the client may send compressed messages.
+    takes_deflated: bool,
     /// What has begun and not ended. `None` on an idle connection.
     unfinished: Option<Box<Unfinished>>,
 }
 
-/// What the client sent. Borrowed from the caller's buffer, or from the reader if it was cut.
+/// What the client sent. Borrowed from the caller's buffer, from the reader if it was cut, or from
+/// the inflater if it was compressed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Received<'r> {
     /// A text message.
@@ -56,15 +70,28 @@ pub struct Violation {
 }
 
 impl Reader {
-    /// A reader at the start of a connection.
+    /// A reader at the start of a connection, for which `deflate` was agreed on or not.
     #[must_use]
-    pub const fn new(message_bytes_max: usize) -> Self {
-        Self { message_bytes_max, unfinished: None }
+    pub const fn new(message_bytes_max: usize, deflate: Option<Agreed>) -> Self {
+        let mut reader =
+            Self { message_bytes_max: 0, takes_deflated: deflate.is_some(), unfinished: None };
+        reader.set_message_bytes_max(message_bytes_max);
+        reader
     }
 
-    /// Sets the bound from the next frame on: a client may say more after its login.
+    /// Sets the bound from the next frame on: a client may say more after its login. A compressed
+    /// message is held to it when it is inflated, and before that to a little more
+    /// ([`deflated_message_bytes_max`]).
     pub const fn set_message_bytes_max(&mut self, message_bytes_max: usize) {
-        self.message_bytes_max = message_bytes_max;
+        let most = u32::MAX as usize;
+        let bytes = if message_bytes_max < most { message_bytes_max } else { most };
+        self.message_bytes_max = bytes as u32;
+    }
+
+    /// Whether a message may have to be inflated.
+    #[must_use]
+    pub const fn takes_deflated(&self) -> bool {
+        self.takes_deflated
     }
 
     /// Whether a frame or a fragmented message has begun and not ended, which may last no longer
@@ -76,13 +103,15 @@ impl Reader {
 
     /// Takes bytes from the front of `input`, which it advances and unmasks in place, up to the end
     /// of one message. `Ok(None)`: all of the input is taken and more is needed. Call it until
-    /// then, since a message that was assembled here is freed by the next call.
+    /// then, since a message that was assembled here is freed by the next call. `inflater` may
+    /// serve any number of readers.
     ///
     /// # Errors
-    /// When the bytes break RFC 6455 or the message bound, as soon as that is seen.
+    /// When the bytes break RFC 6455, RFC 7692 or the message bound, as soon as that is seen.
     pub fn next<'r, 'b: 'r>(
         &'r mut self,
         input: &mut &'b mut [u8],
+        inflater: &'r mut Inflater,
     ) -> Result<Option<Received<'r>>, Violation> {
         self.release();
         let delivered = loop {
@@ -113,13 +142,13 @@ impl Reader {
                         break Delivered::Control(control);
                     }
                 }
-                Opcode::Data(form) if ends_here && frame.is_final && self.message().is_none() => {
-                    return form.received(payload).map(Some);
+                Opcode::Data(kind) if ends_here && frame.is_final && self.message().is_none() => {
+                    return kind.received(payload, self.bytes_max(), inflater).map(Some);
                 }
-                Opcode::Data(form) => {
-                    let bytes_max = self.message_bytes_max;
+                Opcode::Data(kind) => {
+                    let bytes_max = self.payload_bytes_max(kind);
                     let message = &mut self.unfinished_mut().message;
-                    let message = message.get_or_insert_with(|| Message::new(form));
+                    let message = message.get_or_insert_with(|| Message::new(kind));
                     message.append(payload, bytes_max)?;
                     if ends_here && frame.is_final {
                         break Delivered::Message;
@@ -132,11 +161,14 @@ impl Reader {
             }
         };
 
+        let bytes_max = self.bytes_max();
         let unfinished = self.unfinished_mut();
         unfinished.delivered = Some(delivered);
         match (delivered, &unfinished.message) {
             (Delivered::Control(control), _) => control.received(&unfinished.control).map(Some),
-            (Delivered::Message, Some(message)) => message.form.received(&message.bytes).map(Some),
+            (Delivered::Message, Some(message)) => {
+                message.kind.received(&message.bytes, bytes_max, inflater).map(Some)
+            }
             (Delivered::Message, None) => unreachable!("the loop has just appended to it"),
         }
     }
@@ -191,7 +223,10 @@ impl Reader {
         payload_bytes: u64,
         header_bytes: usize,
     ) -> Result<Frame, Violation> {
-        if header.rsv1 || header.rsv2 || header.rsv3 {
+        // RSV1 says of a message that it is compressed, so it stands on its first frame and no other.
+        let begins_message = matches!(header.opcode, OpCode::Data(Data::Text | Data::Binary));
+        let may_be_deflated = self.takes_deflated && begins_message;
+        if (header.rsv1 && !may_be_deflated) || header.rsv2 || header.rsv3 {
             return Err(broken("reserved bit set"));
         }
         let Some(mask) = header.mask else { return Err(broken("frame not masked")) };
@@ -216,13 +251,14 @@ impl Reader {
             (OpCode::Data(Data::Text | Data::Binary), Some(_)) => {
                 return Err(broken("message within a message"));
             }
-            (OpCode::Data(Data::Text), None) => (Opcode::Data(Form::Text), self.message_bytes_max),
-            (OpCode::Data(Data::Binary), None) => {
-                (Opcode::Data(Form::Binary), self.message_bytes_max)
+            (OpCode::Data(data @ (Data::Text | Data::Binary)), None) => {
+                let form = if data == Data::Text { Form::Text } else { Form::Binary };
+                let kind = Kind { form, is_deflated: header.rsv1 };
+                (Opcode::Data(kind), self.payload_bytes_max(kind))
             }
             (OpCode::Data(Data::Continue), Some(message)) => {
-                let bytes_free = self.message_bytes_max.saturating_sub(message.bytes.len());
-                (Opcode::Data(message.form), bytes_free)
+                let bytes_max = self.payload_bytes_max(message.kind);
+                (Opcode::Data(message.kind), bytes_max.saturating_sub(message.bytes.len()))
             }
             (OpCode::Data(Data::Continue), None) => return Err(broken("continuation of nothing")),
             (OpCode::Data(Data::Reserved(_)), _) => return Err(RESERVED_OPCODE),
@@ -230,6 +266,19 @@ impl Reader {
         let remaining = usize::try_from(payload_bytes).ok().filter(|bytes| *bytes <= bytes_free);
         let remaining = remaining.ok_or(TOO_BIG)?;
         Ok(Frame { opcode, is_final: header.is_final, mask, remaining })
+    }
+
+    const fn bytes_max(&self) -> usize {
+        self.message_bytes_max as usize
+    }
+
+    /// The bound of what a message's frames carry.
+    const fn payload_bytes_max(&self, kind: Kind) -> usize {
+        if kind.is_deflated {
+            deflated_message_bytes_max(self.bytes_max())
+        } else {
+            self.bytes_max()
+        }
     }
 
     fn message(&self) -> Option<&Message> {
@@ -295,11 +344,18 @@ impl Frame {
     }
 }
 
-/// What a frame carries: a piece of a message of this form, or a control payload.
+/// What a frame carries: a piece of a message of this kind, or a control payload.
 #[derive(Clone, Copy, Debug)]
 enum Opcode {
-    Data(Form),
+    Data(Kind),
     Control(Control),
+}
+
+/// What is said of a message on its first frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Kind {
+    form: Form,
+    is_deflated: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -308,11 +364,28 @@ enum Form {
     Binary,
 }
 
-impl Form {
-    fn received(self, payload: &[u8]) -> Result<Received<'_>, Violation> {
-        match self {
-            Self::Text => str::from_utf8(payload).map(Received::Text).map_err(|_| NOT_UTF8),
-            Self::Binary => Ok(Received::Binary(payload)),
+impl Kind {
+    /// The message of this payload, which is whole.
+    fn received<'r>(
+        self,
+        payload: &'r [u8],
+        bytes_max: usize,
+        inflater: &'r mut Inflater,
+    ) -> Result<Received<'r>, Violation> {
+        let bytes = if self.is_deflated { inflater.inflate(payload, bytes_max)? } else { payload };
+        match self.form {
+            Form::Text => str::from_utf8(bytes).map(Received::Text).map_err(|_| NOT_UTF8),
+            Form::Binary => Ok(Received::Binary(bytes)),
+        }
+    }
+}
+
+impl From<InflateError> for Violation {
+    fn from(error: InflateError) -> Self {
+        match error {
+            InflateError::TooBig => TOO_BIG,
+            InflateError::Damaged => broken("compressed data damaged"),
+            InflateError::TooManyFinalBlocks => broken("too many final blocks"),
         }
     }
 }
@@ -355,17 +428,17 @@ impl Control {
 /// A message that came in more than one piece, so far.
 #[derive(Debug)]
 struct Message {
-    form: Form,
+    kind: Kind,
     bytes: Vec<u8>,
     /// How many of the bytes are known to be UTF-8, up to the end of a character. Always 0 for a
-    /// binary message. Keeps the work linear however small the pieces are.
+    /// binary or compressed message. Keeps the work linear however small the pieces are.
     valid_bytes: usize,
     empty_fragments: u32,
 }
 
 impl Message {
-    const fn new(form: Form) -> Self {
-        Self { form, bytes: Vec::new(), valid_bytes: 0, empty_fragments: 0 }
+    const fn new(kind: Kind) -> Self {
+        Self { kind, bytes: Vec::new(), valid_bytes: 0, empty_fragments: 0 }
     }
 
     fn append(&mut self, piece: &[u8], bytes_max: usize) -> Result<(), Violation> {
@@ -383,7 +456,7 @@ impl Message {
         }
         self.bytes.extend_from_slice(piece);
 
-        if self.form == Form::Text {
+        if self.kind == (Kind { form: Form::Text, is_deflated: false }) {
             self.valid_bytes += match str::from_utf8(&self.bytes[self.valid_bytes..]) {
                 Ok(text) => text.len(),
                 // The last character may still be completed.

@@ -308,7 +308,7 @@ impl World {
         let ticket = Ticket { connection: *connection, id };
         let node = *node;
         self.act(node, |channel, effects| {
-            channel.subscribe(ticket, Format { encoding: Encoding::Proto }, since, effects);
+            channel.subscribe(ticket, Format::plain(Encoding::Proto), since, effects);
         })
     }
 

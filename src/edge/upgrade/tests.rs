@@ -11,6 +11,7 @@ use tokio_tungstenite::{
 use super::*;
 use crate::{
     edge::{
+        Deflate,
         accept::{Permits, serve},
         http::finish,
     },
@@ -37,7 +38,8 @@ impl Server {
         let taken = Taken::default();
         let hub = Arc::clone(&taken);
         let upgrade = async move |request: Request| {
-            let settings = Settings { allowed_origins: vec!["https://chat.example".to_owned()] };
+            let allowed_origins = vec!["https://chat.example".to_owned()];
+            let settings = Settings { allowed_origins, deflate: Deflate::Auto };
             let log_in = async |token: String| match token.as_str() {
                 "good" => Ok(identity()),
                 "old" => Err(TokenError::Expired.into()),
@@ -288,4 +290,31 @@ async fn a_token_is_never_echoed() {
     let lower = answer.to_ascii_lowercase();
     assert!(lower.contains("sec-websocket-protocol: hubbub.v1.json\r\n"), "{answer}");
     assert!(!lower.contains("bearer"), "{answer}");
+}
+
+#[tokio::test]
+async fn compression_is_agreed_with_a_client_of_json_that_offers_it() {
+    let server = Server::start(true).await;
+    let offer = ("sec-websocket-extensions", "permessage-deflate; server_max_window_bits=12");
+    for (subprotocol, headers, is_agreed) in [
+        ("hubbub.v1.json", &[offer][..], true),
+        ("hubbub.v1.json", &[], false),
+        ("hubbub.v1.proto", &[offer], false),
+    ] {
+        let protocol = [("sec-websocket-protocol", subprotocol)];
+        let _socket = server.connect(&[&protocol, headers].concat()).await.unwrap();
+        let Format { deflate, .. } = server.handover().await.format;
+        assert_eq!(deflate.is_some(), is_agreed, "{subprotocol}");
+        assert!(deflate.is_none_or(|agreed| agreed.takes(4_096) && !agreed.takes(4_097)));
+    }
+}
+
+#[test]
+fn who_gets_compression_is_the_operators_word() {
+    let [proto, json] = [Encoding::Proto, Encoding::Json];
+    let all = [Deflate::Off, Deflate::Auto, Deflate::On];
+    assert_eq!(all.map(|it| it.is_for(json)), [false, true, true]);
+    assert_eq!(all.map(|it| it.is_for(proto)), [false, false, true]);
+    assert_eq!(all.map(|it| it.to_string().parse()), all.map(Ok));
+    assert!("ON".parse::<Deflate>().is_err());
 }

@@ -8,7 +8,7 @@ use crate::{
     wire::{Encoding, encode},
 };
 
-const PROTO: Format = Format { encoding: Encoding::Proto };
+const PROTO: Format = Format::plain(Encoding::Proto);
 
 const ID: ChannelId = ChannelId(7);
 const EPOCH: Epoch = Epoch(1_700_000_000);

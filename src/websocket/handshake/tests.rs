@@ -3,7 +3,7 @@
 use tokio_tungstenite::tungstenite::http::{Request, Response, StatusCode, Version};
 
 use super::{Answer, Refusal, answer, offered, offered_bearer};
-use crate::wire::Encoding;
+use crate::{websocket::deflate::Agreed, wire::Encoding};
 
 const GOOD: [(&str, &str); 5] = [
     ("Host", "localhost"),
@@ -33,18 +33,19 @@ fn good_but(header: &str, value: Option<&str>) -> Request<()> {
 }
 
 fn refusal(request: &Request<()>) -> Refusal {
-    answer(request, Encoding::from_subprotocol).unwrap_err()
+    answer(request, Encoding::from_subprotocol, |_| false).unwrap_err()
 }
 
 fn agreed(request: &Request<()>) -> (Response<()>, Encoding) {
-    match answer(request, Encoding::from_subprotocol).unwrap() {
-        Answer::Agreed { response, subprotocol } => (response, subprotocol),
+    match answer(request, Encoding::from_subprotocol, |_| false).unwrap() {
+        Answer::Agreed { response, subprotocol, deflate: None } => (response, subprotocol),
+        Answer::Agreed { .. } => panic!("deflate was not wanted"),
         Answer::NothingInCommon { .. } => panic!("nothing in common"),
     }
 }
 
 fn nothing_in_common(request: &Request<()>) -> Response<()> {
-    match answer(request, Encoding::from_subprotocol).unwrap() {
+    match answer(request, Encoding::from_subprotocol, |_| false).unwrap() {
         Answer::NothingInCommon { response } => response,
         Answer::Agreed { subprotocol, .. } => panic!("agreed on {subprotocol:?}"),
     }
@@ -87,12 +88,39 @@ fn a_token_among_the_subprotocols_is_found_and_never_echoed() {
     let alone = good_with(&[("Sec-WebSocket-Protocol", "hubbub.bearer.ZXlK")]);
     assert!(echoed(&nothing_in_common(&alone)).is_empty());
     let mut asked = Vec::new();
-    answer(&alone, |name| {
+    let choose = |name: &str| {
         asked.push(name.to_owned());
         Some(())
-    })
-    .unwrap();
+    };
+    answer(&alone, choose, |()| false).unwrap();
     assert!(asked.is_empty());
+}
+
+#[test]
+fn compression_is_agreed_where_it_is_offered_and_wanted_and_the_response_says_so() {
+    const EXTENSIONS: &str = "Sec-WebSocket-Extensions";
+    let answered = |offer: Option<&'static str>, subprotocol, wanted| {
+        let mut headers = vec![("Sec-WebSocket-Protocol", subprotocol)];
+        headers.extend(offer.map(|offer| (EXTENSIONS, offer)));
+        match answer(&good_with(&headers), Encoding::from_subprotocol, wanted).unwrap() {
+            Answer::Agreed { response, deflate, .. } => {
+                let header = response.headers().get(EXTENSIONS);
+                (deflate, header.map(|value| value.to_str().unwrap().to_owned()))
+            }
+            Answer::NothingInCommon { response } => {
+                assert!(!response.headers().contains_key(EXTENSIONS));
+                (None, None)
+            }
+        }
+    };
+    let only_json = |encoding: &Encoding| *encoding == Encoding::Json;
+    let offer = Some("permessage-deflate; client_max_window_bits");
+    let always = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    let agreed = (Some(Agreed::WHOLE_WINDOW), Some(always.to_owned()));
+    assert_eq!(answered(offer, "hubbub.v1.json", only_json), agreed);
+    assert_eq!(answered(offer, "hubbub.v1.proto", only_json), (None, None));
+    assert_eq!(answered(None, "hubbub.v1.json", only_json), (None, None));
+    assert_eq!(answered(offer, "chat", only_json), (None, None));
 }
 
 #[test]
