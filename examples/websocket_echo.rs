@@ -5,6 +5,7 @@
 //! `cargo xtask autobahn` starts it; by hand: `cargo run --example websocket_echo -- --listen 127.0.0.1:9001`.
 
 use std::{
+    cell::RefCell,
     convert::Infallible,
     error::Error,
     io::{self, IoSlice},
@@ -13,7 +14,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use hubbub::{
     connection::{
         reader::{Incoming, Next, Read, discard},
@@ -21,14 +22,22 @@ use hubbub::{
     },
     hub::outbox::{Full, Outbox},
     limits::{CLOSE_TIMEOUT, WRITE_SLICES_MAX},
+    metrics::Metrics,
     websocket::{
-        frame::{self, BINARY, TEXT},
+        deflate::{Agreed, compress::Compressor},
+        frame::{self, BINARY, OpCode, TEXT},
         handshake::{self, Answer},
         reader::{Received, Violation},
     },
     wire::code::CloseCode,
 };
-use hyper::{Request, Response, body::Incoming as Body, server::conn::http1, service::service_fn};
+use hyper::{
+    Request, Response,
+    body::Incoming as Body,
+    header::{HeaderValue, SEC_WEBSOCKET_PROTOCOL},
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::Interest,
@@ -46,6 +55,22 @@ struct Arguments {
     /// The largest message that is taken. Beyond it: close 1009.
     #[arg(long, default_value_t = 16 * 1024 * 1024)]
     message_bytes_max: usize,
+    /// Whether a peer that offers compression gets it.
+    #[arg(long, default_value = "on")]
+    deflate: Deflate,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Deflate {
+    Off,
+    /// And then every message is compressed, however short it is.
+    On,
+}
+
+thread_local! {
+    static COMPRESSOR: RefCell<Compressor> = RefCell::default();
+    /// Nobody asks for them here.
+    static METRICS: Metrics = Metrics::default();
 }
 
 #[tokio::main(flavor = "current_thread")]
@@ -74,9 +99,12 @@ async fn serve_http(stream: TcpStream, arguments: Arguments) {
 }
 
 fn answer(mut request: Request<Body>, arguments: Arguments) -> Response<String> {
-    // No subprotocol is spoken here, so both kinds of answer are the same.
-    let response = match handshake::answer(&request, |_| None::<Infallible>) {
-        Ok(Answer::Agreed { response, .. } | Answer::NothingInCommon { response }) => response,
+    // The suite names no subprotocol, and without one in common the server would close.
+    request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("echo"));
+    let wants_deflate = |(): &()| arguments.deflate == Deflate::On;
+    let (mut response, deflate) = match handshake::answer(&request, |_| Some(()), wants_deflate) {
+        Ok(Answer::Agreed { response, deflate, .. }) => (response, deflate),
+        Ok(Answer::NothingInCommon { .. }) => unreachable!("every name is taken"),
         Err(refusal) => {
             let mut response = Response::new(refusal.to_string());
             *response.status_mut() = refusal.status();
@@ -84,11 +112,12 @@ fn answer(mut request: Request<Body>, arguments: Arguments) -> Response<String> 
             return response;
         }
     };
+    response.headers_mut().remove(SEC_WEBSOCKET_PROTOCOL);
     let upgrade = hyper::upgrade::on(&mut request);
     spawn_local(async move {
         let Ok(upgraded) = upgrade.await else { return };
         let parts = upgraded.downcast::<TokioIo<TcpStream>>().expect("it was made of one");
-        let echo = Echo::new(parts.io.into_inner(), parts.read_buf, arguments);
+        let echo = Echo::new(parts.io.into_inner(), parts.read_buf, deflate, arguments);
         // A peer that resets its connection is testing us, too.
         let ended = async { echo?.run().await };
         if let Err(error) = ended.await {
@@ -104,16 +133,23 @@ struct Echo {
     socket: Socket,
     incoming: Incoming,
     outbox: Outbox,
+    deflate: Option<Agreed>,
     /// Beyond so many bytes that wait, nothing more is read.
     queued_bytes_max: usize,
 }
 
 impl Echo {
-    fn new(stream: TcpStream, early: Bytes, arguments: Arguments) -> io::Result<Self> {
+    fn new(
+        stream: TcpStream,
+        early: Bytes,
+        deflate: Option<Agreed>,
+        arguments: Arguments,
+    ) -> io::Result<Self> {
         let Arguments { message_bytes_max, .. } = arguments;
         Ok(Self {
             socket: Socket::new(stream.into_std()?)?,
-            incoming: Incoming::new(message_bytes_max, early.into()),
+            incoming: Incoming::new(message_bytes_max, deflate, early.into()),
+            deflate,
             // One read's messages are at most what was held before, and the read itself. Their
             // places cost more than their bytes when they are empty.
             outbox: Outbox::new(8 * message_bytes_max + 8 * 1024 * 1024),
@@ -122,8 +158,10 @@ impl Echo {
     }
 
     async fn run(mut self) -> io::Result<()> {
+        let deflate = self.deflate;
         let Self { incoming, outbox, .. } = &mut self;
-        let mut read = incoming.resume(|received| hear(outbox, received));
+        let mut read = METRICS
+            .with(|metrics| incoming.resume(metrics, |received| hear(outbox, deflate, received)));
         loop {
             match read {
                 Read::Taken | Read::Stop => {}
@@ -148,7 +186,9 @@ impl Echo {
             };
             if self.socket.ready(interest).await?.is_readable() {
                 let Self { socket, incoming, outbox, .. } = &mut self;
-                read = incoming.read(socket, |received| hear(outbox, received));
+                read = METRICS.with(|metrics| {
+                    incoming.read(socket, metrics, |received| hear(outbox, deflate, received))
+                });
             }
         }
     }
@@ -183,10 +223,10 @@ impl Echo {
 }
 
 /// What the server's dialogue does, but for a message, which goes back as it came.
-fn hear(outbox: &mut Outbox, received: Received<'_>) -> Next<Infallible> {
+fn hear(outbox: &mut Outbox, deflate: Option<Agreed>, received: Received<'_>) -> Next<Infallible> {
     let frame = match received {
-        Received::Text(text) => frame::encode(TEXT, text.as_bytes()),
-        Received::Binary(bytes) => frame::encode(BINARY, bytes),
+        Received::Text(text) => encode(TEXT, text.as_bytes(), deflate),
+        Received::Binary(bytes) => encode(BINARY, bytes, deflate),
         Received::Ping(payload) => frame::pong(payload),
         Received::Pong(_) => return Next::Go,
         Received::Close(_) => {
@@ -201,6 +241,16 @@ fn hear(outbox: &mut Outbox, received: Received<'_>) -> Next<Infallible> {
             Next::Stop
         }
     }
+}
+
+/// Unlike the server, which leaves alone what is short or does not get smaller: the suite is about
+/// compression, and one of its runners breaks off at an empty message that is not compressed.
+fn encode(opcode: OpCode, payload: &[u8], deflate: Option<Agreed>) -> Bytes {
+    if deflate.is_none_or(|agreed| !agreed.takes(payload.len())) {
+        return frame::encode(opcode, payload);
+    }
+    COMPRESSOR
+        .with_borrow_mut(|compressor| frame::encode_deflated(opcode, compressor.deflate(payload)))
 }
 
 fn close(outbox: &mut Outbox, code: CloseCode, reason: &str) {

@@ -8,8 +8,8 @@ pub mod limits;
 #[path = "../../src/websocket/mod.rs"]
 pub mod websocket;
 /// The codes alone.
+#[path = "../../src/wire"]
 pub mod wire {
-    #[path = "../../../src/wire/code.rs"]
     pub mod code;
 }
 
