@@ -217,6 +217,7 @@ class DeflateOff(Peers, unittest.TestCase):
         self.assertEqual(extensions, "")
 
     def assert_frames(self, opcode=TEXT):
+        self.assertEqual(set(self.tap.extensions()), {""})
         sent, received = self.tap.frames()
         self.assertFalse([frame for frame in sent + received if frame.rsv1])
         # Nothing hides in between: the long messages came as long as they are.
@@ -230,23 +231,29 @@ class DeflateOn(Peers, unittest.TestCase):
     deflate = "on"
 
     def assert_extension(self, extensions):
-        name, *parameters = (part.strip() for part in extensions.split(";"))
-        self.assertEqual(name, "permessage-deflate")
-        self.assertIn("server_no_context_takeover", parameters)
-        self.assertIn("client_no_context_takeover", parameters)
+        # Some peers tell the parameters, some do not.
+        self.assertEqual(extensions.split(";")[0], "permessage-deflate")
 
     def assert_frames(self, opcode=TEXT):
+        answers = self.tap.extensions()
+        self.assertTrue(answers)
+        for answer in answers:
+            name, *parameters = answer.split("; ")
+            self.assertEqual(name, "permessage-deflate")
+            self.assertIn("server_no_context_takeover", parameters)
+            self.assertIn("client_no_context_takeover", parameters)
         sent, received = self.tap.frames()
         for side, frames in {"the peer": sent, "the server": received}.items():
-            compressed = [frame for frame in frames if frame.rsv1]
             with self.subTest(side):
-                self.assertGreaterEqual(len(compressed), 3, "the three long messages at least")
-                self.assertEqual({frame.opcode for frame in compressed}, {opcode})
+                compressed = [frame for frame in frames if frame.rsv1 and frame.opcode == opcode]
+                self.assertGreaterEqual(len(compressed), 2, "the two long messages at least")
                 # 60,000 bytes of repetitive English, 40,000 of one letter.
                 self.assertLess(max(frame.length for frame in frames), 20_000)
-        # What is short is not worth it, and control frames must not be.
-        short = [frame for frame in received if not frame.rsv1]
-        self.assertTrue([frame for frame in short if frame.opcode == opcode])
+                control = [frame for frame in frames if frame.opcode >= 8]
+                self.assertTrue(control, "a close at least")
+                self.assertFalse([frame for frame in control if frame.rsv1])
+        # What is short is not worth the server's time.
+        self.assertTrue([it for it in received if not it.rsv1 and it.opcode == opcode])
 
 
 if __name__ == "__main__":

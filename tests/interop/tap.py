@@ -54,6 +54,16 @@ class Tap:
                 received += parse(downwards)
         return sent, received
 
+    def extensions(self):
+        """What the server answered to each handshake about extensions. Empty: nothing."""
+        heads = [bytes(downwards).split(HEAD_END)[0].decode() for _, downwards in self.connections]
+        answers = []
+        for status, *lines in (head.split("\r\n") for head in heads):
+            if status.startswith("HTTP/1.1 101 "):
+                headers = {name.lower(): value for name, value in (line.split(": ", 1) for line in lines)}
+                answers.append(headers.get("sec-websocket-extensions", ""))
+        return answers
+
     def _accept(self):
         with contextlib.suppress(OSError):
             while True:
