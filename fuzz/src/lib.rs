@@ -80,7 +80,8 @@ impl Session<'_> {
     /// of a message, once as it came and once inflated.
     pub fn read_within_bounds(&self, inflater: &mut Inflater) {
         let mut stream = self.stream.to_vec();
-        let bound = limits::deflated_message_bytes_max(self.message_bytes_max).max(self.message_bytes_max);
+        let bound =
+            limits::deflated_message_bytes_max(self.message_bytes_max).max(self.message_bytes_max);
         let inflated = if self.deflate { self.message_bytes_max + 1 } else { 0 };
         let limit = ALLOCATOR.allocated() + bound + inflated + BESIDE_MESSAGES_BYTES;
         ALLOCATOR.set_limit(limit).expect("it is more than what is allocated");
@@ -94,7 +95,8 @@ impl Session<'_> {
         inflater: &mut Inflater,
         mut visit: impl FnMut(Result<Received<'_>, Violation>),
     ) -> bool {
-        let mut reader = Reader::new(self.message_bytes_max, self.deflate.then_some(Agreed::WHOLE_WINDOW));
+        let mut reader =
+            Reader::new(self.message_bytes_max, self.deflate.then_some(Agreed::WHOLE_WINDOW));
         let mut lengths = self.pieces.iter().cycle();
         while !rest.is_empty() {
             let length = lengths.next().map_or(rest.len(), |length| usize::from(*length).max(1));

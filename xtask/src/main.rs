@@ -1,6 +1,7 @@
 //! The project's own commands, run as `cargo xtask …`.
 
 mod autobahn;
+mod fuzz;
 mod report;
 mod steps;
 mod tools;
@@ -42,6 +43,12 @@ enum Command {
         #[arg(long)]
         accept: bool,
     },
+    /// Runs the fuzz targets, with the nightly compiler.
+    Fuzz {
+        /// How long each target runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -53,6 +60,7 @@ fn main() -> ExitCode {
         Command::Test { only, .. } => steps::run(&only),
         Command::Contract { accept } => steps::contract(accept),
         Command::Autobahn { runner, accept } => autobahn::full(runner, accept),
+        Command::Fuzz { seconds } => fuzz::run(seconds),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

@@ -3,6 +3,7 @@
 //! A step's output goes to `target/xtask/STEP.log`; it is shown only when the step fails.
 
 use std::{
+    fmt,
     fs::{self, File},
     io::Write as _,
     path::PathBuf,
@@ -42,6 +43,14 @@ impl Counted {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
+    }
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { passed, failed, skipped } = self;
+        write!(f, "{passed} passed, {failed} failed, {} skipped", skipped.len())?;
+        skipped.iter().try_for_each(|reason| write!(f, "\nskipped: {reason}"))
     }
 }
 

@@ -10,7 +10,7 @@ use std::{env, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    autobahn,
+    autobahn, fuzz,
     report::{Counted, Outcome, Report, cargo_tests, check_unless, one_check, unittests},
     root, target,
     tools::{Command, cargo, cargo_deny, chromium, npm_packages, python_venv},
@@ -33,6 +33,7 @@ const STEPS: &[Step] = &[
     Step { name: "autobahn", about: "RFC 6455 and 7692, the quick part", run: autobahn::quick },
     Step { name: "python", about: "a Python client, from proto/ alone", run: python },
     Step { name: "interop", about: "ws, websockets, aiohttp and Chromium", run: interop },
+    Step { name: "fuzz", about: "reader, negotiation, inflate: 8 s each", run: fuzz::step },
     Step { name: "release", about: "cargo build --release", run: release },
     Step { name: "reference", about: "100 users, every delivery audited", run: reference },
     Step {
@@ -87,7 +88,11 @@ pub(crate) fn contract(accept: bool) -> Result<ExitCode> {
 }
 
 fn fmt() -> Result<Outcome> {
-    one_check("fmt", cargo(["fmt", "--all", "--check"]))
+    let workspace = one_check("fmt", cargo(["fmt", "--all", "--check"]))?;
+    if let Outcome::Failed { .. } = workspace {
+        return Ok(workspace);
+    }
+    one_check("fmt-fuzz", cargo(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))
 }
 
 fn clippy() -> Result<Outcome> {

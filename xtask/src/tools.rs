@@ -17,6 +17,8 @@ use crate::{report::log_file, root, target};
 
 /// Ours, unless the machine has one already.
 const CARGO_DENY: &str = "0.20.2";
+/// Likewise.
+const CARGO_FUZZ: &str = "0.13.2";
 
 /// The oldest Python that the interop tests are written for.
 const PYTHON_MINOR_MIN: u32 = 11;
@@ -33,15 +35,32 @@ pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
 
 /// A cargo-deny of our version, built once.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    let installed = target().join("tools/bin/cargo-deny");
-    if version_of(&installed).is_some_and(|version| version == CARGO_DENY) {
+    cargo_tool("cargo-deny", CARGO_DENY)
+}
+
+/// A cargo-fuzz of our version, built once. `None` where crates.io cannot be reached: the log says.
+pub(crate) fn cargo_fuzz() -> Option<PathBuf> {
+    cargo_tool("cargo-fuzz", CARGO_FUZZ).ok()
+}
+
+/// Whether rustup has a nightly toolchain. It is never fetched: that would be hundreds of megabytes.
+pub(crate) fn nightly() -> bool {
+    let list = Command::new("rustup").args(["toolchain", "list"]).output();
+    list.is_ok_and(|list| {
+        list.stdout.split(|byte| *byte == b'\n').any(|it| it.starts_with(b"nightly-"))
+    })
+}
+
+fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
+    let installed = target().join("tools/bin").join(name);
+    if version_of(&installed).is_some_and(|installed| installed == version) {
         return Ok(installed);
     }
     // Unoptimised: it runs for a second and would compile for minutes.
     let mut install = cargo(["install", "--quiet", "--locked", "--debug", "--force"]);
-    install.args(["--version", CARGO_DENY, "cargo-deny", "--root"]).arg(target().join("tools"));
+    install.args(["--version", version, name, "--root"]).arg(target().join("tools"));
     install.arg("--target-dir").arg(target().join("tools/build"));
-    succeed("cargo-deny", install)?;
+    succeed(name, install)?;
     // The build folder is large and of no further use.
     fs::remove_dir_all(target().join("tools/build"))?;
     Ok(installed)
