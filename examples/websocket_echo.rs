@@ -63,8 +63,10 @@ struct Arguments {
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Deflate {
     Off,
-    /// And then every message is compressed, however short it is.
+    /// And then every message is compressed, however short it is, if it fits the peer's window.
     On,
+    /// And if it does not fit, it is compressed in pieces that do. The server never does this.
+    Always,
 }
 
 thread_local! {
@@ -101,7 +103,7 @@ async fn serve_http(stream: TcpStream, arguments: Arguments) {
 fn answer(mut request: Request<Body>, arguments: Arguments) -> Response<String> {
     // The suite names no subprotocol, and without one in common the server would close.
     request.headers_mut().insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static("echo"));
-    let wants_deflate = |(): &()| arguments.deflate == Deflate::On;
+    let wants_deflate = |(): &()| arguments.deflate != Deflate::Off;
     let (mut response, deflate) = match handshake::answer(&request, |_| Some(()), wants_deflate) {
         Ok(Answer::Agreed { response, deflate, .. }) => (response, deflate),
         Ok(Answer::NothingInCommon { .. }) => unreachable!("every name is taken"),
@@ -133,7 +135,7 @@ struct Echo {
     socket: Socket,
     incoming: Incoming,
     outbox: Outbox,
-    deflate: Option<Agreed>,
+    form: Form,
     /// Beyond so many bytes that wait, nothing more is read.
     queued_bytes_max: usize,
 }
@@ -142,14 +144,14 @@ impl Echo {
     fn new(
         stream: TcpStream,
         early: Bytes,
-        deflate: Option<Agreed>,
+        agreed: Option<Agreed>,
         arguments: Arguments,
     ) -> io::Result<Self> {
-        let Arguments { message_bytes_max, .. } = arguments;
+        let Arguments { message_bytes_max, deflate, .. } = arguments;
         Ok(Self {
             socket: Socket::new(stream.into_std()?)?,
-            incoming: Incoming::new(message_bytes_max, deflate, early.into()),
-            deflate,
+            incoming: Incoming::new(message_bytes_max, agreed, early.into()),
+            form: Form { agreed, in_pieces: deflate == Deflate::Always },
             // One read's messages are at most what was held before, and the read itself. Their
             // places cost more than their bytes when they are empty.
             outbox: Outbox::new(8 * message_bytes_max + 8 * 1024 * 1024),
@@ -158,10 +160,10 @@ impl Echo {
     }
 
     async fn run(mut self) -> io::Result<()> {
-        let deflate = self.deflate;
+        let form = self.form;
         let Self { incoming, outbox, .. } = &mut self;
         let mut read = METRICS
-            .with(|metrics| incoming.resume(metrics, |received| hear(outbox, deflate, received)));
+            .with(|metrics| incoming.resume(metrics, |received| hear(outbox, form, received)));
         loop {
             match read {
                 Read::Taken | Read::Stop => {}
@@ -187,7 +189,7 @@ impl Echo {
             if self.socket.ready(interest).await?.is_readable() {
                 let Self { socket, incoming, outbox, .. } = &mut self;
                 read = METRICS.with(|metrics| {
-                    incoming.read(socket, metrics, |received| hear(outbox, deflate, received))
+                    incoming.read(socket, metrics, |received| hear(outbox, form, received))
                 });
             }
         }
@@ -223,10 +225,10 @@ impl Echo {
 }
 
 /// What the server's dialogue does, but for a message, which goes back as it came.
-fn hear(outbox: &mut Outbox, deflate: Option<Agreed>, received: Received<'_>) -> Next<Infallible> {
+fn hear(outbox: &mut Outbox, form: Form, received: Received<'_>) -> Next<Infallible> {
     let frame = match received {
-        Received::Text(text) => encode(TEXT, text.as_bytes(), deflate),
-        Received::Binary(bytes) => encode(BINARY, bytes, deflate),
+        Received::Text(text) => form.encode(TEXT, text.as_bytes()),
+        Received::Binary(bytes) => form.encode(BINARY, bytes),
         Received::Ping(payload) => frame::pong(payload),
         Received::Pong(_) => return Next::Go,
         Received::Close(_) => {
@@ -243,14 +245,46 @@ fn hear(outbox: &mut Outbox, deflate: Option<Agreed>, received: Received<'_>) ->
     }
 }
 
-/// Unlike the server, which leaves alone what is short or does not get smaller: the suite is about
-/// compression, and one of its runners breaks off at an empty message that is not compressed.
-fn encode(opcode: OpCode, payload: &[u8], deflate: Option<Agreed>) -> Bytes {
-    if deflate.is_none_or(|agreed| !agreed.takes(payload.len())) {
-        return frame::encode(opcode, payload);
+/// How messages go back on one connection.
+#[derive(Clone, Copy)]
+struct Form {
+    agreed: Option<Agreed>,
+    /// [`Deflate::Always`].
+    in_pieces: bool,
+}
+
+impl Form {
+    /// Unlike the server, this compresses what is short or does not get smaller: compression is what
+    /// the suite is about.
+    fn encode(self, opcode: OpCode, payload: &[u8]) -> Bytes {
+        match self.agreed {
+            Some(agreed) if agreed.takes(payload.len()) => {
+                COMPRESSOR.with_borrow_mut(|compressor| {
+                    frame::encode_deflated(opcode, compressor.deflate(payload))
+                })
+            }
+            Some(_) if self.in_pieces => {
+                frame::encode_deflated(opcode, &deflate_in_pieces(payload))
+            }
+            Some(_) | None => frame::encode(opcode, payload),
+        }
     }
-    COMPRESSOR
-        .with_borrow_mut(|compressor| frame::encode_deflated(opcode, compressor.deflate(payload)))
+}
+
+/// Compresses for a window of any size: no piece refers to another, and each fits the smallest.
+fn deflate_in_pieces(payload: &[u8]) -> Vec<u8> {
+    const WINDOW_BYTES_MIN: usize = 512;
+    const PIECE_END: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+    COMPRESSOR.with_borrow_mut(|compressor| {
+        let mut deflated = Vec::new();
+        for piece in payload.chunks(WINDOW_BYTES_MIN) {
+            if !deflated.is_empty() {
+                deflated.extend(PIECE_END);
+            }
+            deflated.extend(compressor.deflate(piece));
+        }
+        deflated
+    })
 }
 
 fn close(outbox: &mut Outbox, code: CloseCode, reason: &str) {
