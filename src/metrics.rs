@@ -6,7 +6,7 @@
 use std::{fmt::Write as _, sync::atomic::AtomicU64, time::Duration};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, EncodeLabelValue, text},
+    encoding::{EncodeLabelSet, text},
     metrics::{
         counter::Counter,
         family::Family,
@@ -48,7 +48,7 @@ pub struct Metrics {
 }
 
 /// What is compressed.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, EncodeLabelValue)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Compressed {
     /// A committed batch, for all of its subscribers of one encoding.
     Batch,
@@ -60,7 +60,7 @@ pub enum Compressed {
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct CompressedLabel {
-    of: Compressed,
+    of: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -105,7 +105,12 @@ impl Metrics {
 
     /// A frame was compressed, whether it got smaller or not.
     pub fn compressed(&self, what: Compressed, took: Duration) {
-        self.compressions.get_or_create(&CompressedLabel { of: what }).inc();
+        let of = match what {
+            Compressed::Batch => "batch",
+            Compressed::Replay => "replay",
+            Compressed::Page => "page",
+        };
+        self.compressions.get_or_create(&CompressedLabel { of }).inc();
         self.compress_seconds.inc_by(took.as_secs_f64());
     }
 

@@ -19,6 +19,7 @@ mod auth;
 mod limits;
 mod slow_consumer;
 
+mod deflate;
 mod drain;
 mod json;
 mod profile;

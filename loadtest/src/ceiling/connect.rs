@@ -34,7 +34,7 @@ pub(super) fn connect(address: SocketAddr) -> Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut out = Vec::new();
-    http::write_upgrade(&mut out, &address.to_string(), KEY, "none");
+    http::write_upgrade(&mut out, &address.to_string(), KEY, "none", false);
     stream.write_all(&out)?;
     read_until(&mut stream, |bytes| {
         let Some(response) = http::response(bytes)? else { return Ok(None) };

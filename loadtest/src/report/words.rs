@@ -4,6 +4,7 @@
 use crate::{
     outcome::{Figures, Outcome},
     scenario::{Publish, Scenario, schedule::Phase},
+    swarm::body::BodyKind,
 };
 
 /// The latencies in the order in which a user meets them: the figure's name, and what it means.
@@ -141,7 +142,12 @@ pub(super) fn workload(scenario: &Scenario) -> String {
             format!("{who} with {publishes} publish{ending} under way (closed model)")
         }
     };
-    let body = format!("bodies of {} bytes", scenario.body_bytes);
+    let kind = match scenario.body {
+        BodyKind::Filler => "",
+        BodyKind::Json => " of JSON",
+    };
+    let deflate = if scenario.deflate { ", compressed" } else { "" };
+    let body = format!("bodies{kind} of {} bytes{deflate}", scenario.body_bytes);
     format!("{} {place}, {publish}, {body}", people(scenario.users, "user"))
 }
 

@@ -129,6 +129,10 @@ impl Site {
         let folder = tempfile::Builder::new().prefix("hubbub-load-").tempdir()?;
         // The port is chosen beforehand, since the server has to come back to it.
         let mut setup = Setup::new(binary, server::free_address()?, folder.path())?;
+        if scenario.deflate {
+            // Its users speak protobuf, which is not compressed by default.
+            setup.environment.push(("HUBBUB__EDGE__DEFLATE".to_owned(), "on".to_owned()));
+        }
         setup.environment.extend(scenario.server.clone());
         let server = setup.start().await?;
         let core = CoreLeft::leave()?;

@@ -9,6 +9,7 @@ use super::{
     Login, Publish, Scenario, SlowReaders, Stage, chaos::Chaos, suggestion::nearest,
     threshold::Threshold,
 };
+use crate::swarm::body::BodyKind;
 
 /// What is not written is as in [`Scenario::default`].
 #[derive(Debug, Default, Deserialize)]
@@ -32,7 +33,9 @@ struct File {
     channels_per_user: Option<u32>,
     publish: Option<Publish>,
     publishers: Option<u32>,
+    body: Option<BodyKind>,
     body_bytes: Option<usize>,
+    deflate: Option<bool>,
     slow_readers: Option<SlowReaders>,
     chaos: Option<Vec<Chaos>>,
     thresholds: Option<Vec<Threshold>>,
@@ -87,7 +90,9 @@ fn resolve(name: &str, file: File) -> Result<Scenario> {
         channels_per_user: file.channels_per_user.unwrap_or(default.channels_per_user),
         publish: file.publish.unwrap_or(default.publish),
         publishers: file.publishers.or(default.publishers),
+        body: file.body.unwrap_or(default.body),
         body_bytes: file.body_bytes.unwrap_or(default.body_bytes),
+        deflate: file.deflate.unwrap_or(default.deflate),
         slow_readers: file.slow_readers.unwrap_or(default.slow_readers),
         chaos: file.chaos.unwrap_or(default.chaos),
         thresholds: file.thresholds.unwrap_or(default.thresholds),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 
 use super::{Login, Publish, Scenario, chaos::Chaos, three_stages, threshold::Threshold};
-use crate::Failure;
+use crate::{Failure, swarm::body::BodyKind};
 
 /// Which scenario, and what to change in it.
 // A group of clap's is named after its struct, and those who flatten this one are named `Flags` too.
@@ -52,9 +52,16 @@ pub(crate) struct Overrides {
     /// Channels that each user is subscribed to.
     #[arg(long)]
     pub(crate) channels_per_user: Option<u32>,
+    /// What a message's body looks like. It matters where messages are compressed.
+    #[arg(long, value_name = "KIND", value_enum)]
+    pub(crate) body: Option<BodyKind>,
     /// The size of a message's body.
     #[arg(long)]
     pub(crate) body_bytes: Option<usize>,
+    /// Every user offers permessage-deflate, and inflates what comes. A server that is started for
+    /// the run agrees to it.
+    #[arg(long)]
+    pub(crate) deflate: bool,
     /// How long the number of active users rises.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(crate) ramp_up: Option<Duration>,
@@ -100,7 +107,9 @@ impl Overrides {
         replace(&mut scenario.publish, publish.into_iter().flatten().next());
         replace(&mut scenario.channels, self.channels);
         replace(&mut scenario.channels_per_user, self.channels_per_user);
+        replace(&mut scenario.body, self.body);
         replace(&mut scenario.body_bytes, self.body_bytes);
+        scenario.deflate |= self.deflate;
         replace(&mut scenario.idle, self.idle);
         replace(&mut scenario.login, self.auth);
         replace(&mut scenario.seed, self.seed);

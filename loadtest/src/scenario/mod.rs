@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
 
-use crate::{Failure, server::CHEAP_LOGINS};
+use crate::{Failure, server::CHEAP_LOGINS, swarm::body::BodyKind};
 
 pub(crate) mod chaos;
 mod check;
@@ -45,8 +45,12 @@ pub(crate) struct Scenario {
     pub(crate) publish: Publish,
     /// Users who publish, the first ones. Absent: all.
     pub(crate) publishers: Option<u32>,
+    /// What a message's body looks like.
+    pub(crate) body: BodyKind,
     /// The size of a message's body.
     pub(crate) body_bytes: usize,
+    /// Whether every user offers permessage-deflate, and does without a server that declines it.
+    pub(crate) deflate: bool,
     pub(crate) slow_readers: SlowReaders,
     pub(crate) chaos: Vec<Chaos>,
     pub(crate) thresholds: Vec<Threshold>,
@@ -75,7 +79,9 @@ impl Default for Scenario {
             channels_per_user: 1,
             publish: Publish::Paced { rate_per_user: 0.1 },
             publishers: None,
+            body: BodyKind::Filler,
             body_bytes: 64,
+            deflate: false,
             slow_readers: SlowReaders::default(),
             chaos: Vec::new(),
             thresholds: Vec::new(),

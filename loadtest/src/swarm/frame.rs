@@ -7,6 +7,8 @@ use thiserror::Error;
 pub(crate) struct Frame<'a> {
     pub(crate) opcode: Opcode,
     pub(crate) is_final: bool,
+    /// Whether a message begins with it that is compressed.
+    pub(crate) is_deflated: bool,
     pub(crate) payload: &'a [u8],
     /// Bytes of the head and the payload.
     pub(crate) bytes: usize,
@@ -46,7 +48,9 @@ const IN_TWO_BYTES: u8 = 126;
 const IN_EIGHT_BYTES: u8 = 127;
 
 const FINAL: u8 = 0x80;
-const RESERVED: u8 = 0x70;
+/// The reserved bit that permessage-deflate has a use for.
+const DEFLATED: u8 = 0x40;
+const RESERVED: u8 = 0x30;
 const MASKED: u8 = 0x80;
 
 impl Opcode {
@@ -89,6 +93,10 @@ pub(crate) fn next_frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, FrameError> 
         Some(opcode) if first & RESERVED == 0 => opcode,
         _ => return Err(FrameError::Reserved),
     };
+    let is_deflated = first & DEFLATED != 0;
+    if is_deflated && !matches!(opcode, Opcode::Text | Opcode::Binary) {
+        return Err(FrameError::Reserved);
+    }
     if second & MASKED != 0 {
         return Err(FrameError::Masked);
     }
@@ -115,7 +123,7 @@ pub(crate) fn next_frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, FrameError> 
     let length = usize::try_from(length).map_err(|_| FrameError::TooLarge(length))?;
     let frame = |payload| {
         let head_bytes = bytes.len() - after.len();
-        Frame { opcode, is_final, payload, bytes: head_bytes + length }
+        Frame { opcode, is_final, is_deflated, payload, bytes: head_bytes + length }
     };
     Ok(after.get(..length).map(frame))
 }

@@ -15,13 +15,30 @@ pub(crate) fn write_post(out: &mut Vec<u8>, host: &str, path: &str, json: &str) 
     .expect(INTO_MEMORY);
 }
 
+/// What is offered, and what has to be in the answer: no side keeps context, so that one inflater
+/// serves all users.
+const DEFLATE: [&str; 3] =
+    ["permessage-deflate", "server_no_context_takeover", "client_no_context_takeover"];
+
 /// Appends the upgrade of `/v1/ws` for `hubbub.v1.proto`, with this `Sec-WebSocket-Key`.
-pub(crate) fn write_upgrade(out: &mut Vec<u8>, host: &str, key: &str, token: &str) {
+pub(crate) fn write_upgrade(
+    out: &mut Vec<u8>,
+    host: &str,
+    key: &str,
+    token: &str,
+    offers_deflate: bool,
+) {
+    let [deflate, server_no_context, client_no_context] = DEFLATE;
+    let extensions = if offers_deflate {
+        format!("Sec-WebSocket-Extensions: {deflate}; {server_no_context}; {client_no_context}\r\n")
+    } else {
+        String::new()
+    };
     write!(
         out,
         "GET /v1/ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\
-         Sec-WebSocket-Protocol: hubbub.v1.proto\r\nAuthorization: Bearer {token}\r\n\r\n"
+         Sec-WebSocket-Protocol: hubbub.v1.proto\r\n{extensions}Authorization: Bearer {token}\r\n\r\n"
     )
     .expect(INTO_MEMORY);
 }
@@ -36,6 +53,8 @@ pub(crate) struct Response<'a> {
     pub(crate) retry_after: Option<u64>,
     /// Of an upgrade.
     pub(crate) accept: Option<&'a str>,
+    /// Of an upgrade: the extensions that the server says are agreed on.
+    pub(crate) extensions: Option<&'a str>,
     pub(crate) body: &'a [u8],
     /// Bytes of head and body: what follows is not HTTP any more after an upgrade.
     pub(crate) bytes: usize,
@@ -62,6 +81,14 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Of head and body.
 const RESPONSE_BYTES_MAX: usize = 256 * 1024;
 
+impl Response<'_> {
+    /// Whether exactly what was offered about compression is agreed on.
+    pub(crate) fn agrees_on_deflate(&self) -> bool {
+        let mut agreed = self.extensions.unwrap_or_default().split(';').map(str::trim);
+        DEFLATE.into_iter().all(|it| agreed.next() == Some(it)) && agreed.next().is_none()
+    }
+}
+
 /// The answer at the beginning of these bytes. `None`: it is not whole yet.
 pub(crate) fn response(bytes: &[u8]) -> Result<Option<Response<'_>>, HttpError> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
@@ -87,6 +114,7 @@ pub(crate) fn response(bytes: &[u8]) -> Result<Option<Response<'_>>, HttpError> 
         status,
         retry_after: value(head.headers, "retry-after").and_then(number),
         accept: value(head.headers, "sec-websocket-accept"),
+        extensions: value(head.headers, "sec-websocket-extensions"),
         body,
         bytes: whole,
         closes: head.version == Some(0)
@@ -137,7 +165,15 @@ mod tests {
     use super::*;
 
     fn only(status: u16, bytes: usize) -> Response<'static> {
-        Response { status, retry_after: None, accept: None, body: b"", bytes, closes: false }
+        Response {
+            status,
+            retry_after: None,
+            accept: None,
+            extensions: None,
+            body: b"",
+            bytes,
+            closes: false,
+        }
     }
 
     proptest! {
@@ -175,6 +211,7 @@ mod tests {
                 status,
                 retry_after: retry_after.map(u64::from),
                 accept: accept.as_deref(),
+                extensions: None,
                 body: &body,
                 bytes: sent.len(),
                 closes,
@@ -204,7 +241,7 @@ mod tests {
         let mut out = Vec::new();
         write_post(&mut out, "localhost:1", "/v1/token", r#"{"a":"ä"}"#);
         let posted = out.len();
-        write_upgrade(&mut out, "localhost:1", "KEY==", "a.b.c");
+        write_upgrade(&mut out, "localhost:1", "KEY==", "a.b.c", true);
 
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut post = httparse::Request::new(&mut headers);
@@ -232,11 +269,42 @@ mod tests {
             ("sec-websocket-version", "13"),
             ("sec-websocket-key", "KEY=="),
             ("sec-websocket-protocol", "hubbub.v1.proto"),
+            (
+                "sec-websocket-extensions",
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+            ),
             ("authorization", "Bearer a.b.c"),
         ];
         for (name, expected) in expected {
             assert_eq!(value(upgrade.headers, name), Some(expected), "{name}");
         }
+    }
+
+    #[test]
+    fn nothing_is_offered_that_was_not_asked_for() {
+        let mut out = Vec::new();
+        write_upgrade(&mut out, "localhost:1", "KEY==", "a.b.c", false);
+        assert!(!String::from_utf8(out).unwrap().to_lowercase().contains("extensions"));
+    }
+
+    #[test]
+    fn only_what_was_offered_is_an_agreement() {
+        let all = DEFLATE.join("; ");
+        for (extensions, agrees) in [
+            (all.clone(), true),
+            (DEFLATE.join(";"), true),
+            (DEFLATE[0].to_owned(), false),
+            (DEFLATE[..2].join("; "), false),
+            (format!("{all}; server_max_window_bits=10"), false),
+            (format!("foo, {all}"), false),
+        ] {
+            let sent = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Extensions: {extensions}\r\n\r\n"
+            );
+            let response = response(sent.as_bytes()).unwrap().unwrap();
+            assert_eq!(response.agrees_on_deflate(), agrees, "{extensions}");
+        }
+        assert!(!only(101, 0).agrees_on_deflate());
     }
 
     #[test]

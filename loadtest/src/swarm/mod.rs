@@ -35,6 +35,7 @@ mod conduct;
 mod event_loop;
 pub(crate) mod frame;
 pub(crate) mod http;
+mod inflate;
 pub(crate) mod receiver;
 pub(crate) mod scan;
 mod socket;

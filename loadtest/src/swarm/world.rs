@@ -8,6 +8,7 @@ use super::{
     Plan,
     body::Bodies,
     books::Books,
+    inflate::Inflater,
     timers::{Due, Timers},
     user::witness::Witness,
 };
@@ -43,6 +44,8 @@ pub(crate) struct World {
     pub(crate) channels: Vec<Channel>,
     pub(crate) witness: Witness,
     pub(crate) bodies: Bodies,
+    /// Of all users.
+    pub(crate) inflater: Inflater,
     /// Where a frame's two parts are put together. Of no meaning between two calls.
     pub(crate) scratch: Vec<u8>,
     pub(crate) random: SmallRng,
@@ -82,7 +85,8 @@ impl World {
             books,
             timers: Timers::default(),
             witness: Witness::default(),
-            bodies: Bodies::new(plan.scenario.body_bytes),
+            bodies: Bodies::of(plan.scenario.body, plan.scenario.body_bytes),
+            inflater: Inflater::default(),
             scratch: Vec::new(),
             random: SmallRng::seed_from_u64(plan.scenario.seed),
             channels,

@@ -9,6 +9,7 @@ mod proxy;
 
 mod chaos;
 mod defects;
+mod deflate;
 mod many_runs;
 mod refusals;
 mod stall;

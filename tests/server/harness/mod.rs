@@ -19,7 +19,7 @@ pub(crate) use self::{
         subscribe, unsubscribe,
     },
     server::TestServer,
-    socket::{BINARY, CLOSE, CONTINUATION, PING, Socket, TEXT, bearer, handshake, masked},
+    socket::{BINARY, CLOSE, CONTINUATION, PING, RSV1, Socket, TEXT, bearer, handshake, masked},
 };
 
 /// The channel that every test server has.

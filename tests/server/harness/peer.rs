@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use flate2::{Decompress, FlushDecompress};
 use hubbub::{
     engine::Engine,
     wire::{
@@ -19,7 +20,7 @@ use prost::Message as _;
 
 use super::{
     TestServer,
-    socket::{BINARY, CLOSE, Frame, PING, Socket, TEXT, handshake, masked},
+    socket::{BINARY, CLOSE, Frame, PING, Socket, TEXT, handshake, masked, with_header},
 };
 
 const PONG: u8 = 0xa;
@@ -31,6 +32,9 @@ pub(crate) struct Peer {
     pub(crate) socket: Socket,
     encoding: Encoding,
     last_id: u32,
+    /// Compressed frames that came so far. Whoever did not agree to them must get none.
+    pub(crate) deflated_frames: u32,
+    takes_deflated: bool,
     /// What came while a reply was waited for.
     unheard: VecDeque<Heard>,
 }
@@ -118,9 +122,39 @@ impl Peer {
         Self::over(socket, encoding)
     }
 
+    /// Connects as this user, and offers to take compressed frames. The server's answer to that.
+    pub(crate) async fn login_offering<E: Engine>(
+        server: &TestServer<E>,
+        name: &str,
+        encoding: Encoding,
+        offer: &str,
+    ) -> (Self, Option<String>) {
+        let token = server.token(name);
+        let request = handshake(server.address(), &[encoding.subprotocol()], Some(&token));
+        let line = format!("Sec-WebSocket-Extensions: {offer}");
+        let mut socket = Socket::connect(server.address()).await;
+        socket.write(with_header(&request, &line).as_bytes()).await;
+        let (status, head) = socket.head().await;
+        assert_eq!(status, 101, "{head}");
+        let answer = head.lines().find_map(|line| {
+            let (name, value) = line.split_once(": ")?;
+            name.eq_ignore_ascii_case("sec-websocket-extensions").then(|| value.to_owned())
+        });
+        let mut peer = Self { takes_deflated: answer.is_some(), ..Self::over(socket, encoding) };
+        peer.welcome().await;
+        (peer, answer)
+    }
+
     /// A client on a socket whose handshake is done.
     pub(crate) const fn over(socket: Socket, encoding: Encoding) -> Self {
-        Self { socket, encoding, last_id: 0, unheard: VecDeque::new() }
+        Self {
+            socket,
+            encoding,
+            last_id: 0,
+            deflated_frames: 0,
+            takes_deflated: false,
+            unheard: VecDeque::new(),
+        }
     }
 
     /// The welcome, which must be the next.
@@ -178,6 +212,12 @@ impl Peer {
 
     async fn hear_new(&mut self) -> Heard {
         match self.socket.frame().await {
+            Some(frame) if frame.is_deflated => {
+                assert!(self.takes_deflated, "compressed, but that was not agreed on");
+                self.deflated_frames += 1;
+                let payload = inflate(&frame.payload);
+                self.decode(&Frame { payload, ..frame })
+            }
             Some(frame) => self.decode(&frame),
             None => Heard::End,
         }
@@ -344,6 +384,16 @@ impl Peer {
             }
         }
     }
+}
+
+/// What a compressed message stands for, by itself.
+fn inflate(payload: &[u8]) -> Bytes {
+    let payload = [payload, &[0x00, 0x00, 0xff, 0xff]].concat();
+    let mut inflated = Vec::with_capacity(1024 * 1024);
+    let mut state = Decompress::new(false);
+    state.decompress_vec(&payload, &mut inflated, FlushDecompress::Sync).unwrap();
+    assert_eq!(state.total_in(), payload.len() as u64, "all of it");
+    inflated.into()
 }
 
 fn is_reply_to(heard: &Heard, id: u32) -> bool {

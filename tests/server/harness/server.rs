@@ -168,13 +168,23 @@ impl<E: Engine> TestServer<E> {
 
     /// How often a connection was closed with this code, as the metrics have it.
     pub(crate) async fn closed(&self, name: &str) -> u64 {
-        let (status, metrics) = get(self.internal_address(), "/metrics").await;
-        assert_eq!(status, 200);
         let label = format!("\"{name}\"");
         let counts_it =
-            |line: &&str| line.starts_with("hubbub_closed_total{") && line.contains(&label);
-        let line = metrics.lines().find(counts_it);
-        line.and_then(|line| line.rsplit(' ').next()).map_or(0, |count| count.parse().unwrap())
+            |line: &str| line.starts_with("hubbub_closed_total{") && line.contains(&label);
+        self.metric(counts_it).await.map_or(0, |count| count.parse().unwrap())
+    }
+
+    /// What stands behind this name, with its labels, in the metrics.
+    pub(crate) async fn metric_of(&self, name: &str) -> f64 {
+        let is_it = |line: &str| line.rsplit_once(' ').is_some_and(|(it, _)| it == name);
+        self.metric(is_it).await.map_or(0.0, |value| value.parse().unwrap())
+    }
+
+    async fn metric(&self, is_it: impl Fn(&str) -> bool) -> Option<String> {
+        let (status, metrics) = get(self.internal_address(), "/metrics").await;
+        assert_eq!(status, 200);
+        let line = metrics.lines().find(|line| is_it(line))?;
+        line.rsplit(' ').next().map(str::to_owned)
     }
 }
 

@@ -21,6 +21,8 @@ pub(crate) const BINARY: u8 = 0x2;
 pub(crate) const CLOSE: u8 = 0x8;
 /// Asks for a pong.
 pub(crate) const PING: u8 = 0x9;
+/// With an opcode: the message is compressed.
+pub(crate) const RSV1: u8 = 0x40;
 
 /// A connection as bytes.
 #[derive(Debug)]
@@ -34,6 +36,8 @@ pub(crate) struct Socket {
 pub(crate) struct Frame {
     /// What it is.
     pub(crate) opcode: u8,
+    /// Whether what it holds is compressed.
+    pub(crate) is_deflated: bool,
     /// What it holds.
     pub(crate) payload: Bytes,
     /// Its length on the wire, head and all.
@@ -109,7 +113,7 @@ impl Socket {
 /// Takes a whole frame off the front.
 fn take_frame(unread: &mut BytesMut) -> Option<Frame> {
     let [first, second] = *unread.first_chunk()?;
-    assert_eq!(first & 0xf0, 0x80, "whole messages without extensions");
+    assert_eq!(first & 0xb0, 0x80, "whole messages");
     assert_eq!(second & 0x80, 0, "a server masks nothing");
     let (head, length) = match second {
         126 => {
@@ -127,7 +131,8 @@ fn take_frame(unread: &mut BytesMut) -> Option<Frame> {
     }
     unread.advance(head);
     let payload = unread.split_to(length).freeze();
-    Some(Frame { opcode: first & 0x0f, payload, wire_bytes: head + length })
+    let (opcode, is_deflated) = (first & 0x0f, first & RSV1 != 0);
+    Some(Frame { opcode, is_deflated, payload, wire_bytes: head + length })
 }
 
 /// A whole message of a client, as one masked frame.
@@ -148,6 +153,11 @@ pub(crate) fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame.extend(MASK);
     frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     frame
+}
+
+/// A handshake with one more header line.
+pub(crate) fn with_header(handshake: &str, line: &str) -> String {
+    handshake.replace("\r\n\r\n", &format!("\r\n{line}\r\n\r\n"))
 }
 
 /// A handshake that offers these subprotocols, and brings a token in a header.

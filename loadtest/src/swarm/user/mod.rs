@@ -256,7 +256,9 @@ impl User {
         let key = generate_key();
         self.accept = Some(derive_accept_key(key.as_bytes()).into_boxed_str());
         self.out.clear();
-        http::write_upgrade(&mut self.out, &world.plan.target.host, &key, token);
+        let offers_deflate = world.plan.scenario.deflate;
+        let host = &world.plan.target.host;
+        http::write_upgrade(&mut self.out, host, &key, token, offers_deflate);
         world.set_timer(CONNECT_PATIENCE, self.number, Due::Attempt, self.attempt);
         self.want(Side::Connection, Want::Open);
     }

@@ -85,6 +85,10 @@ impl User {
             self.not_upgraded(&response, world);
         } else if response.accept != self.accept.take().as_deref() {
             self.end("the server answered the upgrade with another Sec-WebSocket-Accept", world);
+        } else if world.plan.scenario.deflate && !response.agrees_on_deflate() {
+            self.end("the server does not agree on permessage-deflate", world);
+        } else if !world.plan.scenario.deflate && response.extensions.is_some() {
+            self.end("the server agrees on an extension that was not offered", world);
         } else {
             world.books.handshake(world.now_us - self.connecting_us);
             self.stage = Stage::Greeting;
@@ -113,6 +117,11 @@ impl User {
 
     pub(super) fn frame(&mut self, frame: Frame<'_>, world: &mut World) {
         match (frame.opcode, frame.is_final) {
+            (Opcode::Binary, true) if frame.is_deflated => self.deflated(frame.payload, world),
+            // A server of ours sends each message in one frame, and to us in no text.
+            _ if frame.is_deflated => {
+                self.end("the server sent a compressed message as text or in parts", world);
+            }
             (Opcode::Binary, true) => self.payload(frame.payload, world),
             (Opcode::Binary, false) => self.parts.extend_from_slice(frame.payload),
             (Opcode::Continuation, is_final) => {
@@ -135,6 +144,18 @@ impl User {
             (Opcode::Pong, _) => {}
             (Opcode::Close, _) => self.closed(frame.payload, world),
         }
+    }
+
+    fn deflated(&mut self, payload: &[u8], world: &mut World) {
+        if !world.plan.scenario.deflate {
+            return self.end("the server sent a compressed message and may not", world);
+        }
+        let mut inflater = std::mem::take(&mut world.inflater);
+        match inflater.inflate(payload) {
+            Ok(message) => self.payload(message, world),
+            Err(error) => self.end(&format!("the server sent {error}"), world),
+        }
+        world.inflater = inflater;
     }
 
     pub(super) fn payload(&mut self, payload: &[u8], world: &mut World) {
