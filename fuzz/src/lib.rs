@@ -25,7 +25,7 @@ use websocket::{
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
 /// What a reader keeps beside messages: what has begun, in a box, and a control frame's payload.
-const BESIDE_MESSAGES_BYTES: usize = 1024;
+const BESIDE_MESSAGES_BYTES: usize = 512;
 
 /// A message, a control frame, or the end.
 #[derive(PartialEq, Eq, Debug)]
@@ -80,9 +80,12 @@ impl Session<'_> {
     /// of a message, once as it came and once inflated.
     pub fn read_within_bounds(&self, inflater: &mut Inflater) {
         let mut stream = self.stream.to_vec();
-        let bound =
-            limits::deflated_message_bytes_max(self.message_bytes_max).max(self.message_bytes_max);
-        let inflated = if self.deflate { self.message_bytes_max + 1 } else { 0 };
+        let (bound, inflated) = if self.deflate {
+            let deflated = limits::deflated_message_bytes_max(self.message_bytes_max);
+            (deflated, self.message_bytes_max + 1)
+        } else {
+            (self.message_bytes_max, 0)
+        };
         let limit = ALLOCATOR.allocated() + bound + inflated + BESIDE_MESSAGES_BYTES;
         ALLOCATOR.set_limit(limit).expect("it is more than what is allocated");
         self.each(&mut stream, inflater, |_| ());

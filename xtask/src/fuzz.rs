@@ -18,6 +18,9 @@ const TARGETS: [&str; 3] = ["reader", "negotiation", "inflate"];
 /// How long `cargo xtask test` runs each target.
 const STEP_SECONDS: u32 = 8;
 
+/// How long an input may be: a few messages, or one in many pieces.
+const INPUT_BYTES_MAX: u32 = 8192;
+
 /// How much memory a target may take, in MiB. With the sanitizer's shadow and its quarantine it is
 /// some hundreds; the targets themselves hold the reader to its bound, to the byte.
 const MEMORY_MIB_MAX: u32 = 2048;
@@ -80,7 +83,7 @@ fn fuzzer(name: &str, seconds: u32) -> Result<Command> {
     // New inputs go to the first folder; the seeds are only read.
     run.arg(corpus).arg(root().join("fuzz/seeds").join(name));
     run.arg(format!("-max_total_time={seconds}")).arg(format!("-rss_limit_mb={MEMORY_MIB_MAX}"));
-    run.args(["-print_final_stats=1", "-timeout=10"]);
+    run.args(["-print_final_stats=1", "-timeout=10", &format!("-max_len={INPUT_BYTES_MAX}")]);
     run.arg(format!("-artifact_prefix={}/{name}-", target().join("fuzz-corpus").display()));
     Ok(run)
 }
