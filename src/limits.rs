@@ -266,6 +266,9 @@ pub const WRITE_SLICES_MAX: usize = 64;
 pub const OUTBOX_FRAMES_KEPT: usize = 16;
 /// Bytes read from one connection in one turn, before others get theirs.
 pub const TURN_READ_BYTES_MAX: usize = 64 * 1024;
+/// Bytes inflated of what one connection sent, before others get their turn. A read may hold
+/// hundreds of times as many as it has itself.
+pub const TURN_INFLATED_BYTES_MAX: u64 = 256 * 1024;
 
 /// Commands that callers have handed to a client's task. When full, the caller waits.
 pub const CLIENT_MAILBOX_MAX: usize = 16;

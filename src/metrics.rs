@@ -41,6 +41,7 @@ pub struct Metrics {
     compress_seconds: Counter<f64, AtomicU64>,
     inflate_seconds: Counter<f64, AtomicU64>,
     inflated_messages: Counter,
+    inflated_bytes: Counter,
     deflated_frames: Counter,
     deflate_saved_bytes: Counter,
     refused: Family<CodeLabel, Counter>,
@@ -86,6 +87,7 @@ impl Default for Metrics {
             compress_seconds: Counter::default(),
             inflate_seconds: Counter::default(),
             inflated_messages: Counter::default(),
+            inflated_bytes: Counter::default(),
             deflated_frames: Counter::default(),
             deflate_saved_bytes: Counter::default(),
             refused: Family::default(),
@@ -120,9 +122,10 @@ impl Metrics {
         self.deflate_saved_bytes.inc_by(saved_bytes);
     }
 
-    /// So many messages of clients were inflated.
-    pub fn inflated(&self, messages: u64, took: Duration) {
+    /// So many messages of clients were inflated, to so many bytes.
+    pub fn inflated(&self, messages: u64, bytes: u64, took: Duration) {
         self.inflated_messages.inc_by(messages);
+        self.inflated_bytes.inc_by(bytes);
         self.inflate_seconds.inc_by(took.as_secs_f64());
     }
 
@@ -170,6 +173,7 @@ impl Metrics {
             &self.deflate_saved_bytes,
         );
         add("inflated_messages", "Messages of clients inflated", &self.inflated_messages);
+        add("inflated_bytes", "Bytes that came out of them", &self.inflated_bytes);
         registry.register(
             "compressions",
             "Frames compressed, each for all who get it",

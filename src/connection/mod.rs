@@ -10,7 +10,7 @@ use bytesize::ByteSize;
 use tokio::{
     io::Interest,
     sync::{mpsc, oneshot},
-    task::spawn_local,
+    task::{spawn_local, yield_now},
     time::{sleep, sleep_until},
 };
 
@@ -125,6 +125,11 @@ impl<E: Engine> Connection<E> {
                 Read::Gone => return,
                 Read::Violation(Violation { code, reason }) => {
                     self.dialogue.shard.close(&port, code, reason);
+                }
+                Read::Yield => {
+                    yield_now().await;
+                    read = self.resume();
+                    continue;
                 }
                 Read::Wait((id, command)) => {
                     self.dialogue.answer(id, command).await;

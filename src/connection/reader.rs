@@ -8,7 +8,7 @@ use std::{cell::RefCell, io, mem, ops::ControlFlow, time::Instant};
 
 use super::socket::Socket;
 use crate::{
-    limits::TURN_READ_BYTES_MAX,
+    limits::{TURN_INFLATED_BYTES_MAX, TURN_READ_BYTES_MAX},
     metrics::Metrics,
     websocket::{
         deflate::{
@@ -53,6 +53,8 @@ pub enum Read<W> {
     Taken,
     /// A command must wait; call [`Incoming::resume`] when it is answered.
     Wait(W),
+    /// What was there is so much that others must have their turn; then call [`Incoming::resume`].
+    Yield,
     /// The connection ends, by the visitor's wish.
     Stop,
     /// The client broke the framing.
@@ -95,7 +97,7 @@ impl Incoming {
             };
             let mut input = &mut scratch[..count];
             let read = self.take(&mut input, metrics, visit);
-            if matches!(read, Read::Wait(_)) {
+            if matches!(read, Read::Wait(_) | Read::Yield) {
                 self.unread.extend_from_slice(input);
             }
             read
@@ -113,7 +115,7 @@ impl Incoming {
         let read = self.take(&mut input, metrics, visit);
         let left = input.len();
         self.unread_from = 0;
-        if matches!(read, Read::Wait(_)) {
+        if matches!(read, Read::Wait(_) | Read::Yield) {
             self.unread_from = unread.len() - left;
             self.unread = unread;
         }
@@ -127,6 +129,7 @@ impl Incoming {
         mut visit: impl FnMut(Received<'_>) -> Next<W>,
     ) -> Read<W> {
         INFLATER.with_borrow_mut(|inflater| {
+            let mut inflated_bytes = 0;
             loop {
                 // Who sends nothing compressed pays for no clock.
                 let began = self.reader.takes_deflated().then(Instant::now);
@@ -142,12 +145,17 @@ impl Incoming {
                     Err(violation) => Some(Read::Violation(violation)),
                 };
                 if let Some(took) = took
-                    && let Bill { messages: messages @ 1.., .. } = inflater.take_bill()
+                    && let Bill { messages: messages @ 1.., inflated_bytes: bytes } =
+                        inflater.take_bill()
                 {
-                    metrics.inflated(messages, took);
+                    metrics.inflated(messages, bytes, took);
+                    inflated_bytes += bytes;
                 }
                 if let Some(end) = end {
                     return end;
+                }
+                if inflated_bytes > TURN_INFLATED_BYTES_MAX {
+                    return Read::Yield;
                 }
             }
         })

@@ -168,8 +168,8 @@ const fn may_be_compressed(reply: &Reply) -> bool {
     }
 }
 
-/// The frame that tells a connection something unasked. Never compressed: see
-/// [`may_be_compressed`].
+/// The frame that tells a connection something unasked. Never compressed, for the reason that most
+/// replies are not.
 #[must_use]
 pub fn control_frame(Format { encoding, .. }: Format, control: &Control) -> Bytes {
     let mut frame = FrameBuilder::with_capacity(RUN_OVERHEAD_BYTES);

@@ -86,14 +86,16 @@ async fn when_it_is_on_each_encoding_is_compressed_once() {
     for (name, encoding) in [
         ("ada", Encoding::Json),
         ("bob", Encoding::Json),
-        ("cid", Encoding::Proto),
+        ("cid", Encoding::Json),
         ("dan", Encoding::Proto),
+        ("eva", Encoding::Proto),
+        ("flo", Encoding::Proto),
     ] {
         let (peer, answer) = subscriber(&server, name, encoding, OFFER).await;
         assert_eq!(answer.as_deref(), Some(ANSWER));
         peers.push(peer);
     }
-    let mut author = Peer::login(&server, "eve").await;
+    let mut author = Peer::login(&server, "gus").await;
     author.publish(LOBBY, &long_body(1)).await.unwrap();
     author.publish(LOBBY, "too short to be worth it").await.unwrap();
     for peer in &mut peers {
@@ -120,6 +122,33 @@ async fn what_a_client_sends_compressed_is_heard() {
     assert_eq!(bodies(&peer.messages(1).await), ["plain"]);
     assert_eq!(server.metric_of("hubbub_inflated_messages_total").await, 2.0);
     assert!(server.metric_of("hubbub_inflate_seconds_total").await > 0.0);
+}
+
+#[tokio::test]
+async fn a_read_that_inflates_to_very_much_is_worked_off_in_order() {
+    const MESSAGES: u32 = 200;
+    let server = TestServer::in_memory().await;
+    let (mut peer, _) = subscriber(&server, "ada", Encoding::Json, OFFER).await;
+    // Each takes less than 400 bytes and inflates to 60,000: all of them are dozens of turns.
+    let message = |id: u32| {
+        let publish = serde_json::json!({ "channelName": LOBBY, "body": id.to_string() });
+        let envelope = serde_json::json!({ "id": id, "publish": publish });
+        masked(RSV1 | TEXT, &deflate(format!("{envelope}{}", " ".repeat(60_000)).as_bytes()))
+    };
+    let sent: Vec<u8> = (1..=MESSAGES).flat_map(message).collect();
+    peer.socket.write(&sent).await;
+    let mut replies = Vec::new();
+    let mut delivered = Vec::new();
+    while replies.len() + delivered.len() < 2 * MESSAGES as usize {
+        match peer.hear().await {
+            Heard::Messages(messages) => delivered.extend(messages),
+            other => replies.push(other),
+        }
+    }
+    let expected: Vec<_> = (1..=MESSAGES).map(|id| id.to_string()).collect();
+    assert_eq!(bodies(&delivered), expected);
+    let inflated = server.metric_of("hubbub_inflated_bytes_total").await;
+    assert!(inflated > 60_000.0 * f64::from(MESSAGES), "{inflated}");
 }
 
 #[tokio::test]

@@ -319,9 +319,10 @@ mod tests {
             bytes.extend_from_slice(&length.to_be_bytes());
             bytes
         };
-        let cases: [(&[u8], FrameError); 12] = [
+        let cases: [(&[u8], FrameError); 13] = [
             (&[0x82, 0x80], FrameError::Masked),
-            (&[0xC2, 0], FrameError::Reserved),
+            (&[0xC0, 0], FrameError::Reserved),
+            (&[0xC9, 0], FrameError::Reserved),
             (&[0xA2, 0], FrameError::Reserved),
             (&[0x92, 0], FrameError::Reserved),
             (&[0x83, 0], FrameError::Reserved),
@@ -337,6 +338,15 @@ mod tests {
             assert_eq!(next_frame(bytes), Err(error), "{bytes:x?}");
         }
         assert_eq!(next_frame(&of_length(127, PAYLOAD_BYTES_MAX)), Ok(None));
+    }
+
+    #[test]
+    fn a_frame_says_whether_a_compressed_message_begins_with_it() {
+        for (first, is_deflated) in [(0x82, false), (0xC2, true), (0xC1, true), (0x42, true)] {
+            let bytes = [first, 0];
+            let frame = next_frame(&bytes).unwrap().unwrap();
+            assert_eq!(frame.is_deflated, is_deflated, "{first:x}");
+        }
     }
 
     #[test]

@@ -81,11 +81,15 @@ impl Receiver {
 
 #[cfg(test)]
 mod tests {
+    use flate2::{Compress, Compression, FlushCompress};
     use hubbub::wire::proto;
     use prost::Message as _;
 
     use super::*;
-    use crate::{scenario::Scenario, swarm::Target};
+    use crate::{
+        scenario::Scenario,
+        swarm::{Target, frame::next_frame},
+    };
 
     const MESSAGES: u64 = 500;
     const AUTHOR: u32 = 3;
@@ -95,17 +99,37 @@ mod tests {
     }
 
     fn receiver() -> Receiver {
+        receiver_with(false)
+    }
+
+    fn receiver_with(deflate: bool) -> Receiver {
         let address = "127.0.0.1:1".parse().unwrap();
         let target = Target { address, host: String::new() };
-        let scenario = Scenario { users: 1, ..Scenario::default() };
+        let scenario = Scenario { users: 1, deflate, ..Scenario::default() };
         let plan = Plan { scenario, target, run: "test".to_owned(), tokens: None };
         Receiver::new(plan, 9, MESSAGES)
     }
 
     /// A stream of frames as a server writes them, with a few messages in each.
     fn stream() -> Vec<u8> {
+        stream_of(0x82, <[u8]>::to_vec)
+    }
+
+    /// The same, compressed.
+    fn deflated_stream() -> Vec<u8> {
+        let mut state = Compress::new(Compression::fast(), false);
+        stream_of(0xC2, |payload| {
+            state.reset();
+            let mut deflated = Vec::with_capacity(payload.len() + 64);
+            state.compress_vec(payload, &mut deflated, FlushCompress::Sync).unwrap();
+            deflated.truncate(deflated.len() - 4);
+            deflated
+        })
+    }
+
+    fn stream_of(first: u8, mut form: impl FnMut(&[u8]) -> Vec<u8>) -> Vec<u8> {
         let mut stream = Vec::new();
-        for first in (1..=MESSAGES).step_by(5) {
+        for sequence in (1..=MESSAGES).step_by(5) {
             let record = |id| proto::Record {
                 user_id: AUTHOR,
                 client_message_id: id,
@@ -113,14 +137,17 @@ mod tests {
             };
             let messages = proto::Messages {
                 channel_id: 9,
-                first_sequence: first,
+                first_sequence: sequence,
                 timestamp_ms: 1,
-                records: (first..first + 5).map(record).collect(),
+                records: (sequence..sequence + 5).map(record).collect(),
             };
             let envelope = proto::server_envelope::Envelope::Messages(messages);
             let payload = proto::ServerEnvelope { envelope: Some(envelope) }.encode_to_vec();
-            stream.extend([0x82, 126]);
-            stream.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+            let payload = form(&payload);
+            match u8::try_from(payload.len()).unwrap() {
+                length @ ..126 => stream.extend([first, length]),
+                length => stream.extend([first, 126, 0, length]),
+            }
             stream.extend(payload);
         }
         stream
@@ -142,7 +169,7 @@ mod tests {
     #[test]
     fn a_message_that_is_left_out_is_a_violation() {
         let stream = stream();
-        let frame_bytes = 4 + usize::from(u16::from_be_bytes([stream[2], stream[3]]));
+        let frame_bytes = next_frame(&stream).unwrap().unwrap().bytes;
         let mut receiver = receiver();
         receiver.receive(0, &stream[frame_bytes..], 1_000);
         assert!(receiver.findings().violations > 0);
@@ -154,6 +181,24 @@ mod tests {
         receiver.receive(0, &[0xF2, 0], 1_000);
         receiver.receive(0, &stream(), 1_000);
         assert_eq!((receiver.end_second(), receiver.findings().violations), (0, 1));
+    }
+
+    #[test]
+    fn compressed_messages_are_counted_where_they_were_agreed_on() {
+        let stream = deflated_stream();
+        assert!(stream.len() < self::stream().len());
+        for bytes in [7, 1_000, stream.len()] {
+            let mut receiver = receiver_with(true);
+            stream.chunks(bytes).for_each(|chunk| receiver.receive(0, chunk, 1_000));
+            assert_eq!(receiver.end_second(), MESSAGES, "in pieces of {bytes} bytes");
+            assert_eq!((receiver.newest(), receiver.findings().violations), (MESSAGES, 0));
+        }
+        let damaged = [0xC2, 2, 0xFF, 0xFF];
+        for (deflate, bytes) in [(false, &stream[..]), (true, &damaged)] {
+            let mut receiver = receiver_with(deflate);
+            receiver.receive(0, bytes, 1_000);
+            assert_eq!((receiver.end_second(), receiver.findings().violations), (0, 1));
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::{FLUSH_TAIL, negotiation::WINDOW_BITS_MAX};
 use crate::{limits::DEFLATE_SCRATCH_BYTES_KEPT, websocket::frame};
 
 /// Compresses one message after the other, each for itself. One serves a thread: it holds about
-/// 320 KiB from its first message on.
+/// 370 KiB from its first message on.
 #[derive(Debug, Default)]
 pub struct Compressor {
     state: Option<Compress>,
@@ -29,7 +29,7 @@ impl Compressor {
     /// Never by its input: only if zlib's state broke.
     pub fn deflate(&mut self, payload: &[u8]) -> &[u8] {
         let state = self.state.get_or_insert_with(|| {
-            // Level 1: twice as fast as 6, for a tenth more bytes.
+            // Level 1: a third of the time of level 6, for a third more bytes (1 KiB of words).
             Compress::new_with_window_bits(Compression::fast(), false, WINDOW_BITS_MAX)
         });
         state.reset();
