@@ -42,7 +42,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::Interest,
     net::{TcpListener, TcpStream},
-    task::{LocalSet, spawn_local},
+    task::{LocalSet, spawn_local, yield_now},
     time::timeout,
 };
 
@@ -160,14 +160,17 @@ impl Echo {
     }
 
     async fn run(mut self) -> io::Result<()> {
-        let form = self.form;
-        let Self { incoming, outbox, .. } = &mut self;
-        let mut read = METRICS
-            .with(|metrics| incoming.resume(metrics, |received| hear(outbox, form, received)));
+        let mut read = self.resume();
         loop {
             match read {
                 Read::Taken | Read::Stop => {}
                 Read::Wait(nothing) => match nothing {},
+                Read::Yield => {
+                    self.write()?;
+                    yield_now().await;
+                    read = self.resume();
+                    continue;
+                }
                 Read::Gone => return Ok(()),
                 Read::Violation(Violation { code, reason }) => {
                     close(&mut self.outbox, code, reason)
@@ -187,12 +190,22 @@ impl Echo {
                 _ => Interest::WRITABLE,
             };
             if self.socket.ready(interest).await?.is_readable() {
-                let Self { socket, incoming, outbox, .. } = &mut self;
-                read = METRICS.with(|metrics| {
-                    incoming.read(socket, metrics, |received| hear(outbox, form, received))
-                });
+                read = self.read();
             }
         }
+    }
+
+    fn read(&mut self) -> Read<Infallible> {
+        let Self { socket, incoming, outbox, form, .. } = self;
+        let form = *form;
+        METRICS
+            .with(|metrics| incoming.read(socket, metrics, |received| hear(outbox, form, received)))
+    }
+
+    fn resume(&mut self) -> Read<Infallible> {
+        let Self { incoming, outbox, form, .. } = self;
+        let form = *form;
+        METRICS.with(|metrics| incoming.resume(metrics, |received| hear(outbox, form, received)))
     }
 
     /// Writes what the socket takes.
