@@ -34,7 +34,7 @@ const QUICK: &[&str] = &[
 ];
 
 /// How long the suite may take, in seconds, before it is taken for stuck.
-const DEADLINE_S: &str = "1800";
+const DEADLINE_S: &str = "3600";
 
 /// Who plays the suite's side.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
