@@ -26,6 +26,9 @@ use crate::{
 /// Cases of the suite.
 const CASES: usize = 517;
 
+/// Every case.
+const ALL: &[&str] = &["*"];
+
 /// What CI runs: every case about framing, and of those about deflate some small ones of each kind.
 /// The others send the same through the same code, thousands of times and in every size.
 const QUICK: &[&str] = &[
@@ -57,7 +60,7 @@ pub(crate) fn full(runner: Option<Runner>, accept: bool) -> Result<ExitCode> {
     };
     let echo = build_echo()?;
     println!("the suite takes several minutes");
-    let got = run(&echo, runner, &["*"])?;
+    let got = run(&echo, runner, ALL)?;
     println!("{}", got.counted());
     if accept {
         got.check_for_record()?;
@@ -86,7 +89,7 @@ pub(crate) fn quick() -> Result<Outcome> {
         return Ok(Outcome::Counted(Counted::of(got.0.len(), 0)));
     }
     let counted = Counted::of(got.0.len().saturating_sub(differences.len()), differences.len());
-    let log = report_folder(Runner::Kosoku).join("index.html");
+    let log = report_folder(&run_name(Runner::Kosoku, QUICK)).join("index.html");
     Ok(Outcome::Failed { counted, output: differences.join("\n"), log })
 }
 
@@ -100,8 +103,14 @@ fn record_path() -> PathBuf {
     root().join("tests/autobahn/expected.json")
 }
 
-fn report_folder(runner: Runner) -> PathBuf {
-    target().join(format!("xtask/autobahn-{runner:?}").to_lowercase())
+/// `autobahn`, who ran it, and whether it was all: two runs may go on at the same time.
+fn run_name(runner: Runner, cases: &[&str]) -> String {
+    let extent = if cases == ALL { "full" } else { "quick" };
+    format!("autobahn-{runner:?}-{extent}").to_lowercase()
+}
+
+fn report_folder(run_name: &str) -> PathBuf {
+    target().join("xtask").join(run_name)
 }
 
 fn build_echo() -> Result<PathBuf> {
@@ -116,7 +125,8 @@ fn run(echo: &Path, runner: Runner, cases: &[&str]) -> Result<Verdicts> {
     // The server sends such messages, and wstest knows them.
     let deflate = if runner == Runner::Kosoku { "always" } else { "on" };
     let echo = Echo::start(echo, deflate)?;
-    let folder = report_folder(runner);
+    let name = run_name(runner, cases);
+    let folder = report_folder(&name);
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
@@ -136,13 +146,13 @@ fn run(echo: &Path, runner: Runner, cases: &[&str]) -> Result<Verdicts> {
         Runner::Kosoku => {
             let python = python_venv("kosoku", &root().join("tests/autobahn/kosoku.txt"))?;
             suite.arg(python.with_file_name("kosoku")).args(["-p", "2", "-o"]).arg(&folder);
-            for case in cases.iter().filter(|case| **case != "*") {
+            for case in cases.iter().filter(|_| cases != ALL) {
                 suite.args(["-i", case]);
             }
             suite.arg(&echo.address);
         }
     }
-    let (log, log_path) = log_file(&format!("autobahn-{runner:?}").to_lowercase())?;
+    let (log, log_path) = log_file(&name)?;
     suite.stdout(log.try_clone()?).stderr(log).current_dir(&folder);
     let status = suite.status().context("`timeout` could not be started")?;
     // Whether a case failed is read from the report: the runners' exit codes mean different things.
@@ -162,7 +172,7 @@ impl Echo {
     fn start(program: &Path, deflate: &str) -> Result<Self> {
         let mut command = Command::new(program);
         command.args(["--listen", "127.0.0.1:0", "--deflate", deflate]);
-        let (log, _) = log_file("autobahn-echo-output")?;
+        let (log, _) = log_file(&format!("autobahn-echo-{deflate}"))?;
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let process = command.spawn().context("the echo could not be started")?;
         let mut echo = Self { process, address: String::new() };
