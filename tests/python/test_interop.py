@@ -47,9 +47,9 @@ def tearDownModule():
 
 
 class Server:
-    """`hubbub serve` on free ports, with a data directory of its own."""
+    """`hubbub serve` on free ports, with a data directory of its own and these further flags."""
 
-    def __init__(self):
+    def __init__(self, *flags):
         self.folder = tempfile.TemporaryDirectory(prefix="hubbub-data-")
         self.process = subprocess.Popen(
             [
@@ -58,6 +58,7 @@ class Server:
                 "--internal-listen", "127.0.0.1:0",
                 "--data-dir", self.folder.name,
                 "--pin-cores", "off",
+                *flags,
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

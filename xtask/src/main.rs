@@ -1,5 +1,7 @@
 //! The project's own commands, run as `cargo xtask …`.
 
+mod autobahn;
+mod fuzz;
 mod report;
 mod steps;
 mod tools;
@@ -32,6 +34,21 @@ enum Command {
         #[arg(long)]
         accept: bool,
     },
+    /// Runs the whole Autobahn suite against the echo, and compares it with the record.
+    Autobahn {
+        /// Who runs it. Without a name: the suite's own runner, or the other where it cannot run.
+        #[arg(long)]
+        runner: Option<autobahn::Runner>,
+        /// Makes this run the record, unless anything in it is less than strict.
+        #[arg(long)]
+        accept: bool,
+    },
+    /// Runs the fuzz targets, with the nightly compiler.
+    Fuzz {
+        /// How long each target runs.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
 }
 
 fn main() -> ExitCode {
@@ -42,6 +59,8 @@ fn main() -> ExitCode {
         }
         Command::Test { only, .. } => steps::run(&only),
         Command::Contract { accept } => steps::contract(accept),
+        Command::Autobahn { runner, accept } => autobahn::full(runner, accept),
+        Command::Fuzz { seconds } => fuzz::run(seconds),
     };
     done.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");

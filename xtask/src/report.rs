@@ -3,6 +3,7 @@
 //! A step's output goes to `target/xtask/STEP.log`; it is shown only when the step fails.
 
 use std::{
+    fmt,
     fs::{self, File},
     io::Write as _,
     path::PathBuf,
@@ -27,6 +28,12 @@ pub(crate) struct Counted {
 }
 
 impl Counted {
+    /// So many that passed and failed.
+    pub(crate) fn of(passed: usize, failed: usize) -> Self {
+        let count = |number| u32::try_from(number).unwrap_or(u32::MAX);
+        Self { passed: count(passed), failed: count(failed), ..Self::default() }
+    }
+
     /// One check that was not made, and why.
     pub(crate) fn skipped(reason: &str) -> Self {
         Self { skipped: vec![reason.to_owned()], ..Self::default() }
@@ -36,6 +43,14 @@ impl Counted {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
+    }
+}
+
+impl fmt::Display for Counted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { passed, failed, skipped } = self;
+        write!(f, "{passed} passed, {failed} failed, {} skipped", skipped.len())?;
+        skipped.iter().try_for_each(|reason| write!(f, "\nskipped: {reason}"))
     }
 }
 

@@ -10,9 +10,10 @@ use std::{env, path::PathBuf, process::ExitCode};
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
+    autobahn, fuzz,
     report::{Counted, Outcome, Report, cargo_tests, check_unless, one_check, unittests},
     root, target,
-    tools::{Command, cargo, cargo_deny, python_venv},
+    tools::{Command, cargo, cargo_deny, chromium, npm_packages, python_venv},
 };
 
 /// One step: a name to choose it by, a line for people, and what it does.
@@ -31,7 +32,10 @@ const STEPS: &[Step] = &[
     Step { name: "3-shards", about: "the server's tests with 3 shards", run: three_shards },
     Step { name: "deny", about: "cargo deny: bans, licences, sources", run: deny },
     Step { name: "advisories", about: "cargo deny: known vulnerabilities", run: advisories },
+    Step { name: "autobahn", about: "RFC 6455 and 7692, the quick part", run: autobahn::quick },
     Step { name: "python", about: "a Python client, from proto/ alone", run: python },
+    Step { name: "interop", about: "ws, websockets, aiohttp and Chromium", run: interop },
+    Step { name: "fuzz", about: "reader, negotiation, inflate: 8 s each", run: fuzz::step },
     Step { name: "release", about: "cargo build --release", run: release },
     Step { name: "reference", about: "100 users, every delivery audited", run: reference },
     Step {
@@ -86,7 +90,11 @@ pub(crate) fn contract(accept: bool) -> Result<ExitCode> {
 }
 
 fn fmt() -> Result<Outcome> {
-    one_check("fmt", cargo(["fmt", "--all", "--check"]))
+    let workspace = one_check("fmt", cargo(["fmt", "--all", "--check"]))?;
+    if let Outcome::Failed { .. } = workspace {
+        return Ok(workspace);
+    }
+    one_check("fmt-fuzz", cargo(["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"]))
 }
 
 fn clippy() -> Result<Outcome> {
@@ -148,17 +156,41 @@ fn advisories() -> Result<Outcome> {
 /// The server as a stranger sees it: the wire contract compiled by Google's protoc, a WebSocket
 /// library that is not ours, and no Rust.
 fn python() -> Result<Outcome> {
-    let build = one_check("python-server", cargo(["build", "--package", "hubbub", "--bins"]))?;
+    python_peers("python", "test_*.py", |_| Ok(()))
+}
+
+/// WebSocket libraries that are not ours, and a browser, with permessage-deflate off and on.
+fn interop() -> Result<Outcome> {
+    python_peers("interop", "peers.py", |unittest| {
+        if let Some(folder) = npm_packages("interop", &root().join("tests/interop"))? {
+            unittest.env("NODE_FOLDER", folder);
+        }
+        if let Some(chromium) = chromium() {
+            unittest.env("CHROMIUM", chromium);
+        }
+        Ok(())
+    })
+}
+
+/// Python's unittest on the files of this pattern in `tests/NAME`, beside a server.
+fn python_peers(
+    name: &str,
+    pattern: &str,
+    prepare: impl FnOnce(&mut Command) -> Result<()>,
+) -> Result<Outcome> {
+    let build =
+        one_check(&format!("{name}-server"), cargo(["build", "--package", "hubbub", "--bins"]))?;
     if let Outcome::Failed { .. } = build {
         return Ok(build);
     }
-    let folder = root().join("tests/python");
-    let mut unittest = Command::new(python_venv("python", &folder.join("requirements.txt"))?);
-    unittest.args(["-m", "unittest", "discover", "--verbose", "--start-directory"]);
-    unittest.arg(&folder);
+    let folder = root().join("tests").join(name);
+    let mut unittest = Command::new(python_venv(name, &folder.join("requirements.txt"))?);
+    unittest.args(["-m", "unittest", "discover", "--verbose", "--pattern", pattern]);
+    unittest.arg("--start-directory").arg(&folder);
     unittest.env("HUBBUB", target().join("debug/hubbub"));
     unittest.env("PYTHONDONTWRITEBYTECODE", "1");
-    unittests("python", unittest)
+    prepare(&mut unittest)?;
+    unittests(name, unittest)
 }
 
 fn release() -> Result<Outcome> {

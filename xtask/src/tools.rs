@@ -17,9 +17,14 @@ use crate::{report::log_file, root, target};
 
 /// Ours, unless the machine has one already.
 const CARGO_DENY: &str = "0.20.2";
+/// Likewise.
+const CARGO_FUZZ: &str = "0.13.2";
 
 /// The oldest Python that the interop tests are written for.
 const PYTHON_MINOR_MIN: u32 = 11;
+
+/// The Python of the Autobahn suite.
+const PYTHON_2: &str = "2.7.18";
 
 /// A cargo command, run from the root of the workspace.
 pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
@@ -30,15 +35,32 @@ pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
 
 /// A cargo-deny of our version, built once.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
-    let installed = target().join("tools/bin/cargo-deny");
-    if version_of(&installed).is_some_and(|version| version == CARGO_DENY) {
+    cargo_tool("cargo-deny", CARGO_DENY)
+}
+
+/// A cargo-fuzz of our version, built once. `None` where crates.io cannot be reached: the log says.
+pub(crate) fn cargo_fuzz() -> Option<PathBuf> {
+    cargo_tool("cargo-fuzz", CARGO_FUZZ).ok()
+}
+
+/// Whether rustup has a nightly toolchain. It is never fetched: that would be hundreds of megabytes.
+pub(crate) fn nightly() -> bool {
+    let list = Command::new("rustup").args(["toolchain", "list"]).output();
+    list.is_ok_and(|list| {
+        list.stdout.split(|byte| *byte == b'\n').any(|it| it.starts_with(b"nightly-"))
+    })
+}
+
+fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
+    let installed = target().join("tools/bin").join(name);
+    if version_of(&installed).is_some_and(|installed| installed == version) {
         return Ok(installed);
     }
     // Unoptimised: it runs for a second and would compile for minutes.
     let mut install = cargo(["install", "--quiet", "--locked", "--debug", "--force"]);
-    install.args(["--version", CARGO_DENY, "cargo-deny", "--root"]).arg(target().join("tools"));
+    install.args(["--version", version, name, "--root"]).arg(target().join("tools"));
     install.arg("--target-dir").arg(target().join("tools/build"));
-    succeed("cargo-deny", install)?;
+    succeed(name, install)?;
     // The build folder is large and of no further use.
     fs::remove_dir_all(target().join("tools/build"))?;
     Ok(installed)
@@ -52,38 +74,111 @@ fn version_of(program: &Path) -> Option<String> {
 
 /// The Python of a virtual environment that holds exactly what a requirements file names.
 pub(crate) fn python_venv(name: &str, requirements: &Path) -> Result<PathBuf> {
-    let folder = target().join("tools").join(format!("venv-{name}"));
-    let python = folder.join("bin/python");
-    let stamp = folder.join("requirements.txt");
-    let wanted = fs::read(requirements)
-        .with_context(|| format!("{} could not be read", requirements.display()))?;
-    if fs::read(&stamp).is_ok_and(|installed| installed == wanted) && python.exists() {
-        return Ok(python);
-    }
+    let folder = pinned(&format!("venv-{name}"), &[requirements], |folder| {
+        if Command::new("python3").arg("--version").output().is_err() {
+            bail!("`python3` was not found: install Python 3.{PYTHON_MINOR_MIN} or newer");
+        }
+        let minor = format!("import sys; sys.exit(sys.version_info < (3, {PYTHON_MINOR_MIN}))");
+        let mut version = Command::new("python3");
+        version.args(["-c", &minor]);
+        if !version.status().is_ok_and(|status| status.success()) {
+            bail!("python3 is older than 3.{PYTHON_MINOR_MIN}");
+        }
+        let mut venv = Command::new("python3");
+        venv.args(["-m", "venv"]).arg(folder);
+        succeed("python-venv", venv)?;
+        // The hashes are of wheels: nothing is built here.
+        let install = pip_install(&folder.join("bin/python"), requirements);
+        succeed("python-pip", with(install, &["--only-binary", ":all:"]))
+    })?;
+    Ok(folder.join("bin/python"))
+}
 
-    if Command::new("python3").arg("--version").output().is_err() {
-        bail!("`python3` was not found: install Python 3.{PYTHON_MINOR_MIN} or newer");
+/// The Autobahn suite's own runner, which lives in Python 2.7. `None` where there is no such Python.
+pub(crate) fn wstest() -> Result<Option<PathBuf>> {
+    let Some(python2) = python2() else { return Ok(None) };
+    let folder = root().join("tests/autobahn");
+    let (virtualenv, wstest) = (folder.join("virtualenv.txt"), folder.join("wstest.txt"));
+    let maker = python_venv("virtualenv", &virtualenv)?;
+    let folder = pinned("venv-wstest", &[&wstest], |folder| {
+        let mut venv = Command::new(maker);
+        venv.args(["-m", "virtualenv", "--quiet", "--no-download", "--python"]);
+        venv.arg(python2).arg(folder);
+        succeed("wstest-venv", venv)?;
+        // Some come as source only, and are built with what the environment has.
+        let install = pip_install(&folder.join("bin/python"), &wstest);
+        succeed("wstest-pip", with(install, &["--no-build-isolation"]))
+    })?;
+    Ok(Some(folder.join("bin/wstest")))
+}
+
+/// Python 2.7, if pyenv has it: distributions carry it no more.
+fn python2() -> Option<PathBuf> {
+    let output = Command::new("pyenv").arg("root").output().ok()?;
+    let pyenv = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+    let python = pyenv.join(format!("versions/{PYTHON_2}/bin/python2.7"));
+    python.is_file().then_some(python)
+}
+
+/// The folder of the npm packages that a lock file names. `None` where there is no npm.
+pub(crate) fn npm_packages(name: &str, package: &Path) -> Result<Option<PathBuf>> {
+    let is_here = |program| Command::new(program).arg("--version").output().is_ok();
+    if !is_here("node") || !is_here("npm") {
+        return Ok(None);
     }
-    let minor = format!("import sys; sys.exit(sys.version_info < (3, {PYTHON_MINOR_MIN}))");
-    let mut version = Command::new("python3");
-    version.args(["-c", &minor]);
-    if !version.status().is_ok_and(|status| status.success()) {
-        bail!("python3 is older than 3.{PYTHON_MINOR_MIN}");
+    let (manifest, lock) = (package.join("package.json"), package.join("package-lock.json"));
+    let folder = pinned(&format!("npm-{name}"), &[&manifest, &lock], |folder| {
+        fs::create_dir_all(folder)?;
+        fs::copy(&manifest, folder.join("package.json"))?;
+        fs::copy(&lock, folder.join("package-lock.json"))?;
+        // By the lock's hashes, and without running anything that a package brings.
+        let mut install = Command::new("npm");
+        install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]);
+        succeed("npm", with(install, &[&folder.display().to_string()]))
+    })?;
+    Ok(Some(folder))
+}
+
+/// A Chromium, if the machine has one.
+pub(crate) fn chromium() -> Option<PathBuf> {
+    let path = env::var_os("PATH")?;
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let places = || env::split_paths(&path);
+    names.iter().find_map(|name| places().map(|place| place.join(name)).find(|it| it.is_file()))
+}
+
+/// Nothing comes that is not named, with its hash.
+fn pip_install(python: &Path, requirements: &Path) -> Command {
+    let mut install = Command::new(python);
+    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
+    install.args(["--require-hashes", "--no-deps", "--requirement"]).arg(requirements);
+    install
+}
+
+fn with(mut command: Command, arguments: &[&str]) -> Command {
+    command.args(arguments);
+    command
+}
+
+/// A folder under `target/tools` that `set_up` filled from these files, which pin what is in it. It is
+/// made anew when one of them changes.
+fn pinned(name: &str, pins: &[&Path], set_up: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
+    let folder = target().join("tools").join(name);
+    let stamp = folder.join("pins.txt");
+    let mut wanted = Vec::new();
+    for pin in pins {
+        let pin = fs::read(pin).with_context(|| format!("{} could not be read", pin.display()))?;
+        wanted.extend(pin);
+    }
+    if fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(folder);
     }
     if folder.exists() {
         fs::remove_dir_all(&folder)?;
     }
-    let mut venv = Command::new("python3");
-    venv.args(["-m", "venv"]).arg(&folder);
-    succeed("python-venv", venv)?;
-    let mut install = Command::new(&python);
-    install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]);
-    // The hashes are of wheels: nothing is built here, and nothing comes that is not named.
-    install.args(["--require-hashes", "--no-deps", "--only-binary", ":all:", "--requirement"]);
-    install.arg(requirements);
-    succeed("python-pip", install)?;
+    set_up(&folder)?;
     fs::write(stamp, wanted)?;
-    Ok(python)
+    Ok(folder)
 }
 
 fn succeed(name: &str, mut command: Command) -> Result<()> {
