@@ -202,7 +202,7 @@ impl Peer {
         }
     }
 
-    /// Asks for a pong, and waits for it: what was to come before has come.
+    /// Asks for a pong, and waits for it: what the shard of this connection had for it has come.
     pub(crate) async fn catch_up(&mut self) -> Vec<Heard> {
         self.socket.write(&masked(PING, b"?")).await;
         let mut before = Vec::new();
