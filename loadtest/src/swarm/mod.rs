@@ -37,7 +37,7 @@ pub(crate) mod frame;
 pub(crate) mod http;
 pub(crate) mod receiver;
 pub(crate) mod scan;
-mod socket;
+pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
 mod timers;
