@@ -1,5 +1,6 @@
 //! The project's own commands, run as `cargo xtask …`.
 
+mod peers;
 mod report;
 mod steps;
 mod tools;
@@ -32,6 +33,15 @@ enum Command {
         #[arg(long)]
         accept: bool,
     },
+    /// Measures hubbub beside its peers, which it installs under target/tools at first.
+    Peers {
+        /// Only installs.
+        #[arg(long)]
+        install: bool,
+        /// For `loadtest peers`, after `--`.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -41,6 +51,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Test { only, .. } => steps::run(&only),
+        Command::Peers { install, arguments } => peers::run(install, &arguments),
         Command::Contract { accept } => steps::contract(accept),
     };
     done.unwrap_or_else(|error| {

@@ -86,6 +86,33 @@ pub(crate) fn python_venv(name: &str, requirements: &Path) -> Result<PathBuf> {
     Ok(python)
 }
 
+/// Puts exactly the npm packages that a lock file names into this folder of `target/tools`, and runs
+/// no script of theirs.
+pub(crate) fn node_packages(name: &str, sources: &Path) -> Result<()> {
+    const FILES: [&str; 2] = ["package.json", "package-lock.json"];
+    let folder = target().join("tools").join(name);
+    let read = |folder: &Path| FILES.map(|file| fs::read(folder.join(file)).ok());
+    let wanted = read(sources);
+    if wanted.contains(&None) {
+        bail!("{} has no {} and {}", sources.display(), FILES[0], FILES[1]);
+    }
+    // `npm ci` writes this file last.
+    let is_whole = folder.join("node_modules/.package-lock.json").exists();
+    if is_whole && read(&folder) == wanted {
+        return Ok(());
+    }
+    if Command::new("npm").arg("--version").output().is_err() {
+        bail!("`npm` was not found: install Node.js 20 or newer");
+    }
+    fs::create_dir_all(&folder)?;
+    for (file, text) in FILES.iter().zip(wanted) {
+        fs::write(folder.join(file), text.unwrap_or_default())?;
+    }
+    let mut install = Command::new("npm");
+    install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(folder);
+    succeed("npm-ci", install)
+}
+
 fn succeed(name: &str, mut command: Command) -> Result<()> {
     let (log, path) = log_file(name)?;
     command.stdout(log.try_clone()?).stderr(log).current_dir(root());

@@ -76,7 +76,7 @@ pub(super) struct Loaded {
     pub(super) latency: Latency,
     /// That came in the window, whenever they were due.
     pub(super) deliveries: u64,
-    /// Right ones, in all.
+    /// Shorter than was asked for if the contender could not keep up.
     pub(super) window: Duration,
     /// Whether the contender could not keep up; then nothing is lost that is not there.
     pub(super) is_overloaded: bool,

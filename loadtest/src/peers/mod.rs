@@ -16,11 +16,11 @@ use rustix::{
     process::{Resource, Rlimit, getrlimit, setrlimit},
     thread::{CpuSet, sched_setaffinity},
 };
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use self::{
     contender::{Contender, Kind, Stable, Variant},
-    figures::{Came, Round, Work},
+    figures::{Came, Round, Summary, Work},
     generator::Pace,
     measure::Ground,
 };
@@ -34,6 +34,8 @@ pub(crate) mod floor;
 mod generator;
 mod mark;
 mod measure;
+mod page;
+mod plots;
 mod process;
 mod table;
 
@@ -97,6 +99,24 @@ pub(crate) struct Flags {
     /// Where `cargo xtask peers` has put the peers' packages; without it, `target/tools`.
     #[arg(long, value_name = "FOLDER")]
     tools: Option<PathBuf>,
+    /// Writes tables and plots into the section of this Markdown page that is marked for it.
+    #[arg(long, value_name = "FILE")]
+    write: Option<PathBuf>,
+    /// Measures nothing, and shows what was printed with `--json` before. Can be repeated.
+    #[arg(long, value_name = "FILE")]
+    from: Vec<PathBuf>,
+}
+
+/// Everything about a run, as `--json` prints it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Document {
+    setting: String,
+    #[serde(default)]
+    left_out: Vec<String>,
+    /// Follow from the rounds.
+    #[serde(skip_deserializing)]
+    summaries: Vec<Summary>,
+    rounds: Vec<Round>,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,16 +126,51 @@ enum ServerCores {
 }
 
 pub(crate) async fn run(flags: Flags, is_json: bool) -> Result<Verdict, Failure> {
-    raise_open_files()?;
+    if let Some(path) = &flags.write {
+        // What cannot be written is not measured first.
+        page::check(path).map_err(Failure::Configuration)?;
+    }
+    let documents = if flags.from.is_empty() {
+        vec![measured(&flags).await?]
+    } else {
+        flags.from.iter().map(read).collect::<Result<_, _>>().map_err(Failure::Configuration)?
+    };
+    let mut settings: Vec<_> = documents.iter().map(|it| it.setting.clone()).collect();
+    settings.dedup();
+    let left_out = documents.iter().flat_map(|it| it.left_out.clone()).collect();
+    let rounds: Vec<_> = documents.into_iter().flat_map(|it| it.rounds).collect();
+    let summaries = figures::summarise(&rounds);
+    if let Some(path) = &flags.write {
+        page::write(path, &settings, &summaries)?;
+    }
+    let is_right = summaries.iter().all(Summary::is_right);
+    if is_json {
+        let document = Document { setting: settings.join("; "), left_out, summaries, rounds };
+        println!("{}", serde_json::to_string_pretty(&document).map_err(anyhow::Error::from)?);
+    } else {
+        print!("{}", table::text(&summaries));
+    }
+    Ok(if is_right { Verdict::Holds } else { Verdict::Broken })
+}
+
+fn read(path: &PathBuf) -> Result<Document> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("--from {} cannot be read", path.display()))?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("--from {} is not what --json printed", path.display()))
+}
+
+/// All turns of all that take part.
+async fn measured(flags: &Flags) -> Result<Document, Failure> {
     let binary = match &flags.binary {
         Some(binary) => binary.clone(),
         None => std::env::current_exe()?.with_file_name("hubbub"),
     };
-    let (ground, setting) = ground(&flags)?;
-    let contenders = chosen(&flags, contender::all(&binary, &flags.variant))?;
+    let contenders = chosen(flags, contender::all(&binary, &flags.variant))?;
+    raise_open_files()?;
+    let (ground, setting) = ground(flags)?;
     ground.stable.furnish()?;
-    let mut left_out = Vec::new();
-    let mut present = Vec::new();
+    let (mut present, mut left_out) = (Vec::new(), Vec::new());
     for it in contenders {
         match it.missing(&ground.stable) {
             None => present.push(it),
@@ -134,7 +189,7 @@ pub(crate) async fn run(flags: Flags, is_json: bool) -> Result<Verdict, Failure>
     for &work in &flags.work {
         for number in 1..=flags.rounds {
             for contender in &present {
-                let came = turn(&flags, &ground, work, number, contender).await;
+                let came = turn(flags, &ground, work, number, contender).await;
                 let came = came.unwrap_or_else(|error| Came::Failed(format!("{error:#}")));
                 let round = Round { work, round: number, contender: contender.name.clone(), came };
                 eprintln!("{}", table::line(&round));
@@ -142,21 +197,7 @@ pub(crate) async fn run(flags: Flags, is_json: bool) -> Result<Verdict, Failure>
             }
         }
     }
-
-    let summaries = figures::summarise(&rounds);
-    if is_json {
-        let document = json!({
-            "setting": setting,
-            "left_out": left_out,
-            "summaries": summaries,
-            "rounds": rounds,
-        });
-        println!("{document:#}");
-    } else {
-        print!("{}", table::text(&summaries));
-    }
-    let is_right = summaries.iter().all(figures::Summary::is_right);
-    Ok(if is_right { Verdict::Holds } else { Verdict::Broken })
+    Ok(Document { setting, left_out, summaries: Vec::new(), rounds })
 }
 
 /// One contender's turn.
@@ -192,7 +233,7 @@ async fn reach(flags: &Flags, ground: &Ground, contender: &Contender, seed: u64)
         passed: 0,
         failed: None,
         first: flags.users,
-        last: flags.capacity_users.max(flags.users),
+        last: flags.capacity_users,
         within: WITHIN_PERCENT,
     };
     let mut p99_ms = 0.0;
@@ -271,7 +312,8 @@ fn ground(flags: &Flags) -> Result<(Ground, String)> {
     let Flags { users, body_bytes, rounds, seconds, warm_up, .. } = flags;
     let setting = format!(
         "{server}; {users} users, bodies of {body_bytes} bytes, {rounds} rounds of {seconds} s after \
-         {warm_up} s"
+         {warm_up} s; {}",
+        machine()
     );
     let mut measured = vec![first, last];
     measured.dedup();
@@ -285,6 +327,15 @@ fn ground(flags: &Flags) -> Result<(Ground, String)> {
     Ok((ground, setting))
 }
 
+/// The processor and the kernel, as far as the system tells.
+fn machine() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let mut models = cpu.lines().filter_map(|line| line.strip_prefix("model name"));
+    let model = models.next().and_then(|it| it.split_once(": ")).map_or("a processor", |it| it.1);
+    format!("{model}, Linux {}", read("/proc/sys/kernel/osrelease").trim())
+}
+
 fn chosen(flags: &Flags, all: Vec<Contender>) -> Result<Vec<Contender>, Failure> {
     let names: Vec<_> = all.iter().map(|it| it.name.clone()).collect();
     if let Some(unknown) = flags.only.iter().find(|word| !all.iter().any(|it| it.is_meant_by(word)))
@@ -293,6 +344,9 @@ fn chosen(flags: &Flags, all: Vec<Contender>) -> Result<Vec<Contender>, Failure>
             "--only {unknown}: there is nobody of this name; there are {}",
             names.join(", ")
         )));
+    }
+    if flags.capacity_users < flags.users && flags.work.contains(&Work::Capacity) {
+        return Err(Failure::configuration(anyhow!("--capacity-users is less than --users")));
     }
     if !(flags.rate.is_finite() && flags.rate > 0.0) {
         return Err(Failure::configuration(anyhow!("--rate must be more than 0")));
@@ -304,3 +358,6 @@ fn chosen(flags: &Flags, all: Vec<Contender>) -> Result<Vec<Contender>, Failure>
     };
     Ok(all.into_iter().filter(is_chosen).collect())
 }
+
+#[cfg(test)]
+mod tests;

@@ -147,7 +147,7 @@ fn ratio(spread: Option<Spread>) -> String {
 }
 
 /// A whole number with a comma after each third digit from the right.
-fn thousands(number: f64) -> String {
+pub(super) fn thousands(number: f64) -> String {
     let digits = format!("{number:.0}");
     let (sign, digits) = digits.strip_prefix('-').map_or(("", &*digits), |it| ("-", it));
     let mut text = sign.to_owned();
