@@ -10,5 +10,6 @@ mod proxy;
 mod chaos;
 mod defects;
 mod many_runs;
+mod peers;
 mod refusals;
 mod stall;
