@@ -1,7 +1,7 @@
 //! Who takes part: how each is started, how it is spoken to, and where its files are.
 
 use std::{
-    fs,
+    fmt, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
@@ -123,6 +123,18 @@ impl Variant {
         let binary = self.binary.clone().unwrap_or_else(|| binary.to_owned());
         let settings = self.settings.clone();
         Contender { name: format!("hubbub-{}", self.name), kind: Kind::Hubbub { binary, settings } }
+    }
+}
+
+impl fmt::Display for Variant {
+    /// For people.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, binary, settings } = self;
+        write!(f, "`hubbub-{name}` is hubbub with")?;
+        if binary.is_some() {
+            write!(f, " another build")?;
+        }
+        settings.iter().try_for_each(|(key, value)| write!(f, " {key}={value}"))
     }
 }
 
@@ -282,6 +294,8 @@ mod tests {
         let variant = Variant::parse("old=binary=/tmp/hubbub,HUBBUB__HUB__PIN_CORES=off").unwrap();
         let contender = variant.contender(Path::new("ours"));
         assert_eq!(contender.name, "hubbub-old");
+        let told = "`hubbub-old` is hubbub with another build HUBBUB__HUB__PIN_CORES=off";
+        assert_eq!(variant.to_string(), told);
         let settings = vec![("HUBBUB__HUB__PIN_CORES".to_owned(), "off".to_owned())];
         assert_eq!(contender.kind, Kind::Hubbub { binary: "/tmp/hubbub".into(), settings });
         for wrong in ["shards2", "=A=B", "x=A", "x==B", "a b=A=B"] {

@@ -83,6 +83,8 @@ pub(super) struct Summary {
     pub(super) rounds: usize,
     /// How many of them nobody disturbed. If it is at least half, the figures are of these only.
     pub(super) quiet: usize,
+    /// How many the figures are of.
+    pub(super) counted: usize,
     pub(super) overloaded: usize,
     pub(super) lost: u64,
     pub(super) faults: u64,
@@ -92,6 +94,8 @@ pub(super) struct Summary {
     pub(super) to_floor: Option<Spread>,
     /// The same to that of uWebSockets.
     pub(super) to_uws: Option<Spread>,
+    /// Of p99 to that of uWebSockets.
+    pub(super) p99_to_uws: Option<Spread>,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, Serialize)]
@@ -99,6 +103,7 @@ pub(super) struct Summary {
 pub(super) enum Medians {
     Carried {
         cpu_us_per_delivery: Spread,
+        bytes_per_delivery: Spread,
         deliveries_per_s: Spread,
         p50_ms: Spread,
         p90_ms: Spread,
@@ -154,6 +159,13 @@ impl Came {
             Self::Carried(_) | Self::Failed(_) => None,
         }
     }
+
+    fn p99_ms(&self) -> Option<f64> {
+        match self {
+            Self::Carried(it) if !it.is_overloaded => Some(it.latency_ms[3]),
+            _ => None,
+        }
+    }
 }
 
 impl Round {
@@ -192,14 +204,21 @@ impl Summary {
             contender: contender.to_owned(),
             rounds: ours.len(),
             quiet,
+            counted: counted.len(),
             overloaded: carried.iter().filter(|it| it.is_overloaded).count(),
             lost: wrong(&ours, |it| if it.is_overloaded { 0 } else { it.lost }),
             faults: wrong(&ours, |it| it.faults),
             failures: ours.iter().filter_map(failure).collect(),
             figures: medians(&counted),
-            to_floor: ratios(all, &counted, work, work.floor()),
-            to_uws: ratios(all, &counted, work, "uws"),
+            to_floor: ratios(all, &counted, work.floor(), Came::first),
+            to_uws: ratios(all, &counted, "uws", Came::first),
+            p99_to_uws: ratios(all, &counted, "uws", |came, _| came.p99_ms()),
         }
+    }
+
+    /// Whether it was overloaded more often than not: then its other figures say nothing.
+    pub(super) fn cannot_keep_up(&self) -> bool {
+        self.overloaded * 2 > self.counted
     }
 
     /// Whether everybody got everything.
@@ -224,6 +243,7 @@ fn medians(rounds: &[&Round]) -> Option<Medians> {
         let of = |what: fn(&Carried) -> f64| Spread::of(carried.iter().map(|it| what(it)));
         return Some(Medians::Carried {
             cpu_us_per_delivery: of(|it| it.cpu_us_per_delivery)?,
+            bytes_per_delivery: of(|it| it.bytes_per_delivery)?,
             deliveries_per_s: of(|it| it.deliveries_per_s)?,
             p50_ms: of(|it| it.latency_ms[0])?,
             p90_ms: of(|it| it.latency_ms[1])?,
@@ -259,14 +279,19 @@ fn medians(rounds: &[&Round]) -> Option<Medians> {
     Some(Medians::Reached { users, p99_ms })
 }
 
-/// Of the work's first figure to that of another contender in the same round: what slowed the
-/// machine for a while slowed both.
-fn ratios(all: &[Round], ours: &[&Round], work: Work, other: &str) -> Option<Spread> {
+/// Of a figure to that of another contender in the same round: what slowed the machine for a while
+/// slowed both.
+fn ratios(
+    all: &[Round],
+    ours: &[&Round],
+    other: &str,
+    figure: impl Fn(&Came, Work) -> Option<f64>,
+) -> Option<Spread> {
     let ratio = |ours: &&Round| {
-        let same_round =
-            |it: &&Round| it.work == work && it.contender == other && it.round == ours.round;
-        let other = all.iter().find(same_round)?.came.first(work)?;
-        let ratio = ours.came.first(work)? / other;
+        let is_beside =
+            |it: &&Round| it.work == ours.work && it.contender == other && it.round == ours.round;
+        let beside = figure(&all.iter().find(is_beside)?.came, ours.work)?;
+        let ratio = figure(&ours.came, ours.work)? / beside;
         ratio.is_finite().then_some(ratio)
     };
     Spread::of(ours.iter().filter_map(ratio))
@@ -280,6 +305,8 @@ mod tests {
         Carried {
             deliveries_per_s: 18_000.0,
             cpu_us_per_delivery: cpu_us,
+            threads_us_per_delivery: [("main".to_owned(), cpu_us)].into(),
+            bytes_per_delivery: 98.0,
             latency_ms: [1.0, 2.0, 3.0, 4.0, 5.0],
             server_percent: 5.0,
             generator_percent: 6.0,
@@ -325,8 +352,19 @@ mod tests {
         for ratio in [to_floor.median, to_floor.least, to_floor.most] {
             assert!((ratio - 1.1).abs() < 1e-9, "{to_floor:?}");
         }
+        assert_eq!((hubbub.p99_to_uws, hubbub.to_uws), (None, None));
         assert_eq!((hubbub.to_uws, floor.to_floor.map(|it| it.most)), (None, Some(1.0)));
         assert!((cpu(&hubbub).most - 6.6).abs() < 1e-9);
+    }
+
+    #[test]
+    fn the_last_percentile_is_held_against_uws() {
+        let slow = Carried { latency_ms: [1.0, 2.0, 3.0, 6.0, 9.0], ..carried(2.0, 0.0) };
+        let uws = Came::Carried(carried(1.0, 0.0));
+        let rounds = [round(1, "uws", uws), round(1, "hubbub", Came::Carried(slow))];
+        let [_, hubbub] = summarise(&rounds).try_into().unwrap();
+        assert_eq!(hubbub.p99_to_uws.map(|it| it.median), Some(1.5));
+        assert_eq!(hubbub.to_uws.map(|it| it.median), Some(2.0));
     }
 
     #[test]

@@ -42,8 +42,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// After the last message was sent.
 const DRAIN_MAX: Duration = Duration::from_secs(10);
-/// Who is this far behind in deliveries is overloaded: the measure ends.
+/// Who is this far behind in deliveries does not keep up: the measure ends.
 const BEHIND_MAX: Duration = Duration::from_secs(3);
+/// Who is this far behind when the window ends has not kept up either, though all may come in the end.
+const BEHIND_AT_END_MAX: Duration = Duration::from_secs(1);
 /// Publishes between two looks at the sockets.
 const PUBLISHES_PER_TURN: usize = 256;
 /// Longest sleep, should the kernel's timer fail to wake.
@@ -76,6 +78,8 @@ pub(super) struct Loaded {
     pub(super) latency: Latency,
     /// That came in the window, whenever they were due.
     pub(super) deliveries: u64,
+    /// That were read in the window, frames and all.
+    pub(super) bytes: u64,
     /// Shorter than was asked for if the contender could not keep up.
     pub(super) window: Duration,
     /// Whether the contender could not keep up; then nothing is lost that is not there.
@@ -126,6 +130,8 @@ pub(super) struct Generator {
     speaker: Speaker,
     began: Instant,
     ready: usize,
+    /// Read in all.
+    bytes: u64,
     books: Books,
 }
 
@@ -147,6 +153,7 @@ impl Generator {
             speaker,
             began: Instant::now(),
             ready: 0,
+            bytes: 0,
             books: Books::new(0, true, false),
         })
     }
@@ -204,7 +211,7 @@ impl Generator {
             if opened.is_none() && now >= opens {
                 at_edge(Edge::Begins)?;
                 // Only now: looking at processes takes its time.
-                opened = Some((Instant::now(), self.books.deliveries()));
+                opened = Some((Instant::now(), self.books.deliveries(), self.bytes));
             }
             for _ in 0..PUBLISHES_PER_TURN {
                 let Some(due) = schedule.next_due(now, self.books.under_way()) else { break };
@@ -214,18 +221,23 @@ impl Generator {
             let wake = if opened.is_none() { opens } else { closes };
             let wake = schedule.wakes().map_or(wake, |it| it.min(wake));
             self.turn(&mut events, Some(wake))?;
-            if self.is_behind(&load) {
+            if self.is_behind(&load, BEHIND_MAX) {
                 break;
             }
         }
-        let (opened, deliveries_before) = opened.unwrap_or((Instant::now(), 0));
+        // Who does not keep up in the warm-up already has no window.
+        let now = (Instant::now(), self.books.deliveries(), self.bytes);
+        let (opened, deliveries_before, bytes_before) = opened.unwrap_or(now);
         let window = opened.elapsed();
         let deliveries = self.books.deliveries() - deliveries_before;
+        let bytes = self.bytes - bytes_before;
         at_edge(Edge::Ends)?;
-        let is_overloaded = self.is_behind(&load) || !self.drain(&mut events)?;
+        // What comes far too late need not be waited for.
+        let is_overloaded = self.is_behind(&load, BEHIND_AT_END_MAX) || !self.drain(&mut events)?;
         Ok(Loaded {
             latency: self.books.latency.clone(),
             deliveries,
+            bytes,
             window,
             is_overloaded,
             findings: self.books.findings(),
@@ -248,12 +260,12 @@ impl Generator {
         Ok(true)
     }
 
-    fn is_behind(&self, load: &Load) -> bool {
+    fn is_behind(&self, load: &Load, most: Duration) -> bool {
         let Pace::Open { messages_per_s } = load.pace else { return false };
         #[expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
         let outstanding = self.books.outstanding() as f64 / self.connections.len().max(1) as f64;
         // A message or two are always under way.
-        outstanding > messages_per_s * BEHIND_MAX.as_secs_f64() + 2.0
+        outstanding > messages_per_s * most.as_secs_f64() + 2.0
     }
 
     fn publish(&mut self, author: usize, due: Instant) -> Result<()> {
@@ -392,6 +404,7 @@ impl Generator {
                     return Err(error).with_context(|| format!("connection {user} broke"));
                 }
             };
+            self.bytes += bytes as u64;
             let is_whole = kept + bytes < self.buffer.len();
             // Lent to the parser, since the frames lie in it.
             let buffer = std::mem::take(&mut self.buffer);

@@ -1,6 +1,6 @@
 //! One contender, one work: started, connected, warmed up, measured, ended.
 
-use std::{thread, time::Duration};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,9 @@ use super::{
 const SETTLE: Duration = Duration::from_millis(300);
 /// After many were made, until memory is looked at.
 const SETTLE_IDLE: Duration = Duration::from_secs(2);
+
+/// A thread that has less of its process's time is not named.
+const THREAD_SHARE_MIN: f64 = 0.01;
 
 /// What holds for all measures.
 #[derive(Clone, Debug)]
@@ -35,6 +38,10 @@ pub(super) struct Carried {
     pub(super) deliveries_per_s: f64,
     /// Of the whole process, in the window.
     pub(super) cpu_us_per_delivery: f64,
+    /// The same by threads: those of one name together, without those that did next to nothing.
+    pub(super) threads_us_per_delivery: BTreeMap<String, f64>,
+    /// From the server, frames and all, without what TCP and IP add.
+    pub(super) bytes_per_delivery: f64,
     /// p50, p90, p95, p99 and the longest, from the intended moment, in milliseconds.
     pub(super) latency_ms: [f64; 5],
     pub(super) server_percent: f64,
@@ -72,11 +79,15 @@ impl Carried {
 
     fn new(loaded: Loaded, spent: &Spent) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
-        let deliveries = loaded.deliveries as f64;
-        let percent = |seconds: f64| seconds / spent.wall_s * 100.0;
+        let (deliveries, bytes) = (loaded.deliveries.max(1) as f64, loaded.bytes as f64);
+        let percent = |seconds: f64| seconds / spent.wall_s.max(1e-6) * 100.0;
+        let busy = spent.threads_s.iter().filter(|it| *it.1 >= spent.server_s * THREAD_SHARE_MIN);
+        let threads = busy.map(|(name, seconds)| (name.clone(), seconds * 1e6 / deliveries));
         Self {
-            deliveries_per_s: deliveries / loaded.window.as_secs_f64(),
-            cpu_us_per_delivery: spent.server_s * 1e6 / deliveries.max(1.0),
+            deliveries_per_s: deliveries / loaded.window.as_secs_f64().max(1e-6),
+            cpu_us_per_delivery: spent.server_s * 1e6 / deliveries,
+            threads_us_per_delivery: threads.collect(),
+            bytes_per_delivery: bytes / deliveries,
             latency_ms: loaded.latency.five().unwrap_or([0.0; 5]),
             server_percent: percent(spent.server_s),
             generator_percent: percent(spent.generator_s),

@@ -315,6 +315,7 @@ fn ground(flags: &Flags) -> Result<(Ground, String)> {
          {warm_up} s; {}",
         machine()
     );
+    let setting = flags.variant.iter().fold(setting, |setting, it| format!("{setting}; {it}"));
     let mut measured = vec![first, last];
     measured.dedup();
     let ground = Ground {

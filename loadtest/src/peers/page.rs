@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{
     figures::{FOREIGN_PERCENT_MAX, Summary, Work},
     plots,
-    table::{Table, remark, tables},
+    table::{Table, remarks, tables},
 };
 
 const BEGIN: &str = "<!-- peers: begin (written by `cargo xtask peers -- --write`) -->";
@@ -55,14 +55,13 @@ fn section(settings: &[String], summaries: &[Summary]) -> String {
     }
     let _ = writeln!(
         text,
-        "Figures are medians; behind a ratio stand the least and the most of it, round by round. A round \
-         in which others used more than {FOREIGN_PERCENT_MAX:.0} % of a core counts as disturbed."
+        "Figures are medians; behind a ratio stand the least and the most of it, round by round. A turn in \
+         which others used more than {FOREIGN_PERCENT_MAX:.0} % of a core counts as disturbed."
     );
     for Table { work, rows } in tables(summaries) {
         let _ = writeln!(text, "\n### {}\n\n{}\n", title(work), about(work));
         text += &markdown(&rows);
-        let remarks = summaries.iter().filter(|it| it.work == work).filter_map(remark);
-        for (number, remark) in remarks.enumerate() {
+        for (number, remark) in remarks(summaries, work).iter().enumerate() {
             let _ = writeln!(text, "{}- {remark}", if number == 0 { "\n" } else { "" });
         }
         let _ = writeln!(text, "\n![{}]({})", title(work), plot_name(work));
@@ -127,6 +126,8 @@ mod tests {
         Came::Carried(Carried {
             deliveries_per_s: 18_012.4,
             cpu_us_per_delivery: cpu_us,
+            threads_us_per_delivery: [("main".to_owned(), cpu_us)].into(),
+            bytes_per_delivery: 98.0,
             latency_ms: [0.7, 1.2, 1.3, 1.8, 2.5],
             server_percent: 4.7,
             generator_percent: 6.12,
@@ -171,7 +172,7 @@ mod tests {
         let section = section(&["server on core 0".to_owned()], &summaries());
         let expected = "\
 Measured: server on core 0.
-Figures are medians; behind a ratio stand the least and the most of it, round by round. A round in which \
+Figures are medians; behind a ratio stand the least and the most of it, round by round. A turn in which \
 others used more than 6 % of a core counts as disturbed.
 
 ### The reference load
@@ -179,13 +180,13 @@ others used more than 6 % of a core counts as disturbed.
 Messages come at exponential intervals from users drawn by lot, whether or not a server keeps up; latency is \
 from the moment that was intended.
 
-| contender | CPU µs per delivery | × floor | × uWS | deliveries/s | p50 ms | p90 | p95 | p99 | max | server % | generator % | lost |
-|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
-| floor-direct | 2.500 | 1.00 (1.00–1.00) | – | 18,012 | 0.70 | 1.20 | 1.30 | 1.80 | 2.50 | 4.7 | 6.1 | 0 |
-| hubbub | 2.750 | 1.10 (1.10–1.10) | – | 18,012 | 0.70 | 1.20 | 1.30 | 1.80 | 2.50 | 4.7 | 6.1 | 0 |
-| nats | failed: it ended | – | – | – | – | – | – | – | – | – | – | – |
+| contender | CPU µs per delivery | × floor | × uWS | deliveries/s | p50 ms | p90 | p95 | p99 | p99 × uWS | max | server % | generator % | lost |
+|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|
+| floor-direct | 2.500 | 1.00 (1.00–1.00) | – | 18,012 | 0.70 | 1.20 | 1.30 | 1.80 | – | 2.50 | 4.7 | 6.1 | 0 |
+| hubbub | 2.750 | 1.10 (1.10–1.10) | – | 18,012 | 0.70 | 1.20 | 1.30 | 1.80 | – | 2.50 | 4.7 | 6.1 | 0 |
+| nats | failed: it ended | – | – | – | – | – | – | – | – | – | – | – | – |
 
-- nats: failed in 1 rounds, first: it ended
+- nats: failed in 1 of 1 turns, first: it ended
 
 ![The reference load](peers-paced.svg)
 

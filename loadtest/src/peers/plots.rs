@@ -57,7 +57,7 @@ fn panels(summaries: &[Summary], work: Work) -> Vec<Panel> {
     let panel = |what: &str, is_logarithmic, told, figure: fn(&Medians) -> Option<Spread>| {
         let of_work = summaries.iter().filter(|it| it.work == work);
         // Who cannot keep up has no figures that could stand beside the others.
-        let kept_up = of_work.filter(|it| work == Work::Saturation || it.overloaded == 0);
+        let kept_up = of_work.filter(|it| !it.cannot_keep_up());
         let bar = |it: &Summary| Some((it.contender.clone(), figure(it.figures.as_ref()?)?));
         let title = format!("{}: {what}", page::title(work));
         Panel { title, bars: kept_up.filter_map(bar).collect(), is_logarithmic, told }

@@ -1,12 +1,12 @@
 //! What the processes and the cores have used, to better than the kernel's tick.
 
 use std::{
+    collections::BTreeMap,
     fs,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
-use serde::{Deserialize, Serialize};
 
 use crate::server::usage::Usage;
 
@@ -24,12 +24,14 @@ pub(super) struct Probe {
     free: Duration,
 }
 
-/// Between two views, in seconds where it is a time.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
+/// Between two views, in seconds.
+#[derive(Clone, PartialEq, Debug)]
 pub(super) struct Spent {
     pub(super) wall_s: f64,
     /// Of all threads of the server, also of those that have ended.
     pub(super) server_s: f64,
+    /// Of the server's threads, by name.
+    pub(super) threads_s: BTreeMap<String, f64>,
     /// Of this whole process.
     pub(super) generator_s: f64,
     /// Of both cores by anybody else, among them the machine below, where this one is virtual.
@@ -55,12 +57,17 @@ impl Probe {
     pub(super) fn until(&self, later: &Self, cores: usize) -> Spent {
         let wall_s = (later.at - self.at).as_secs_f64();
         let server_s = between(&self.server, &later.server).as_secs_f64();
+        let thread = |(name, after): (&String, &Duration)| {
+            let before = self.server.threads.get(name).copied().unwrap_or_default();
+            (name.clone(), after.saturating_sub(before).as_secs_f64())
+        };
+        let threads_s = later.server.threads.iter().map(thread).collect();
         let generator_s = between(&self.generator, &later.generator).as_secs_f64();
         let free_s = later.free.saturating_sub(self.free).as_secs_f64();
         #[expect(clippy::cast_precision_loss, reason = "cores are few")]
         let all_s = wall_s * cores as f64;
         let foreign_s = (all_s - free_s - server_s - generator_s).max(0.0);
-        Spent { wall_s, server_s, generator_s, foreign_s }
+        Spent { wall_s, server_s, threads_s, generator_s, foreign_s }
     }
 }
 
@@ -130,6 +137,7 @@ mod tests {
         let later = probe(at + Duration::from_secs(1), 500, 300, 1_100);
         let spent = probe(at, 0, 0, 0).until(&later, 2);
         assert!((spent.foreign_s - 0.1).abs() < 1e-9, "{spent:?}");
+        assert_eq!(spent.threads_s, [("a".to_owned(), 0.5)].into());
         assert!((spent.server_s - 0.5).abs() < 1e-9 && (spent.wall_s - 1.0).abs() < 1e-9);
     }
 }

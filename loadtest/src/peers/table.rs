@@ -49,6 +49,11 @@ fn carried(it: &Carried) -> String {
         it.generator_percent,
         it.foreign_percent
     );
+    let threads = it.threads_us_per_delivery.iter();
+    let threads: Vec<_> = threads.map(|(name, us)| format!("{name} {us:.3}")).collect();
+    if threads.len() > 1 {
+        let _ = write!(text, "  [{}]", threads.join(", "));
+    }
     if it.is_overloaded {
         text += "  OVERLOADED";
     } else if it.lost > 0 {
@@ -66,27 +71,37 @@ pub(super) struct Table {
     pub(super) rows: Vec<Vec<String>>,
 }
 
+const CARRIED: [&str; 14] = [
+    "contender",
+    "CPU µs per delivery",
+    "× floor",
+    "× uWS",
+    "deliveries/s",
+    "p50 ms",
+    "p90",
+    "p95",
+    "p99",
+    "p99 × uWS",
+    "max",
+    "server %",
+    "generator %",
+    "lost",
+];
+/// The same, with another figure first, which the ratios are of.
+const SATURATED: [&str; 14] = {
+    let mut columns = CARRIED;
+    (columns[1], columns[4]) = (CARRIED[4], CARRIED[1]);
+    columns
+};
+
 /// One table for each work.
 pub(super) fn tables(summaries: &[Summary]) -> Vec<Table> {
     let mut works: Vec<_> = summaries.iter().map(|it| it.work).collect();
     works.dedup();
     let table = |work| {
         let head: &[&str] = match work {
-            Work::Paced | Work::Million | Work::Saturation => &[
-                "contender",
-                "CPU µs per delivery",
-                "× floor",
-                "× uWS",
-                "deliveries/s",
-                "p50 ms",
-                "p90",
-                "p95",
-                "p99",
-                "max",
-                "server %",
-                "generator %",
-                "lost",
-            ],
+            Work::Paced | Work::Million => &CARRIED,
+            Work::Saturation => &SATURATED,
             Work::Idle => {
                 &["contender", "bytes per connection", "× floor", "× uWS", "connects/s", "idle %"]
             }
@@ -103,7 +118,7 @@ fn row(summary: &Summary) -> Vec<String> {
     let mut row = vec![summary.contender.clone()];
     match &summary.figures {
         None => row.push(format!("failed: {}", summary.failures.join("; "))),
-        Some(Medians::Carried { .. }) if summary.overloaded * 2 > summary.quiet.max(1) => {
+        Some(Medians::Carried { .. }) if summary.cannot_keep_up() => {
             row.push("cannot keep up".to_owned());
         }
         Some(Medians::Carried {
@@ -118,11 +133,14 @@ fn row(summary: &Summary) -> Vec<String> {
             generator_percent,
             ..
         }) => {
-            row.push(format!("{:.3}", cpu_us_per_delivery.median));
-            row.extend([ratio(summary.to_floor), ratio(summary.to_uws)]);
-            row.push(thousands(deliveries_per_s.median));
-            let latencies = [p50_ms, p90_ms, p95_ms, p99_ms, max_ms];
-            row.extend(latencies.map(|it| format!("{:.2}", it.median)));
+            let cpu_us = format!("{:.3}", cpu_us_per_delivery.median);
+            let rate = thousands(deliveries_per_s.median);
+            let is_saturated = summary.work == Work::Saturation;
+            let (first, other) = if is_saturated { (rate, cpu_us) } else { (cpu_us, rate) };
+            row.extend([first, ratio(summary.to_floor), ratio(summary.to_uws), other]);
+            let ms = |it: &Spread| format!("{:.2}", it.median);
+            row.extend([p50_ms, p90_ms, p95_ms, p99_ms].map(ms));
+            row.extend([ratio(summary.p99_to_uws), ms(max_ms)]);
             row.extend([server_percent, generator_percent].map(|it| format!("{:.1}", it.median)));
             row.push((summary.lost + summary.faults).to_string());
         }
@@ -178,36 +196,147 @@ pub(super) fn text(summaries: &[Summary]) -> String {
             for (at, (cell, &width)) in row.iter().zip(&widths).enumerate() {
                 let _ = if at == 0 {
                     write!(text, "{cell:<width$}")
+                } else if row.len() < columns {
+                    write!(text, "  {cell}")
                 } else {
                     write!(text, "  {cell:>width$}")
                 };
             }
             text.push('\n');
         }
-        for it in summaries.iter().filter(|it| it.work == work) {
-            text += &remark(it).map_or(String::new(), |it| it + "\n");
+        for remark in remarks(summaries, work) {
+            let _ = writeln!(text, "{remark}");
         }
     }
     text
 }
 
+/// What the rows of a work do not show.
+pub(super) fn remarks(summaries: &[Summary], work: Work) -> Vec<String> {
+    let of_work = || summaries.iter().filter(|it| it.work == work);
+    let mut remarks: Vec<_> = of_work().filter_map(wrong).collect();
+    let disturbed: Vec<_> = of_work().filter(|it| it.quiet < it.rounds).collect();
+    if !disturbed.is_empty() {
+        let count =
+            |it: &&Summary| format!("{} {} of {}", it.contender, it.rounds - it.quiet, it.rounds);
+        let counts: Vec<_> = disturbed.iter().map(count).collect();
+        let all_count: Vec<_> =
+            disturbed.iter().filter(|it| it.counted > it.quiet).map(|it| &*it.contender).collect();
+        let and = match &*all_count {
+            [] => "they do not count".to_owned(),
+            some if some.len() == disturbed.len() => {
+                "they count, for want of quiet ones".to_owned()
+            }
+            some => format!("they count for {} only, for want of quiet ones", some.join(", ")),
+        };
+        remarks.push(format!("disturbed turns: {}; {and}", counts.join(", ")));
+    }
+    remarks
+}
+
 /// What is wrong with a row, if something is.
-pub(super) fn remark(summary: &Summary) -> Option<String> {
-    let Summary { contender, rounds, quiet, lost, faults, failures, overloaded, .. } = summary;
+fn wrong(summary: &Summary) -> Option<String> {
+    let Summary { contender, rounds, lost, faults, failures, overloaded, .. } = summary;
     let mut wrong = Vec::new();
     if *lost > 0 || *faults > 0 {
         wrong.push(format!("{lost} deliveries were lost, and {faults} connections got wrong ones"));
     }
     if *overloaded > 0 {
-        wrong.push(format!("could not keep up in {overloaded} rounds"));
+        wrong.push(format!("could not keep up in {overloaded} of {} turns", summary.counted));
     }
-    if !failures.is_empty() {
-        wrong.push(format!("failed in {} rounds, first: {}", failures.len(), failures[0]));
-    }
-    if quiet < rounds {
-        let counted =
-            if quiet * 2 < *rounds { "all count, with care" } else { "they do not count" };
-        wrong.push(format!("{} of {rounds} rounds were disturbed: {counted}", rounds - quiet));
+    if let Some(first) = failures.first() {
+        wrong.push(format!("failed in {} of {rounds} turns, first: {first}", failures.len()));
     }
     (!wrong.is_empty()).then(|| format!("{contender}: {}", wrong.join("; ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::peers::figures::summarise;
+
+    fn carried(cpu_us: f64, foreign_percent: f64) -> Carried {
+        Carried {
+            deliveries_per_s: 1_234_567.0,
+            cpu_us_per_delivery: cpu_us,
+            threads_us_per_delivery: [("hub".to_owned(), 2.0), ("log".to_owned(), 0.5)].into(),
+            bytes_per_delivery: 98.0,
+            latency_ms: [0.7, 1.2, 1.3, 1.8, 2.5],
+            server_percent: 4.7,
+            generator_percent: 6.1,
+            foreign_percent,
+            is_overloaded: false,
+            lost: 0,
+            faults: 0,
+            evidence: Vec::new(),
+        }
+    }
+
+    fn round(work: Work, contender: &str, came: Came) -> Round {
+        Round { work, round: 1, contender: contender.to_owned(), came }
+    }
+
+    #[test]
+    fn a_line_tells_threads_faults_and_disturbance() {
+        let bad = Carried {
+            lost: 3,
+            faults: 1,
+            evidence: vec!["connection 7 got nothing".to_owned()],
+            ..carried(2.5, 50.0)
+        };
+        assert_eq!(
+            line(&round(Work::Paced, "hubbub", Came::Carried(bad))),
+            "paced       1  hubbub                 2.500 us    1234567/s  p50 0.70  p99 1.80  max 2.5 ms  \
+             server 4.7 %  generator 6 %  others 50 %  [hub 2.000, log 0.500]  3 LOST  \
+             1 FAULTS: connection 7 got nothing  DISTURBED"
+        );
+    }
+
+    #[test]
+    fn at_saturation_the_deliveries_come_first_and_who_is_late_has_a_sentence() {
+        let late = Carried { is_overloaded: true, ..carried(9.0, 0.0) };
+        let summaries = summarise(&[
+            round(Work::Saturation, "floor-batched", Came::Carried(carried(0.1, 0.0))),
+            round(Work::Million, "ws", Came::Carried(late)),
+        ]);
+        let expected = "
+saturation
+contender      deliveries/s           × floor  × uWS  CPU µs per delivery  p50 ms   p90   p95   p99  p99 × uWS   max  server %  generator %  lost
+floor-batched     1,234,567  1.00 (1.00–1.00)      –                0.100    0.70  1.20  1.30  1.80          –  2.50       4.7          6.1     0
+
+million
+contender  CPU µs per delivery  × floor  × uWS  deliveries/s  p50 ms  p90  p95  p99  p99 × uWS  max  server %  generator %  lost
+ws         cannot keep up
+ws: could not keep up in 1 of 1 turns
+";
+        assert_eq!(text(&summaries), expected);
+    }
+
+    #[test]
+    fn disturbed_turns_are_told_in_one_line() {
+        let of = |contender, number, foreign| Round {
+            round: number,
+            ..round(Work::Paced, contender, Came::Carried(carried(2.0, foreign)))
+        };
+        let summaries = summarise(&[
+            of("uws", 1, 0.0),
+            of("uws", 2, 9.0),
+            of("ws", 1, 9.0),
+            of("ws", 2, 9.0),
+            of("nats", 1, 0.0),
+        ]);
+        assert_eq!(
+            remarks(&summaries, Work::Paced),
+            [
+                "disturbed turns: uws 1 of 2, ws 2 of 2; they count for ws only, for want of quiet ones"
+            ]
+        );
+        assert!(remarks(&summaries, Work::Idle).is_empty());
+    }
+
+    #[test]
+    fn thousands_have_commas() {
+        let told = [0.4, 999.0, 1_000.0, 12_345_678.9, -1_234.0].map(thousands);
+        assert_eq!(told, ["0", "999", "1,000", "12,345,679", "-1,234"]);
+    }
 }
