@@ -199,10 +199,9 @@ impl Floor {
     fn take_frames(&mut self, bytes: &mut [u8]) -> Result<usize> {
         let mut used = 0;
         while let Some(frame) = client_frame(&bytes[used..])? {
-            let (payload, rest) =
-                bytes[used + frame.head_bytes..].split_at_mut(frame.payload_bytes);
-            used = used + frame.head_bytes + payload.len();
-            let _ = rest;
+            let begin = used + frame.head_bytes;
+            used = begin + frame.payload_bytes;
+            let payload = &mut bytes[begin..used];
             // Pongs, and whatever else is no message, are for nobody.
             if frame.opcode != BINARY {
                 ensure!(frame.opcode != CLOSE, "closed");

@@ -38,7 +38,6 @@ type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBacke
 struct Panel {
     title: String,
     bars: Vec<(String, Spread)>,
-    is_logarithmic: bool,
     told: fn(f64) -> String,
 }
 
@@ -54,18 +53,17 @@ pub(super) fn svgs(summaries: &[Summary]) -> Vec<(Work, String)> {
 }
 
 fn panels(summaries: &[Summary], work: Work) -> Vec<Panel> {
-    let panel = |what: &str, is_logarithmic, told, figure: fn(&Medians) -> Option<Spread>| {
+    let panel = |what: &str, told, figure: fn(&Medians) -> Option<Spread>| {
         let of_work = summaries.iter().filter(|it| it.work == work);
         // Who cannot keep up has no figures that could stand beside the others.
         let kept_up = of_work.filter(|it| !it.cannot_keep_up());
         let bar = |it: &Summary| Some((it.contender.clone(), figure(it.figures.as_ref()?)?));
         let title = format!("{}: {what}", page::title(work));
-        Panel { title, bars: kept_up.filter_map(bar).collect(), is_logarithmic, told }
+        Panel { title, bars: kept_up.filter_map(bar).collect(), told }
     };
     let cpu = || {
         panel(
             "CPU per delivery, µs",
-            false,
             |it| format!("{it:.2}"),
             |it| match it {
                 Medians::Carried { cpu_us_per_delivery, .. } => Some(*cpu_us_per_delivery),
@@ -76,7 +74,6 @@ fn panels(summaries: &[Summary], work: Work) -> Vec<Panel> {
     let p99 = || {
         panel(
             "p99, ms",
-            false,
             |it| format!("{it:.1}"),
             |it| match it {
                 Medians::Carried { p99_ms, .. } => Some(*p99_ms),
@@ -86,20 +83,15 @@ fn panels(summaries: &[Summary], work: Work) -> Vec<Panel> {
     };
     match work {
         Work::Paced | Work::Million => vec![cpu(), p99()],
-        Work::Saturation => vec![panel(
-            "deliveries a second (each step to the right: ten times as many)",
-            true,
-            thousands,
-            |it| match it {
-                Medians::Carried { deliveries_per_s, .. } => Some(*deliveries_per_s),
-                _ => None,
-            },
-        )],
-        Work::Idle => vec![panel("bytes per connection", false, thousands, |it| match it {
+        Work::Saturation => vec![panel("deliveries a second", thousands, |it| match it {
+            Medians::Carried { deliveries_per_s, .. } => Some(*deliveries_per_s),
+            _ => None,
+        })],
+        Work::Idle => vec![panel("bytes per connection", thousands, |it| match it {
             Medians::Rested { bytes_per_connection, .. } => Some(*bytes_per_connection),
             _ => None,
         })],
-        Work::Capacity => vec![panel("users", false, thousands, |it| match it {
+        Work::Capacity => vec![panel("users", thousands, |it| match it {
             Medians::Reached { users, .. } => Some(*users),
             _ => None,
         })],
@@ -136,11 +128,7 @@ fn draw_panel<'a>(area: &DrawingArea<SVGBackend<'a>, Shift>, panel: &Panel) -> D
     let most = panel.bars.iter().map(|it| it.1.most).fold(0.0, f64::max);
     let room = i32::try_from(WIDTH).unwrap_or(i32::MAX) - NAMES - FIGURES;
     let x = |value: f64| {
-        let share = if panel.is_logarithmic {
-            value.max(1.0).log10() / most.max(10.0).log10()
-        } else {
-            value.max(0.0) / most.max(f64::MIN_POSITIVE)
-        };
+        let share = value.max(0.0) / most.max(f64::MIN_POSITIVE);
         NAMES + whole(f64::from(room) * share)
     };
     for ((name, spread), row) in panel.bars.iter().zip(0..) {

@@ -1,7 +1,8 @@
 //! The generator against the floor, both in this process.
 
 use std::{
-    net::TcpListener,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -117,6 +118,52 @@ fn who_goes_away_under_load_is_told() {
     let error = format!("{error:#}");
     assert!(error.contains("connection 0"), "{error}");
     goes.join().unwrap();
+}
+
+/// One byte in a write.
+fn dribble(stream: &mut TcpStream, bytes: &[u8]) {
+    bytes.iter().for_each(|it| stream.write_all(&[*it]).unwrap());
+}
+
+/// Pings, and then gives back what it gets, all of it byte by byte. Answers the head of the pong.
+fn echo_slowly(listener: &TcpListener) -> [u8; 2] {
+    let mut stream = listener.accept().unwrap().0;
+    stream.set_nodelay(true).unwrap();
+    let mut request = Vec::new();
+    while !request.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        request.extend(byte);
+    }
+    dribble(&mut stream, b"HTTP/1.1 101 Switching Protocols\r\n\r\n");
+    dribble(&mut stream, &[0x89, 2, b'h', b'i']);
+    let mut pong = [0; 6 + 2];
+    stream.read_exact(&mut pong).unwrap();
+    // A head with a mask, and a body of nothing but the mark.
+    let mut message = [0; 6 + mark::MARK_BYTES];
+    while stream.read_exact(&mut message).is_ok() {
+        let (mask, payload) = message[2..].split_first_chunk::<4>().unwrap();
+        let payload = payload.iter().zip(mask.iter().cycle()).map(|it| it.0 ^ it.1);
+        dribble(&mut stream, &[0x82, 16].into_iter().chain(payload).collect::<Vec<_>>());
+    }
+    [pong[0], pong[1]]
+}
+
+#[test]
+fn a_ping_is_answered_and_a_frame_may_come_byte_by_byte() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let server = thread::spawn(move || echo_slowly(&listener));
+    let speaker = Speaker::new(Dialect::Raw, String::new(), Vec::new(), mark::MARK_BYTES);
+    let mut generator = Generator::new(address, speaker).unwrap();
+    generator.connect(1).unwrap();
+    let pace = Pace::Closed { under_way: 1 };
+    let window = Duration::from_millis(200);
+    let load = Load { pace, warm_up: Duration::ZERO, window, seed: 1 };
+    let loaded = generator.load(load, |_| Ok(())).unwrap();
+    assert_eq!(loaded.findings, books::Findings::default());
+    drop(generator);
+    assert_eq!(server.join().unwrap(), [0x8A, 0x80 | 2], "a pong, masked, of two bytes");
 }
 
 fn flags(arguments: &[&str]) -> Flags {
