@@ -38,10 +38,12 @@ use crate::{
 const CONNECTING_MAX: usize = 64;
 /// For a connection to be subscribed, while others come along too.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-/// Who delivers nothing for so long, after all was sent, delivers nothing any more.
-const SILENCE_MAX: Duration = Duration::from_secs(2);
+/// Who delivers nothing in so many turns, each of which waits for as long as [`SLEEP_MAX`] after all
+/// was sent, delivers nothing any more. Turns and not time: of what was there while this program had
+/// no core, it is not the contender who is guilty.
+const SILENT_TURNS_MAX: u32 = 15;
 /// After the last message was sent.
-const DRAIN_MAX: Duration = Duration::from_secs(10);
+const DRAIN_MAX: Duration = Duration::from_secs(20);
 /// Who is this far behind in deliveries does not keep up: the measure ends.
 const BEHIND_MAX: Duration = Duration::from_secs(3);
 /// Who is this far behind when the window ends has not kept up either, though all may come in the end.
@@ -246,15 +248,18 @@ impl Generator {
 
     /// Waits for what is still to come. Answers whether it stopped coming, whole or not.
     fn drain(&mut self, events: &mut Events) -> Result<bool> {
-        let mut progress = (self.books.deliveries(), Instant::now());
         let end = Instant::now() + DRAIN_MAX;
-        while self.books.outstanding() > 0 && progress.1.elapsed() < SILENCE_MAX {
+        let mut silent_turns = 0;
+        while self.books.outstanding() > 0 && silent_turns < SILENT_TURNS_MAX {
             if Instant::now() >= end {
                 return Ok(false);
             }
-            self.turn(events, Some(Instant::now() + SLEEP_MAX))?;
-            if self.books.deliveries() > progress.0 {
-                progress = (self.books.deliveries(), Instant::now());
+            let before = self.books.deliveries();
+            let is_idle = self.turn(events, Some(Instant::now() + SLEEP_MAX))?;
+            if self.books.deliveries() > before {
+                silent_turns = 0;
+            } else {
+                silent_turns += u32::from(is_idle);
             }
         }
         Ok(true)
@@ -275,8 +280,9 @@ impl Generator {
         self.send_out(author)
     }
 
-    /// One turn: waits for the sockets, at most until then, and reads them.
-    fn turn(&mut self, events: &mut Events, wake: Option<Instant>) -> Result<()> {
+    /// One turn: waits for the sockets, at most until then, and reads them. Answers whether there was
+    /// nothing to do all the while.
+    fn turn(&mut self, events: &mut Events, wake: Option<Instant>) -> Result<bool> {
         let now = Instant::now();
         let is_due = !self.unread.is_empty() || wake.is_some_and(|it| it <= now);
         if let (false, Some(wake)) = (is_due, wake) {
@@ -284,14 +290,16 @@ impl Generator {
         }
         let sleep = if is_due { Duration::ZERO } else { SLEEP_MAX };
         match self.poll.poll(events, Some(sleep)) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(false),
             polled => polled?,
         }
+        let mut is_idle = !is_due;
         for event in &*events {
             if event.token() == CLOCK {
                 self.clock_at = None;
                 continue;
             }
+            is_idle = false;
             let user = event.token().0;
             if event.is_writable() {
                 self.on_writable(user)?;
@@ -306,7 +314,7 @@ impl Generator {
                 self.read(user)?;
             }
         }
-        Ok(())
+        Ok(is_idle)
     }
 
     /// Milliseconds, which a poll can wait for, are too coarse.

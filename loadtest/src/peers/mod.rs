@@ -244,7 +244,13 @@ async fn reach(flags: &Flags, ground: &Ground, contender: &Contender, seed: u64)
         for _ in 0..2 {
             match ground.carry(contender, users as usize, pace, seed).await {
                 Ok(came) => {
-                    ensure!(came.is_right(), "{users} users: {:?}", came.evidence);
+                    ensure!(
+                        came.is_right(),
+                        "{users} users: {} deliveries lost, {} connections got wrong ones: {}",
+                        came.lost,
+                        came.faults,
+                        came.evidence.join("; ")
+                    );
                     has_passed = !came.is_overloaded && came.latency_ms[3] <= P99_MS_MAX;
                     eprintln!("{}", table::step(&contender.name, users, &came, has_passed));
                     p99_ms = if has_passed { came.latency_ms[3] } else { p99_ms };
