@@ -125,8 +125,9 @@ fn dribble(stream: &mut TcpStream, bytes: &[u8]) {
     bytes.iter().for_each(|it| stream.write_all(&[*it]).unwrap());
 }
 
-/// Pings, and then gives back what it gets, all of it byte by byte. Answers the head of the pong.
-fn echo_slowly(listener: &TcpListener) -> [u8; 2] {
+/// Pings, tells when it has been answered, and then gives back what it gets, all of it byte by byte.
+/// Answers the head of the pong.
+fn echo_slowly(listener: &TcpListener, ponged: &AtomicBool) -> [u8; 2] {
     let mut stream = listener.accept().unwrap().0;
     stream.set_nodelay(true).unwrap();
     let mut request = Vec::new();
@@ -139,6 +140,7 @@ fn echo_slowly(listener: &TcpListener) -> [u8; 2] {
     dribble(&mut stream, &[0x89, 2, b'h', b'i']);
     let mut pong = [0; 6 + 2];
     stream.read_exact(&mut pong).unwrap();
+    ponged.store(true, Ordering::Relaxed);
     // A head with a mask, and a body of nothing but the mark.
     let mut message = [0; 6 + mark::MARK_BYTES];
     while stream.read_exact(&mut message).is_ok() {
@@ -153,10 +155,17 @@ fn echo_slowly(listener: &TcpListener) -> [u8; 2] {
 fn a_ping_is_answered_and_a_frame_may_come_byte_by_byte() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let server = thread::spawn(move || echo_slowly(&listener));
+    let ponged = Arc::new(AtomicBool::new(false));
+    let server = thread::spawn({
+        let ponged = Arc::clone(&ponged);
+        move || echo_slowly(&listener, &ponged)
+    });
     let speaker = Speaker::new(Dialect::Raw, String::new(), Vec::new(), mark::MARK_BYTES);
     let mut generator = Generator::new(address, speaker).unwrap();
     generator.connect(1).unwrap();
+    while !ponged.load(Ordering::Relaxed) {
+        generator.rest(Duration::from_millis(10)).unwrap();
+    }
     let pace = Pace::Closed { under_way: 1 };
     let window = Duration::from_millis(200);
     let load = Load { pace, warm_up: Duration::ZERO, window, seed: 1 };
