@@ -43,19 +43,20 @@ pub(crate) struct Flags {
 
 /// Where the search stands. Pure.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-struct Search {
+pub(crate) struct Search {
     /// The most users that passed.
-    passed: u32,
+    pub(crate) passed: u32,
     /// The fewest that failed.
-    failed: Option<u32>,
-    first: u32,
-    last: u32,
-    within: u32,
+    pub(crate) failed: Option<u32>,
+    pub(crate) first: u32,
+    pub(crate) last: u32,
+    /// In percent of the answer.
+    pub(crate) within: u32,
 }
 
 impl Search {
     /// The number to try next. `None`: the answer is near enough.
-    fn next(&self) -> Option<u32> {
+    pub(crate) fn next(&self) -> Option<u32> {
         match self.failed {
             None if self.passed >= self.last => None,
             None if self.passed == 0 => Some(self.first),
@@ -68,7 +69,7 @@ impl Search {
         }
     }
 
-    fn tell(&mut self, users: u32, has_passed: bool) {
+    pub(crate) fn tell(&mut self, users: u32, has_passed: bool) {
         if has_passed {
             self.passed = users;
         } else {

@@ -7,7 +7,8 @@
 //! users, on one thread) → `audit` (what must hold, pure) and `latency` (histograms) → `outcome`
 //! (everything in one document) → `report` (what people see of it). Beside it: `server` (a server of
 //! our own, and what it uses), `profile` (flamegraphs), `capacity` and `compare` (many runs),
-//! `ceiling` (the generator alone), `crash` (kills and power cuts).
+//! `ceiling` (the generator alone), `peers` (hubbub beside others, with a generator of its own),
+//! `crash` (kills and power cuts).
 
 use std::process::ExitCode;
 
@@ -20,6 +21,7 @@ mod compare;
 mod crash;
 mod latency;
 mod outcome;
+mod peers;
 mod profile;
 mod report;
 mod run;
@@ -47,6 +49,11 @@ enum Command {
     Compare(compare::Flags),
     /// Measures this generator alone, against a sink: what it could count at most.
     Ceiling(ceiling::Flags),
+    /// Measures hubbub beside its peers and beside a floor that only writes.
+    Peers(peers::Flags),
+    /// The floor itself.
+    #[command(hide = true)]
+    PeersFloor(peers::floor::Flags),
     /// Kills the server again and again under writers, and looks for what it lost.
     Crash(crash::Flags),
     /// Draws folded stacks as a flamegraph.
@@ -114,6 +121,11 @@ fn main() -> ExitCode {
 
 /// All virtual users share one thread, so that the generator has one core and not two.
 fn run(arguments: Arguments) -> Result<Verdict, Failure> {
+    // It has no runtime under it, whose signals nobody would hear.
+    if let Command::PeersFloor(flags) = &arguments.command {
+        peers::floor::run(flags)?;
+        return Ok(Verdict::Holds);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let run = async {
@@ -122,6 +134,8 @@ fn run(arguments: Arguments) -> Result<Verdict, Failure> {
                 Command::Capacity(flags) => capacity::run(flags, arguments.json).await,
                 Command::Compare(flags) => compare::run(&flags, arguments.json),
                 Command::Ceiling(flags) => ceiling::run(&flags, arguments.json),
+                Command::Peers(flags) => peers::run(flags, arguments.json).await,
+                Command::PeersFloor(_) => unreachable!("it has ended above"),
                 Command::Crash(flags) => crash::run(flags, arguments.json).await,
                 Command::Draw(flags) => profile::run(&flags),
             }

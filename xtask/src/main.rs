@@ -2,6 +2,7 @@
 
 mod autobahn;
 mod fuzz;
+mod peers;
 mod report;
 mod steps;
 mod tools;
@@ -49,6 +50,15 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// Measures hubbub beside its peers, which it installs under target/tools at first.
+    Peers {
+        /// Only installs.
+        #[arg(long)]
+        install: bool,
+        /// For `loadtest peers`, after `--`.
+        #[arg(last = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -58,6 +68,7 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Test { only, .. } => steps::run(&only),
+        Command::Peers { install, arguments } => peers::run(install, &arguments),
         Command::Contract { accept } => steps::contract(accept),
         Command::Autobahn { runner, accept } => autobahn::full(runner, accept),
         Command::Fuzz { seconds } => fuzz::run(seconds),

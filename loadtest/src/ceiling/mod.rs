@@ -150,7 +150,7 @@ fn check_files(users: u32) -> Result<(), Failure> {
 }
 
 /// The cores that this process may use, ascending.
-fn allowed_cores() -> anyhow::Result<Vec<usize>> {
+pub(crate) fn allowed_cores() -> anyhow::Result<Vec<usize>> {
     let allowed = sched_getaffinity(None).context("the allowed cores cannot be read")?;
     Ok((0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect())
 }

@@ -114,7 +114,7 @@ fn time_ticks(end: f64) -> Vec<f64> {
 }
 
 /// A coordinate.
-pub(super) fn whole(value: f64) -> i32 {
+pub(crate) fn whole(value: f64) -> i32 {
     #[expect(clippy::cast_possible_truncation, reason = "plots are a few thousand units large")]
     let whole = value.round() as i32;
     whole

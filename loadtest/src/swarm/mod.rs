@@ -38,7 +38,7 @@ pub(crate) mod http;
 mod inflate;
 pub(crate) mod receiver;
 pub(crate) mod scan;
-mod socket;
+pub(crate) mod socket;
 #[cfg(test)]
 mod tests;
 mod timers;

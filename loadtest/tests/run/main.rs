@@ -11,5 +11,6 @@ mod chaos;
 mod defects;
 mod deflate;
 mod many_runs;
+mod peers;
 mod refusals;
 mod stall;
