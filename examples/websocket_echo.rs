@@ -149,7 +149,7 @@ impl Echo {
     ) -> io::Result<Self> {
         let Arguments { message_bytes_max, deflate, .. } = arguments;
         Ok(Self {
-            socket: Socket::new(stream.into_std()?)?,
+            socket: Socket::new(stream.into_std()?, None)?,
             incoming: Incoming::new(message_bytes_max, agreed, early.into()),
             form: Form { agreed, in_pieces: deflate == Deflate::Always },
             // One read's messages are at most what was held before, and the read itself. Their

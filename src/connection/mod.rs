@@ -186,7 +186,8 @@ fn live<E: Engine>(mut connection: Connection<E>) -> impl Future<Output = Result
     async move {
         let mut timer = pin!(sleep_until(connection.deadline().into()));
         loop {
-            loop {
+            // What a connection that is being closed still had to say is not obeyed.
+            while connection.dialogue.port.closing().is_none() {
                 if let Some(command) = connection.waiting.take() {
                     Box::pin(connection.dialogue.answer(command)).await;
                     connection.answered()?;
