@@ -347,7 +347,7 @@ impl Client {
         let asked = |followed: &&mut Followed| followed.asked.iter().any(|(asked, _)| *asked == id);
         let followed = self.followed.values_mut().find(asked).expect("one reply to each command");
         let (first, asked) = followed.asked.pop_front().unwrap();
-        assert_eq!(first, id, "commands on one channel are answered in order");
+        assert_eq!(first, id, "commands on one channel are answered in order: {result:?}");
         match (asked, result) {
             (Wish::Subscribe(since), reply::Result::Subscribed(subscribed)) => {
                 assert!(!mem::replace(&mut followed.is_live, true), "it was live");
