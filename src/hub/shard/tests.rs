@@ -87,7 +87,9 @@ impl<'a> World<'a> {
         let count = rng.random_range(2..=3);
         let shared = Arc::new(engine.clone());
         let directory = Arc::new(Directory::new(Arc::clone(&shared)));
-        let (limits, metrics) = (Arc::new(Limits::default()), Arc::new(Metrics::default()));
+        // Nobody is slow here, however much crosses at once.
+        let limits = Limits { outbox_bytes_max: bytesize::ByteSize::gib(1), ..Limits::default() };
+        let (limits, metrics) = (Arc::new(limits), Arc::new(Metrics::default()));
         let (shards, arrivals) = borders(count)
             .into_iter()
             .map(|(borders, arrivals)| {
