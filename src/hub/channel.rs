@@ -200,6 +200,8 @@ impl Channel {
     pub fn is_evictable(&self) -> bool {
         self.state != State::Loading
             && self.is_idle()
+            && !self.is_catching_up
+            && self.waiting.is_empty()
             && self.live.is_empty()
             && self.replays.is_empty()
             && self.history_reads == 0

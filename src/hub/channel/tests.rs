@@ -363,3 +363,17 @@ fn a_damaged_page_is_refused_and_the_rest_goes_on() {
     let effects = bench.act(|channel, effects| channel.history(ticket(0), page, effects));
     assert_eq!(told(&effects), ["channel_sealed"]);
 }
+
+#[test]
+fn a_channel_is_kept_while_somebody_waits_for_a_catch_up() {
+    let mut bench = Bench::new();
+    bench.publish("a");
+    let ahead = Some(Position { epoch: EPOCH, sequence: Sequence(2) });
+    let mut effects = Vec::new();
+    bench.channel.subscribe(ticket(1), PROTO, ahead, &mut effects);
+    let [Effect::Read(_, Purpose::CatchUp)] = &effects[..] else { panic!("{effects:?}") };
+    assert!(!bench.channel.is_evictable());
+    bench.channel.read_done(Purpose::CatchUp, Ok(Vec::new()), &mut effects);
+    assert_eq!(told(&effects[1..]), ["position_ahead", "#1 is out"]);
+    assert!(bench.channel.is_evictable());
+}

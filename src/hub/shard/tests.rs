@@ -88,7 +88,9 @@ impl<'a> World<'a> {
         let count = rng.random_range(2..=3);
         let shared = Arc::new(engine.clone());
         let directory = Arc::new(Directory::new(Arc::clone(&shared)));
-        let (limits, metrics) = (Arc::new(Limits::default()), Arc::new(Metrics::default()));
+        // Nobody is slow here, however much crosses at once.
+        let limits = Limits { outbox_bytes_max: bytesize::ByteSize::gib(1), ..Limits::default() };
+        let (limits, metrics) = (Arc::new(limits), Arc::new(Metrics::default()));
         let (shards, arrivals) = borders(count)
             .into_iter()
             .map(|(borders, arrivals)| {
@@ -348,7 +350,7 @@ impl Client {
         let asked = |followed: &&mut Followed| followed.asked.iter().any(|(asked, _)| *asked == id);
         let followed = self.followed.values_mut().find(asked).expect("one reply to each command");
         let (first, asked) = followed.asked.pop_front().unwrap();
-        assert_eq!(first, id, "commands on one channel are answered in order");
+        assert_eq!(first, id, "commands on one channel are answered in order: {result:?}");
         match (asked, result) {
             (Wish::Subscribe(since), reply::Result::Subscribed(subscribed)) => {
                 assert!(!mem::replace(&mut followed.is_live, true), "it was live");
