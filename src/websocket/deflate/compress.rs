@@ -14,6 +14,10 @@ pub struct Compressor {
     output: Vec<u8>,
 }
 
+/// What is spent once is saved for each subscriber. Of deliveries with 1 KiB of words, level 3 left
+/// 45 % of the bytes in 32 µs each, level 1 left 58 % in 14, and level 6 44 % in 40.
+const LEVEL: u32 = 3;
+
 impl Compressor {
     /// The twin of a whole frame that [`frame`] made. `None` if it does not get smaller.
     #[must_use]
@@ -29,8 +33,7 @@ impl Compressor {
     /// Never by its input: only if zlib's state broke.
     pub fn deflate(&mut self, payload: &[u8]) -> &[u8] {
         let state = self.state.get_or_insert_with(|| {
-            // Level 1: a third of the time of level 6, for a third more bytes (1 KiB of words).
-            Compress::new_with_window_bits(Compression::fast(), false, WINDOW_BITS_MAX)
+            Compress::new_with_window_bits(Compression::new(LEVEL), false, WINDOW_BITS_MAX)
         });
         state.reset();
         if self.output.capacity() > DEFLATE_SCRATCH_BYTES_KEPT {
