@@ -14,6 +14,7 @@ use prost::Message as _;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::swarm::{
+    encoding::Encoding,
     frame::{self, Opcode},
     http,
     scan::{Scanned, scan},
@@ -34,7 +35,7 @@ pub(super) fn connect(address: SocketAddr) -> Result<TcpStream> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let mut out = Vec::new();
-    http::write_upgrade(&mut out, &address.to_string(), KEY, "none", false);
+    http::write_upgrade(&mut out, &address.to_string(), KEY, "none", Encoding::Proto, false);
     stream.write_all(&out)?;
     read_until(&mut stream, |bytes| {
         let Some(response) = http::response(bytes)? else { return Ok(None) };

@@ -10,6 +10,7 @@ use prost::Message as _;
 
 use super::mark::{self, Mark};
 use crate::swarm::{
+    encoding::Encoding,
     frame::{self, Opcode},
     http,
     scan::{Scanned, scan},
@@ -83,7 +84,7 @@ impl Speaker {
         let Self { dialect, host, tokens, .. } = self;
         if *dialect == Dialect::Hubbub {
             let token = tokens.get(user).context("a user without a token")?;
-            http::write_upgrade(out, host, KEY, token, false);
+            http::write_upgrade(out, host, KEY, token, Encoding::Proto, false);
             return Ok(());
         }
         let request = format!(

@@ -4,7 +4,7 @@
 use crate::{
     outcome::{Figures, Outcome},
     scenario::{Publish, Scenario, schedule::Phase},
-    swarm::body::BodyKind,
+    swarm::{body::BodyKind, encoding::Encoding},
 };
 
 /// The latencies in the order in which a user meets them: the figure's name, and what it means.
@@ -147,8 +147,12 @@ pub(super) fn workload(scenario: &Scenario) -> String {
         BodyKind::Filler => "",
         BodyKind::Json => " of JSON",
     };
+    let encoding = match scenario.encoding {
+        Encoding::Proto => "",
+        Encoding::Json => ", in JSON",
+    };
     let deflate = if scenario.deflate { ", compressed" } else { "" };
-    let body = format!("bodies{kind} of {} bytes{deflate}", scenario.body_bytes);
+    let body = format!("bodies{kind} of {} bytes{encoding}{deflate}", scenario.body_bytes);
     format!("{} {place}, {publish}, {body}", people(scenario.users, "user"))
 }
 

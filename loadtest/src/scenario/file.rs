@@ -9,7 +9,7 @@ use super::{
     Login, Publish, Scenario, SlowReaders, Stage, chaos::Chaos, suggestion::nearest,
     threshold::Threshold,
 };
-use crate::swarm::body::BodyKind;
+use crate::swarm::{body::BodyKind, encoding::Encoding};
 
 /// What is not written is as in [`Scenario::default`].
 #[derive(Debug, Default, Deserialize)]
@@ -33,6 +33,7 @@ struct File {
     channels_per_user: Option<u32>,
     publish: Option<Publish>,
     publishers: Option<u32>,
+    encoding: Option<Encoding>,
     body: Option<BodyKind>,
     body_bytes: Option<usize>,
     deflate: Option<bool>,
@@ -90,6 +91,7 @@ fn resolve(name: &str, file: File) -> Result<Scenario> {
         channels_per_user: file.channels_per_user.unwrap_or(default.channels_per_user),
         publish: file.publish.unwrap_or(default.publish),
         publishers: file.publishers.or(default.publishers),
+        encoding: file.encoding.unwrap_or(default.encoding),
         body: file.body.unwrap_or(default.body),
         body_bytes: file.body_bytes.unwrap_or(default.body_bytes),
         deflate: file.deflate.unwrap_or(default.deflate),

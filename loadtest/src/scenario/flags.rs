@@ -5,7 +5,10 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 
 use super::{Login, Publish, Scenario, chaos::Chaos, three_stages, threshold::Threshold};
-use crate::{Failure, swarm::body::BodyKind};
+use crate::{
+    Failure,
+    swarm::{body::BodyKind, encoding::Encoding},
+};
 
 /// Which scenario, and what to change in it.
 // A group of clap's is named after its struct, and those who flatten this one are named `Flags` too.
@@ -52,6 +55,9 @@ pub(crate) struct Overrides {
     /// Channels that each user is subscribed to.
     #[arg(long)]
     pub(crate) channels_per_user: Option<u32>,
+    /// What the envelopes are written in, as one of the server's subprotocols.
+    #[arg(long, value_enum)]
+    pub(crate) encoding: Option<Encoding>,
     /// What a message's body looks like. It matters where messages are compressed.
     #[arg(long, value_name = "KIND", value_enum)]
     pub(crate) body: Option<BodyKind>,
@@ -107,6 +113,7 @@ impl Overrides {
         replace(&mut scenario.publish, publish.into_iter().flatten().next());
         replace(&mut scenario.channels, self.channels);
         replace(&mut scenario.channels_per_user, self.channels_per_user);
+        replace(&mut scenario.encoding, self.encoding);
         replace(&mut scenario.body, self.body);
         replace(&mut scenario.body_bytes, self.body_bytes);
         scenario.deflate |= self.deflate;

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 use anyhow::{Context as _, anyhow};
 use serde::{Deserialize, Serialize};
 
-use crate::{Failure, server::CHEAP_LOGINS, swarm::body::BodyKind};
+use crate::{
+    Failure,
+    server::CHEAP_LOGINS,
+    swarm::{body::BodyKind, encoding::Encoding},
+};
 
 pub(crate) mod chaos;
 mod check;
@@ -45,6 +49,8 @@ pub(crate) struct Scenario {
     pub(crate) publish: Publish,
     /// Users who publish, the first ones. Absent: all.
     pub(crate) publishers: Option<u32>,
+    /// What the envelopes are written in.
+    pub(crate) encoding: Encoding,
     /// What a message's body looks like.
     pub(crate) body: BodyKind,
     /// The size of a message's body.
@@ -79,6 +85,7 @@ impl Default for Scenario {
             channels_per_user: 1,
             publish: Publish::Paced { rate_per_user: 0.1 },
             publishers: None,
+            encoding: Encoding::Proto,
             body: BodyKind::Filler,
             body_bytes: 64,
             deflate: false,

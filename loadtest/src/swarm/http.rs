@@ -4,6 +4,8 @@ use std::{io::Write as _, str};
 
 use thiserror::Error;
 
+use super::encoding::Encoding;
+
 /// Appends `POST path` with a JSON body, to be answered on a connection that stays open.
 pub(crate) fn write_post(out: &mut Vec<u8>, host: &str, path: &str, json: &str) {
     let bytes = json.len();
@@ -20,12 +22,13 @@ pub(crate) fn write_post(out: &mut Vec<u8>, host: &str, path: &str, json: &str) 
 const DEFLATE: [&str; 3] =
     ["permessage-deflate", "server_no_context_takeover", "client_no_context_takeover"];
 
-/// Appends the upgrade of `/v1/ws` for `hubbub.v1.proto`, with this `Sec-WebSocket-Key`.
+/// Appends the upgrade of `/v1/ws` for this encoding, with this `Sec-WebSocket-Key`.
 pub(crate) fn write_upgrade(
     out: &mut Vec<u8>,
     host: &str,
     key: &str,
     token: &str,
+    encoding: Encoding,
     offers_deflate: bool,
 ) {
     let [deflate, server_no_context, client_no_context] = DEFLATE;
@@ -34,11 +37,12 @@ pub(crate) fn write_upgrade(
     } else {
         String::new()
     };
+    let subprotocol = encoding.subprotocol();
     write!(
         out,
         "GET /v1/ws HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
          Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {key}\r\n\
-         Sec-WebSocket-Protocol: hubbub.v1.proto\r\n{extensions}Authorization: Bearer {token}\r\n\r\n"
+         Sec-WebSocket-Protocol: {subprotocol}\r\n{extensions}Authorization: Bearer {token}\r\n\r\n"
     )
     .expect(INTO_MEMORY);
 }
@@ -241,7 +245,7 @@ mod tests {
         let mut out = Vec::new();
         write_post(&mut out, "localhost:1", "/v1/token", r#"{"a":"ä"}"#);
         let posted = out.len();
-        write_upgrade(&mut out, "localhost:1", "KEY==", "a.b.c", true);
+        write_upgrade(&mut out, "localhost:1", "KEY==", "a.b.c", Encoding::Proto, true);
 
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut post = httparse::Request::new(&mut headers);
@@ -283,7 +287,7 @@ mod tests {
     #[test]
     fn nothing_is_offered_that_was_not_asked_for() {
         let mut out = Vec::new();
-        write_upgrade(&mut out, "localhost:1", "KEY==", "a.b.c", false);
+        write_upgrade(&mut out, "localhost:1", "KEY==", "a.b.c", Encoding::Json, false);
         assert!(!String::from_utf8(out).unwrap().to_lowercase().contains("extensions"));
     }
 

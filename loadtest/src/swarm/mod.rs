@@ -32,6 +32,7 @@ use crate::{
 pub(crate) mod body;
 mod books;
 mod conduct;
+pub(crate) mod encoding;
 mod event_loop;
 pub(crate) mod frame;
 pub(crate) mod http;

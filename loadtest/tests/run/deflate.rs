@@ -1,4 +1,4 @@
-//! Compressed messages: the same audit, fewer bytes, and no run at all where they are not agreed on.
+//! Compressed messages, and JSON: the same audit, other bytes, and no run at all where they are not agreed on.
 
 use crate::harness::{Outcome, Server, loadtest};
 
@@ -23,12 +23,16 @@ async fn outcome(flags: &[&str]) -> Outcome {
 }
 
 #[tokio::test]
-async fn what_comes_compressed_is_audited_and_takes_fewer_bytes() {
+async fn what_comes_compressed_or_as_json_is_audited() {
     let bytes = |outcome: Outcome| outcome.figure("server.wire_bytes_per_delivery");
     let plain = bytes(outcome(&[]).await);
     let deflated = bytes(outcome(&["--deflate"]).await);
     assert!(plain > 1_024.0, "{plain}");
     assert!(deflated < 0.9 * plain, "{deflated} of {plain}");
+    let json = bytes(outcome(&["--encoding=json"]).await);
+    assert!(json > plain + 100.0, "{json} of {plain}: bodies are quoted, and fields have names");
+    let deflated_json = bytes(outcome(&["--encoding=json", "--deflate"]).await);
+    assert!(deflated_json < 0.9 * json, "{deflated_json} of {json}");
 }
 
 #[tokio::test]

@@ -9,11 +9,10 @@
 use std::{collections::VecDeque, time::Duration};
 
 use hubbub::wire::proto;
-use prost::Message as _;
 use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_accept_key};
 
 use super::{
-    frame::{Opcode, write_frame},
+    frame::write_frame,
     http,
     timers::{Due, Timer, patience},
     world::World,
@@ -256,9 +255,10 @@ impl User {
         let key = generate_key();
         self.accept = Some(derive_accept_key(key.as_bytes()).into_boxed_str());
         self.out.clear();
-        let offers_deflate = world.plan.scenario.deflate;
+        let scenario = &world.plan.scenario;
+        let (encoding, deflate) = (scenario.encoding, scenario.deflate);
         let host = &world.plan.target.host;
-        http::write_upgrade(&mut self.out, host, &key, token, offers_deflate);
+        http::write_upgrade(&mut self.out, host, &key, token, encoding, deflate);
         world.set_timer(CONNECT_PATIENCE, self.number, Due::Attempt, self.attempt);
         self.want(Side::Connection, Want::Open);
     }
@@ -347,9 +347,8 @@ impl User {
 
     fn write_envelope(&mut self, envelope: &proto::ClientEnvelope, world: &mut World) {
         let mask = world.mask();
-        write_frame(&mut self.out, Opcode::Binary, mask, |out| {
-            envelope.encode(out).expect("a vector takes every write");
-        });
+        let encoding = world.plan.scenario.encoding;
+        write_frame(&mut self.out, encoding.opcode(), mask, |out| encoding.write(envelope, out));
         if !self.has_patience_timer {
             self.has_patience_timer = true;
             world.set_timer(COMMAND_PATIENCE, self.number, Due::Patience, 0);

@@ -6,6 +6,7 @@ use super::{Kind, Stage, Subscription, User, login};
 use crate::{
     audit::Reader,
     swarm::{
+        encoding::{Encoding, to_proto},
         frame::{Frame, Opcode, next_frame, write_frame},
         http,
         scan::{Messages, ScanError, Scanned, scan},
@@ -116,14 +117,20 @@ impl User {
     }
 
     pub(super) fn frame(&mut self, frame: Frame<'_>, world: &mut World) {
+        let ours = world.plan.scenario.encoding.opcode();
         match (frame.opcode, frame.is_final) {
-            (Opcode::Binary, true) if frame.is_deflated => self.deflated(frame.payload, world),
-            // A server of ours sends each message in one frame, and to us in no text.
-            _ if frame.is_deflated => {
-                self.end("the server sent a compressed message as text or in parts", world);
+            (opcode, true) if opcode == ours && frame.is_deflated => {
+                self.deflated(frame.payload, world)
             }
-            (Opcode::Binary, true) => self.payload(frame.payload, world),
-            (Opcode::Binary, false) => self.parts.extend_from_slice(frame.payload),
+            // A server of ours sends each message in one frame.
+            _ if frame.is_deflated => {
+                self.end(
+                    "the server sent a compressed message in parts or in another encoding",
+                    world,
+                );
+            }
+            (opcode, true) if opcode == ours => self.payload(frame.payload, world),
+            (opcode, false) if opcode == ours => self.parts.extend_from_slice(frame.payload),
             (Opcode::Continuation, is_final) => {
                 self.parts.extend_from_slice(frame.payload);
                 if self.parts.len() > MESSAGE_BYTES_MAX {
@@ -134,6 +141,7 @@ impl User {
                 }
             }
             (Opcode::Text, _) => self.end("the server sent a text frame", world),
+            (Opcode::Binary, _) => self.end("the server sent a binary frame", world),
             // Whoever pings and does not read gets no more answers than there is room for.
             (Opcode::Ping, _) if self.out.len() > OUT_BYTES_MAX => {}
             (Opcode::Ping, _) => {
@@ -159,6 +167,16 @@ impl User {
     }
 
     pub(super) fn payload(&mut self, payload: &[u8], world: &mut World) {
+        match world.plan.scenario.encoding {
+            Encoding::Proto => self.proto(payload, world),
+            Encoding::Json => match to_proto(payload) {
+                Ok(payload) => self.proto(&payload, world),
+                Err(error) => self.end(&format!("the server sent {error}"), world),
+            },
+        }
+    }
+
+    fn proto(&mut self, payload: &[u8], world: &mut World) {
         let result = match scan(payload) {
             Ok(Scanned::Messages(messages)) => self.messages(messages, world),
             Ok(Scanned::Other(envelope)) => {
