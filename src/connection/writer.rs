@@ -166,3 +166,6 @@ fn flush_all(metrics: &Metrics, ports: &mut Vec<Rc<Port<Socket>>>) {
     }
     tally.record(metrics);
 }
+
+#[cfg(test)]
+mod tests;
