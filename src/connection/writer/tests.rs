@@ -2,6 +2,7 @@
 //! them the test is what gets a turn.
 
 use std::{
+    future::poll_fn,
     io::Read as _,
     net::{TcpListener, TcpStream},
     pin::{Pin, pin},
@@ -13,6 +14,7 @@ use bytesize::ByteSize;
 use tokio::{
     runtime::{Builder, LocalOptions},
     task::yield_now,
+    time::timeout,
 };
 
 use super::*;
@@ -32,6 +34,9 @@ use crate::{
 /// Two chunks and a bit.
 const SUBSCRIBERS: usize = 2 * FLUSH_CHUNK_CONNECTIONS + 2;
 const BUDGET: Duration = Duration::from_millis(5);
+/// How long a fan-out is held: longer than what the test does meanwhile.
+const HELD: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Rig {
     engine: MemoryEngine,
@@ -120,7 +125,7 @@ async fn others_run() {
 
 /// Goes on with a round until it lets others have a turn, or is over.
 async fn step(mut round: Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
-    std::future::poll_fn(|cx| Poll::Ready(round.as_mut().poll(cx))).await
+    poll_fn(|cx| Poll::Ready(round.as_mut().poll(cx))).await
 }
 
 fn on_a_shard(test: impl Future<Output = ()>) {
@@ -174,5 +179,33 @@ fn what_is_published_during_a_round_is_committed_during_it_and_shares_its_writes
         // The publisher's reply, with the second message, is urgent.
         assert_eq!(writes, SUBSCRIBERS as u64 + 1);
         assert_eq!(rig.shard.dirty_count(), SUBSCRIBERS - 2, "these have the second one to come");
+    });
+}
+
+#[test]
+fn what_is_held_back_leaves_by_itself_and_no_reply_is_held_with_it() {
+    on_a_shard(async {
+        let rig = Rig::new();
+        let mut ends = rig.subscribers().await;
+        rig.commit(&ends[0]).await;
+        let mut stranger = rig.connect();
+        let mut cork = Cork::new(BUDGET, Instant::now());
+        // As if a round was about to begin, so that no slow machine lets the time pass here.
+        cork.begin(Instant::now() + HELD);
+        let mut turns = pin!(end_turns_with(&rig.shard, cork));
+        assert!(step(turns.as_mut()).await.is_pending());
+        assert!(ends[0].received() > 0, "its reply takes its message along");
+        assert_eq!(ends[1].received(), 0, "the fan-out is held");
+        rig.shard.refuse(&stranger.port, 1, ErrorCode::BadRequest);
+        assert!(step(turns.as_mut()).await.is_pending());
+        assert!(stranger.received() > 0, "a reply is held");
+        assert_eq!(ends[1].received(), 0, "the fan-out is held");
+        // Nothing else happens on this shard.
+        let written = poll_fn(|cx| {
+            assert!(turns.as_mut().poll(cx).is_pending());
+            if rig.shard.dirty_count() == 0 { Poll::Ready(()) } else { Poll::Pending }
+        });
+        timeout(PATIENCE, written).await.expect("the cork lets it go");
+        assert!(ends[1].received() > 0);
     });
 }
