@@ -8,7 +8,7 @@ use std::{cell::RefCell, io, ops::ControlFlow, time::Instant};
 
 use super::socket::Socket;
 use crate::{
-    limits::{TURN_INFLATED_BYTES_MAX, TURN_READ_BYTES_MAX},
+    limits::{TLS_READ_BYTES_MAX, TURN_INFLATED_BYTES_MAX, TURN_READ_BYTES_MAX},
     metrics::Metrics,
     websocket::{
         deflate::{
@@ -109,7 +109,10 @@ impl Incoming {
             if matches!(read, Read::Wait(_) | Read::Yield) {
                 self.keep(input.to_vec(), 0);
             }
-            read
+            // Who filled the buffer may have more to say: first its answers are written, and others
+            // are heard. A TLS session stops where another record might not fit.
+            let is_full = count > TURN_READ_BYTES_MAX - TLS_READ_BYTES_MAX;
+            if is_full && matches!(read, Read::Taken) { Read::Yield } else { read }
         })
     }
 

@@ -114,7 +114,10 @@ fn write_once(socket: &Socket, outbox: &Outbox) -> io::Result<usize> {
 /// Ends the turns of a shard, for as long as it lives. `cork_max` bounds what a message may wait
 /// for others that share its writes.
 pub async fn end_turns<E: Engine>(shard: Rc<Shard<E, Socket>>, cork_max: Duration) {
-    let mut cork = Cork::new(cork_max, Instant::now());
+    end_turns_with(&shard, Cork::new(cork_max, Instant::now())).await;
+}
+
+async fn end_turns_with<E: Engine>(shard: &Rc<Shard<E, Socket>>, mut cork: Cork) {
     let mut ports = Vec::with_capacity(FLUSH_CHUNK_CONNECTIONS);
     loop {
         shard.form_batches();
@@ -126,7 +129,7 @@ pub async fn end_turns<E: Engine>(shard: Rc<Shard<E, Socket>>, cork_max: Duratio
             // Whether the time is over or something has come, the loop looks again.
             let _ = timeout_at(until.into(), shard.turn()).await;
         } else {
-            write_round(&shard, &mut cork, &mut ports).await;
+            write_round(shard, &mut cork, &mut ports).await;
         }
     }
 }
@@ -166,3 +169,6 @@ fn flush_all(metrics: &Metrics, ports: &mut Vec<Rc<Port<Socket>>>) {
     }
     tally.record(metrics);
 }
+
+#[cfg(test)]
+mod tests;

@@ -21,6 +21,7 @@ mod slow_consumer;
 
 mod deflate;
 mod drain;
+mod flood;
 mod json;
 mod profile;
 mod shards;
