@@ -223,16 +223,17 @@ impl<E: Engine> Connection<E> {
         if port.wake.poll_notified(cx).is_ready() {
             return Poll::Ready(Ok(Event::Rung));
         }
+        // Before the socket: a client that sends without end has its deadlines too.
+        if timer.poll(cx).is_ready() {
+            return Poll::Ready(Ok(Event::Due));
+        }
         let when_ready = |ready: io::Result<()>, event| ready.map(|()| event).map_err(|_| Gone);
         if self.late.as_ref().is_some_and(|late| late.stalled_since.is_some())
             && let Poll::Ready(ready) = port.socket.poll_writable(cx)
         {
             return Poll::Ready(when_ready(ready, Event::Writable));
         }
-        if let Poll::Ready(ready) = port.socket.poll_readable(cx) {
-            return Poll::Ready(when_ready(ready, Event::Readable));
-        }
-        timer.poll(cx).map(|()| Ok(Event::Due))
+        port.socket.poll_readable(cx).map(|ready| when_ready(ready, Event::Readable))
     }
 
     fn read(&mut self) -> Result<(), Gone> {

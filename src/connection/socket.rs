@@ -12,8 +12,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use rustix::net::{
-    RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown,
+use rustix::{
+    io::Errno,
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown, recv, send, sendmsg, shutdown},
 };
 use rustls::ServerConnection;
 use tokio::{
@@ -263,7 +264,12 @@ fn transmit(tcp: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     // The socket is asked, and not the runtime whether it believes that it is writable. Only when
     // it was wrong is it told. This is sound because the runtime looks at its sockets on this
     // thread, so it cannot have learnt of new room between these two lines.
-    sent.or_else(|errno| tcp.try_io(Interest::WRITABLE, || Err::<usize, _>(io::Error::from(errno))))
+    match sent {
+        Err(Errno::AGAIN) => {
+            tcp.try_io(Interest::WRITABLE, || Err(io::ErrorKind::WouldBlock.into()))
+        }
+        sent => Ok(sent?),
+    }
 }
 
 #[cfg(test)]

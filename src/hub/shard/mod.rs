@@ -189,7 +189,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     /// Lets a connection go.
     pub fn disconnect(self: &Rc<Self>, port: &Port<S>) {
-        for &channel in mem::take(&mut *port.subscriptions.borrow_mut()).as_slice() {
+        let subscriptions = mem::take(&mut *port.subscriptions.borrow_mut());
+        for &channel in subscriptions.as_slice() {
             let owner = self.owner(channel);
             if owner == self.id {
                 self.with_channel(channel, |channel, effects| {
