@@ -3,9 +3,11 @@
 //!
 //! A write costs about as much for eight messages as for one, so under load fewer writes are the one
 //! big saving. Idle, a cork would only cost latency: a fan-out leaves at once as long as writing
-//! takes less than half of the shard's time. From there on rounds of writing begin at least so far
-//! apart as the load says, and never further than the budget that the operator named. Replies are
-//! never corked, and take along what waits before them.
+//! takes less than half of the shard's time. From there on rounds of writing begin further apart, by
+//! the whole of the budget that the operator named when writing takes three quarters of the time, and
+//! by less again when it takes more: in a shard that always writes, messages wait for one another
+//! anyway, and time in which it does nothing would be throughput lost. Replies are never corked, and
+//! take along what waits before them.
 
 use std::time::{Duration, Instant};
 
@@ -53,8 +55,8 @@ impl Cork {
 
     /// How far apart the beginnings of two rounds have to be now.
     fn spacing(&self, now: Instant) -> Duration {
-        let over = (self.load_at(now) - FREE_LOAD) / (1.0 - FREE_LOAD);
-        self.max.mul_f64(over.clamp(0.0, 1.0))
+        let over = ((self.load_at(now) - FREE_LOAD) / (1.0 - FREE_LOAD)).clamp(0.0, 1.0);
+        self.max.mul_f64(4.0 * over * (1.0 - over))
     }
 
     fn load_at(&self, now: Instant) -> f64 {

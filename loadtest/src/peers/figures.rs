@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use super::measure::{Carried, Rested};
 
-/// Who else used more than this of a core, in percent, disturbed the round.
-pub(super) const FOREIGN_PERCENT_MAX: f64 = 6.0;
+/// More than this of a core, in percent, that is neither idle nor the server's nor the generator's
+/// disturbed the round. Interrupts are in it: at a million deliveries a second they take 9 alone.
+pub(super) const FOREIGN_PERCENT_MAX: f64 = 15.0;
 
 /// What is measured.
 #[derive(
