@@ -173,7 +173,7 @@ mod tests {
         let expected = "\
 Measured: server on core 0.
 Figures are medians; behind a ratio stand the least and the most of it, round by round. A turn in which \
-others used more than 6 % of a core counts as disturbed.
+others used more than 15 % of a core counts as disturbed.
 
 ### The reference load
 

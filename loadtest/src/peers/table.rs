@@ -320,9 +320,9 @@ ws: could not keep up in 1 of 1 turns
         };
         let summaries = summarise(&[
             of("uws", 1, 0.0),
-            of("uws", 2, 9.0),
-            of("ws", 1, 9.0),
-            of("ws", 2, 9.0),
+            of("uws", 2, 16.0),
+            of("ws", 1, 16.0),
+            of("ws", 2, 16.0),
             of("nats", 1, 0.0),
         ]);
         assert_eq!(
