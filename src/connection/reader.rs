@@ -1,8 +1,9 @@
 //! Stage 1: socket bytes → messages of the client. Hot.
 //!
 //! All connections of a thread read into one buffer and inflate with one inflater, and a message that
-//! came whole is used where it lies. What is left of a read when a command must wait for an answer is kept here, so that a
-//! client may send its next command before the last is answered, and they still happen in order.
+//! came whole is used where it lies. What is left of a read when a command must wait for an answer is
+//! kept here, so that a client may send its next command before the last is answered, and they still
+//! happen in order.
 
 use std::{cell::RefCell, io, ops::ControlFlow, time::Instant};
 

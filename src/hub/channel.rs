@@ -3,9 +3,10 @@
 //!
 //! Inputs are methods, results are [`Effect`]s in the order in which they must be performed: commit,
 //! then fan-out, then reply. For each connection they must be performed in this order wherever it
-//! is: who joins between two fan-outs receives the second live and has the first by a replay. Everything that enters the log reaches the subscribers through
-//! [`Channel::apply`], whether it was committed here, by another node, or was found by reading; an
-//! append's own answer is only a hint of where to look.
+//! is: who joins between two fan-outs receives the second live and has the first by a replay.
+//! Everything that enters the log reaches the subscribers through [`Channel::apply`], whether it was
+//! committed here, by another node, or was found by reading; an append's own answer is only a hint of
+//! where to look.
 //!
 //! Invariant: a subscriber is either live and has been handed everything up to the head, or it is
 //! replaying and has been handed everything up to its own place. So none misses or repeats anything.

@@ -2,8 +2,9 @@
 //!
 //! A message enters in [`shard`] as a command, becomes a draft in [`channel`], gets its place in
 //! [`sequencer`], is committed by the engine, and leaves through [`fanout`] into the [`outbox`] of
-//! every subscriber. `channel`, `sequencer`, `fanout`, `outbox` and `cork` are pure and synchronous: the
-//! shard performs their effects, and so does the simulation in the tests.
+//! every subscriber. What is for another shard goes by [`crossing`]. `channel`, `sequencer`, `fanout`,
+//! `outbox` and `cork` are pure and synchronous: the shard performs their effects, and so does the
+//! simulation in the tests.
 
 use std::{
     net::TcpStream,
