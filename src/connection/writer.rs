@@ -120,9 +120,7 @@ pub async fn end_turns<E: Engine>(shard: Rc<Shard<E, Socket>>, cork_max: Duratio
 async fn end_turns_with<E: Engine>(shard: &Rc<Shard<E, Socket>>, mut cork: Cork) {
     let mut ports = Vec::with_capacity(FLUSH_CHUNK_CONNECTIONS);
     loop {
-        shard.form_batches();
-        shard.take_urgent(&mut ports);
-        flush_all(shard.metrics(), &mut ports);
+        end_turn(shard, &mut ports);
         if shard.dirty_count() == 0 {
             shard.turn().await;
         } else if let Some(until) = cork.holds_until(Instant::now()) {
@@ -132,6 +130,14 @@ async fn end_turns_with<E: Engine>(shard: &Rc<Shard<E, Socket>>, mut cork: Cork)
             write_round(shard, &mut cork, &mut ports).await;
         }
     }
+}
+
+/// Ends the reading part of a turn: batches are formed, and who was handed something of its own gets
+/// it.
+fn end_turn<E: Engine>(shard: &Rc<Shard<E, Socket>>, ports: &mut Vec<Rc<Port<Socket>>>) {
+    shard.form_batches();
+    shard.take_urgent(ports);
+    flush_all(shard.metrics(), ports);
 }
 
 /// Writes to every connection of the fan-outs that wait now. Whatever a chunk's connections are
@@ -152,10 +158,10 @@ async fn write_round<E: Engine>(
         if shard.dirty_count() > 0 {
             yield_now().await;
         }
-        shard.form_batches();
-        shard.take_urgent(ports);
-        flush_all(shard.metrics(), ports);
-        began = Instant::now();
+        if left > 0 {
+            end_turn(shard, ports);
+            began = Instant::now();
+        }
     }
 }
 

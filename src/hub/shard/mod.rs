@@ -448,11 +448,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     /// Puts a frame into an outbox; a full one makes its connection a slow consumer.
     fn push(&self, port: &Port<S>, frame: Frame) {
         let full = port.outbox.borrow_mut().push(frame).is_err();
-        if full && port.closing.get().is_none() {
-            self.begin_close(port, CloseCode::SlowConsumer);
-            let code = CloseCode::SlowConsumer;
-            let close = frame::close(code.number(), code.name());
-            port.outbox.borrow_mut().replace_with_close(Rc::new(close));
+        if full {
+            self.close_slow_consumer(port);
         }
     }
 
