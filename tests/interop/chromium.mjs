@@ -1,7 +1,8 @@
 // The peer Chromium, without a window: loads a page of the server's and talks from there. Its input
 // is what `converse` needs, as JSON; its output is the result.
 import { spawn } from "node:child_process";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, readFileSync } from "node:fs";
+import { rm } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -30,7 +31,8 @@ const browser = spawn(
     `--user-data-dir=${profile}`,
     "about:blank",
   ],
-  { stdio: ["ignore", "ignore", "pipe"] },
+  // A process group of its own, so that its helper processes end with it.
+  { stdio: ["ignore", "ignore", "pipe"], detached: true },
 );
 
 try {
@@ -55,10 +57,23 @@ try {
   }
   console.log(JSON.stringify(evaluated.result.value));
 } finally {
-  const ended = new Promise((resolve) => browser.once("exit", resolve));
-  browser.kill("SIGKILL");
+  const ended = new Promise((resolve) => browser.once("close", resolve));
+  process.kill(-browser.pid, "SIGKILL");
   await ended;
-  rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
+  await removeProfile();
+}
+
+// A helper process that is still ending may write into the folder while it is being removed, and
+// `rm` does not look again for what came after its listing: so it is called again.
+async function removeProfile() {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await rm(profile, { recursive: true, force: true });
+    } catch (error) {
+      if (error.code !== "ENOTEMPTY" || attempt === 50) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
 }
 
 // The address that Chromium says on its error output once it can be driven.
