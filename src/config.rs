@@ -47,6 +47,8 @@ pub struct Config {
     pub channels: Channels,
     /// Accounts and tokens.
     pub auth: auth::Settings,
+    /// Whose tokens the hub takes.
+    pub trust: auth::trust::Settings,
     /// HTTP and the upgrade to WebSocket.
     pub edge: edge::Settings,
     /// Every bound that an operator may set.
@@ -359,13 +361,36 @@ impl Config {
 
         let auth = &self.auth;
         must(
-            auth.workers <= limits::AUTH_WORKERS_MAX,
-            &format!("auth.workers must not be above {}", limits::AUTH_WORKERS_MAX),
+            auth.workers_max <= limits::AUTH_WORKERS_MAX,
+            &format!("auth.workers_max must not be above {}", limits::AUTH_WORKERS_MAX),
+        );
+        must(auth.workers_min > 0, "auth.workers_min must be at least 1");
+        must(
+            auth.workers_max == 0 || auth.workers_min <= auth.workers_max,
+            "auth.workers_min must not be above auth.workers_max",
         );
         if let Err(error) = auth.cost.check() {
             must(false, &format!("auth.cost cannot be used: {error}"));
         }
-        must(auth.token_lifetime.as_secs() >= 1, "auth.token_lifetime must be at least 1s");
+        must(
+            auth.access_token_lifetime.as_secs() >= 1,
+            "auth.access_token_lifetime must be at least 1s",
+        );
+        must(
+            auth.refresh_token_lifetime >= auth.access_token_lifetime,
+            "auth.refresh_token_lifetime must not be below auth.access_token_lifetime",
+        );
+        must(auth.sessions_per_user_max > 0, "auth.sessions_per_user_max must be at least 1");
+        for (key, rate) in [
+            ("attempts_per_address_per_second", auth.attempts_per_address_per_second),
+            ("attempts_per_account_per_minute", auth.attempts_per_account_per_minute),
+        ] {
+            must(rate.is_finite() && rate > 0.0, &format!("auth.{key} must be above 0"));
+        }
+        must(
+            auth.attempts_per_address_burst > 0 && auth.attempts_per_account_burst > 0,
+            "auth.attempts_per_address_burst and auth.attempts_per_account_burst must be at least 1",
+        );
         must(!auth.issuer.is_empty(), "auth.issuer must not be empty");
         must(!auth.audience.is_empty(), "auth.audience must not be empty");
 

@@ -162,6 +162,9 @@ pub const SUBJECT_BYTES_MAX: usize = 128;
 /// Bytes of a user's display name.
 pub const USER_NAME_BYTES_MAX: usize = 64;
 
+/// Entries in one answer of the revocation feed. More: asked for again at once.
+pub const REVOCATIONS_PER_PAGE_MAX: usize = 1_000;
+
 /// Bytes of an access token. Beyond it: `invalid_token`, unread.
 pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
 

@@ -42,7 +42,7 @@ const BESIDE: &[(&str, &[&str])] = &[
     // The client shares the contract with the server and nothing else.
     ("client", &["limits", "wire", "log"]),
     // Each part's settings lie with the part; the whole only collects them.
-    ("config", &["limits", "server::cores", "edge::Settings", "edge::Deflate", "auth::Settings"]),
+    ("config", &["limits", "server::cores", "edge::Settings", "edge::Deflate", "auth"]),
 ];
 
 /// Which modules every layer may use.

@@ -98,8 +98,8 @@ fn durations_sizes_and_lists_are_read_from_file_and_environment() {
     ";
     let environment = [
         ("HUBBUB__CHANNELS__CREATED_AT_START", "[\"lobby\",\"dev\"]"),
-        ("HUBBUB__AUTH__TOKEN_LIFETIME", "15m"),
-        ("HUBBUB__AUTH__OPEN_REGISTRATION", "false"),
+        ("HUBBUB__AUTH__ACCESS_TOKEN_LIFETIME", "15m"),
+        ("HUBBUB__AUTH__REGISTRATION", "closed"),
         ("HUBBUB__AUTH__COST__LANES", "2"),
         ("HUBBUB__HUB__PIN_CORES", "1"),
         ("HUBBUB__EDGE__DEFLATE", "off"),
@@ -109,8 +109,8 @@ fn durations_sizes_and_lists_are_read_from_file_and_environment() {
     assert_eq!(config.limits.message_bytes_max, ByteSize::kib(32));
     assert_eq!(config.auth.cost.memory, ByteSize::mib(12));
     assert_eq!((config.auth.cost.passes, config.auth.cost.lanes), (3, 2));
-    assert_eq!(config.auth.token_lifetime, Duration::from_secs(900));
-    assert!(!config.auth.open_registration);
+    assert_eq!(config.auth.access_token_lifetime, Duration::from_secs(900));
+    assert_eq!(config.auth.registration, auth::Registration::Closed);
     assert_eq!(config.hub.pin_cores, PinCores::List(vec![1]));
     assert_eq!(config.edge.deflate, edge::Deflate::Off);
     assert_eq!(config.hub.shards, Shards::Number(2));
@@ -165,7 +165,7 @@ fn a_wrong_value_is_named_with_its_key_and_place() {
         ("[hub]\nshards = 0", "hub.shards"),
         ("[hub]\nshards = 'many'", "hub.shards"),
         ("[log]\nsynchronous = 'off'", "log.synchronous"),
-        ("[auth]\nopen_registration = 'maybe'", "auth.open_registration"),
+        ("[auth]\nregistration = 'maybe'", "auth.registration"),
         ("server = 1", "server"),
     ] {
         let refused = load_file(file).unwrap_err();
@@ -187,7 +187,7 @@ fn values_that_make_no_sense_are_all_named() {
         ("[limits]\npong_timeout = '0s'", "limits.pong_timeout"),
         ("[auth.cost]\nmemory = '4GiB'", "auth.cost"),
         ("[auth.cost]\npasses = 0", "auth.cost"),
-        ("[auth]\nworkers = 1000", "auth.workers"),
+        ("[auth]\nworkers_max = 1000", "auth.workers_max"),
         ("[auth]\nissuer = ''", "auth.issuer"),
         ("[edge]\nallowed_origins = ['https://chat.example/']", "edge.allowed_origins"),
         ("[edge]\nallowed_origins = ['*']", "edge.allowed_origins"),

@@ -6,7 +6,10 @@ use thiserror::Error;
 use tokio::runtime::Handle;
 
 use crate::{
-    auth::token::{Reason, TokenError, Verifier},
+    auth::{
+        token::{Reason, TokenError},
+        trust::Trust,
+    },
     clock,
     engine::Engine,
     hub::{
@@ -20,7 +23,7 @@ use crate::{
 /// Verifies tokens and looks their users up.
 #[derive(Debug)]
 pub struct Login<E> {
-    verifier: Verifier,
+    trust: Trust,
     directory: Arc<Directory<E>>,
     edge: Handle,
 }
@@ -65,8 +68,8 @@ impl LoginError {
 impl<E: Engine> Login<E> {
     /// A login that works on the runtime behind `edge`.
     #[must_use]
-    pub const fn new(verifier: Verifier, directory: Arc<Directory<E>>, edge: Handle) -> Self {
-        Self { verifier, directory, edge }
+    pub const fn new(trust: Trust, directory: Arc<Directory<E>>, edge: Handle) -> Self {
+        Self { trust, directory, edge }
     }
 
     /// Finds out whose token this is. For callers on the edge.
@@ -74,13 +77,13 @@ impl<E: Engine> Login<E> {
     /// # Errors
     /// When it is nobody's, or nobody's any more.
     pub async fn login(&self, token: &str) -> Result<Identity, LoginError> {
-        let claims = self.verifier.verify(token, clock::unix_s())?;
-        if claims.sub.is_empty() || claims.sub.len() > SUBJECT_BYTES_MAX {
+        let claims = self.trust.verify(token, clock::unix_s()).await?;
+        if claims.subject.is_empty() || claims.subject.len() > SUBJECT_BYTES_MAX {
             return Err(TokenError::Invalid(Reason::Claims).into());
         }
         let name = cut(&claims.name, USER_NAME_BYTES_MAX);
-        let user = self.directory.user(&claims.sub, name).await?;
-        Ok(Identity { user, name: name.to_owned(), expires_at: claims.exp })
+        let user = self.directory.user(&claims.subject, name).await?;
+        Ok(Identity { user, name: name.to_owned(), expires_at: claims.expires_at_s })
     }
 
     /// The same for callers on a shard: the work is done on the edge.

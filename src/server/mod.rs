@@ -23,7 +23,7 @@ use self::{
     vitals::Vitals,
 };
 use crate::{
-    auth::{Auth, AuthStartError},
+    auth::{Auth, AuthStartError, trust::Trust},
     clock,
     config::{self, Config},
     connection::{login::Login, run_shard},
@@ -171,8 +171,8 @@ fn start_on<E: Engine>(
     let rest = plan.rest.clone();
     let on_worker_start = move || pin(rest.as_deref());
     let auth = Auth::start(config.auth.clone(), &config.server.data_dir, on_worker_start)?;
-    let login =
-        Arc::new(Login::new(auth.verifier(), Arc::clone(&directory), edge.handle().clone()));
+    let trust = Trust::new(&auth.keys(), config.auth.realm(), &config.trust);
+    let login = Arc::new(Login::new(trust, Arc::clone(&directory), edge.handle().clone()));
 
     let metrics = Arc::new(metrics);
     let vitals = Arc::new(Vitals::new(plan.shards.len(), failed_commits));

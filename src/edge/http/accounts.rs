@@ -1,6 +1,6 @@
 //! `POST /v1/accounts`: makes an account.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Json,
@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     auth::{Auth, RegisterError},
+    clock,
     wire::code::ErrorCode,
 };
 
@@ -22,6 +23,7 @@ use crate::{
 struct NewAccount {
     username: String,
     password: String,
+    invite: Option<String>,
 }
 
 /// The account that was made.
@@ -48,12 +50,11 @@ pub async fn create(
     State(accounts): State<Accounts>,
     request: Request,
 ) -> Result<(StatusCode, Json<Created>), Problem> {
-    if !accounts.auth.open_registration() {
-        let problem = Problem::new(ErrorCode::Forbidden);
-        return Err(problem.detail("accounts are made by the operator of this server"));
-    }
     let new: NewAccount = body::read(request, Takes::Json, accounts.body_bytes_max).await?;
-    let account = accounts.auth.register(&new.username, new.password).await.map_err(refusal)?;
+    let from = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    let registered =
+        accounts.auth.register(&new.username, new.password, new.invite, from, clock::unix_s());
+    let account = registered.await.map_err(refusal)?;
     let created = Created { username: account.username.as_str().to_owned(), user: account.subject };
     Ok((StatusCode::CREATED, Json(created)))
 }
@@ -65,6 +66,14 @@ fn refusal(error: RegisterError) -> Problem {
         }
         RegisterError::Password(error) => {
             Problem::new(ErrorCode::InvalidPassword).detail(error.to_string())
+        }
+        RegisterError::Closed => Problem::new(ErrorCode::Forbidden)
+            .detail("accounts are made by the operator of this server"),
+        RegisterError::InvalidInvite => {
+            Problem::new(ErrorCode::Forbidden).detail("an invite code is needed")
+        }
+        RegisterError::RateLimited { retry_after } => {
+            Problem::new(ErrorCode::RateLimited).retry_after(retry_after)
         }
         RegisterError::Taken => Problem::new(ErrorCode::UsernameTaken),
         RegisterError::Overloaded { retry_after } => {

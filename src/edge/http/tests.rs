@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::auth::{Settings, password::Cost};
+use crate::auth::{Registration, Settings, password::Cost};
 
 const FORM: &str = "application/x-www-form-urlencoded";
 const JSON: &str = "application/json";
@@ -30,7 +30,7 @@ impl Api {
     fn start(settings: Settings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let cost = Cost { memory: ByteSize::kib(64), passes: 1, lanes: 1 };
-        let settings = Settings { workers: 1, cost, ..settings };
+        let settings = Settings { workers_max: 1, cost, ..settings };
         let auth = Arc::new(Auth::start(settings, dir.path(), || {}).unwrap());
         let health = Health::new(|| Ok(()), || Err("draining".to_owned()));
         let router = finish(api(health, Some(Arc::clone(&auth)), 4096));
@@ -142,7 +142,7 @@ async fn a_taken_name_and_rules_have_their_codes() {
 
 #[tokio::test]
 async fn a_closed_registration_is_forbidden() {
-    let api = Api::start(Settings { open_registration: false, ..Settings::default() });
+    let api = Api::start(Settings { registration: Registration::Closed, ..Settings::default() });
     is_problem(&api.register("anna", "correct horse").await, 403, "forbidden");
 }
 

@@ -1,6 +1,6 @@
 //! `POST /v1/token`: a password → an access token, in the shape of OAuth 2.0 (RFC 6749 §4.3).
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Json,
@@ -66,10 +66,10 @@ pub async fn issue(
     let (Some(username), Some(password)) = (grant.username, grant.password) else {
         return Err(invalid_request("username or password is missing"));
     };
-    let now_s = clock::unix_s();
-    let issued = token.auth.log_in(&username, password, now_s).await.map_err(refusal)?;
+    let (from, now_s) = (IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), clock::unix_s());
+    let issued = token.auth.log_in(&username, password, from, now_s).await.map_err(refusal)?;
     let granted = Granted {
-        access_token: issued.token,
+        access_token: issued.access_token,
         token_type: "Bearer",
         expires_in: issued.lifetime.as_secs(),
     };
@@ -85,6 +85,9 @@ fn refusal(error: LogInError) -> Problem {
         LogInError::InvalidCredentials => Problem::new(ErrorCode::InvalidCredentials)
             .status(StatusCode::UNAUTHORIZED)
             .oauth("invalid_grant"),
+        LogInError::RateLimited { retry_after } => Problem::new(ErrorCode::RateLimited)
+            .oauth("temporarily_unavailable")
+            .retry_after(retry_after),
         LogInError::Overloaded { retry_after } => Problem::new(ErrorCode::Overloaded)
             .oauth("temporarily_unavailable")
             .retry_after(retry_after),

@@ -78,7 +78,7 @@ impl<E: Engine> TestServer<E> {
         config.hub.pin_cores = PinCores::Off;
         config.hub.shards = Shards::Number(shards());
         config.channels.created_at_start = vec![LOBBY.to_owned()];
-        config.auth.workers = 1;
+        config.auth.workers_max = 1;
         config.auth.cost = Cost { memory: ByteSize::kib(64), passes: 1, lanes: 1 };
         change(&mut config);
         let mut server = Self { server: None, start: Arc::new(start), config, _data_dir: data_dir };
