@@ -10,15 +10,12 @@ use std::{
     fs::File,
     io::{self, IsTerminal as _, Read as _},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
     time::SystemTime,
 };
 
 use clap::Args;
 use hubbub::{
-    client::{
-        Accounts, Authorities, Client, ClientError, GetToken, Options, ServerUrl, State, TokenError,
-    },
+    client::{Accounts, Authorities, Client, ClientError, Options, ServerUrl, State, TokenError},
     wire::code::{CloseCode, ErrorCode},
 };
 use rustyline::{
@@ -34,7 +31,7 @@ use rustyline::{
 use super::{
     CliError,
     program::program,
-    saved::{Place, SavedLogin},
+    saved::{Place, RenewError, SavedLogin},
 };
 
 /// Beyond this a file holds something else than a password.
@@ -115,38 +112,33 @@ impl ServerArgs {
     }
 }
 
-/// What gets the tokens after the first.
-enum Renewal {
-    Password(String),
-    Refresh { place: Place, refresh_token: String },
-    None,
-}
-
 /// Logs in and connects. Fails if the server cannot be reached now: only a client that has been
 /// connected is worth waiting for.
 pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
     let server = args.server.url()?;
     let accounts = Accounts::new(server.clone(), None);
-    let place = Place::of(&server, &args.name);
-    if let Some(password) = args.server.password()? {
-        let token = accounts.token(&args.name, &password).await;
-        let token = token.map_err(|error| not_logged_in(error, args))?;
-        let client = start(args, accounts, token.access_token, Renewal::Password(password));
-        return settled(client, args).await;
-    }
+    let named = args.server.password()?;
+    let place = Place::of(&server, &args.name).filter(|_| named.is_none());
     if let Some(place) = &place
         && let Some(client) = connect_with_saved(args, &accounts, place).await?
     {
         return Ok(client);
     }
-    let password = prompt(&format!("Password for {}: ", args.name))?;
+    let password = match named {
+        Some(password) => password,
+        None => prompt(&format!("Password for {}: ", args.name))?,
+    };
     let token = accounts.token(&args.name, &password).await;
     let token = token.map_err(|error| not_logged_in(error, args))?;
-    if let Some(place) = place {
-        place.save(&SavedLogin::new(&token, SystemTime::now()))?;
-    }
-    let client = start(args, accounts, token.access_token, Renewal::Password(password));
-    settled(client, args).await
+    let get_token = match place {
+        Some(place) => {
+            let login = SavedLogin::new(&token, SystemTime::now());
+            place.save(&login)?;
+            place.get_token(accounts, login)
+        }
+        None => accounts.get_token_after(token, &args.name, &password),
+    };
+    settled(Client::connect(Options::new(server, get_token)), args).await
 }
 
 /// Says how to make an account, since the server does not tell whether there is one.
@@ -166,24 +158,18 @@ async fn connect_with_saved(
     accounts: &Accounts,
     place: &Place,
 ) -> Result<Option<Client>, CliError> {
-    let Some(mut login) = place.load()? else { return Ok(None) };
-    if !login.holds(SystemTime::now()) {
-        let Some(refresh_token) = &login.refresh_token else { return Ok(None) };
-        login = match accounts.refresh(refresh_token).await {
-            Ok(token) => SavedLogin::new(&token, SystemTime::now()),
-            Err(error) if error.again() => return Err(error.into()),
-            Err(_) => {
-                place.remove();
-                return Ok(None);
-            }
-        };
-        place.save(&login)?;
-    }
-    let renewal = match login.refresh_token {
-        Some(refresh_token) => Renewal::Refresh { place: place.clone(), refresh_token },
-        None => Renewal::None,
+    let login = match place.fresh(accounts, None).await {
+        Ok(Some(login)) => login,
+        Ok(None) => return Ok(None),
+        Err(RenewError::Saved(error)) => return Err(error),
+        Err(RenewError::Token(error)) if error.again() => return Err(error.into()),
+        Err(RenewError::Token(_)) => {
+            place.remove();
+            return Ok(None);
+        }
     };
-    let client = start(args, accounts.clone(), login.access_token, renewal);
+    let get_token = place.clone().get_token(accounts.clone(), login);
+    let client = Client::connect(Options::new(accounts.server().clone(), get_token));
     match settled(client, args).await {
         Ok(client) => Ok(Some(client)),
         // Such as after the server's data was made anew: then ask for the password.
@@ -202,44 +188,6 @@ fn is_login_refused(error: &ClientError) -> bool {
         ClientError::Token(_) => true,
         _ => false,
     }
-}
-
-/// Starts a client whose first token is at hand.
-fn start(args: &LoginArgs, accounts: Accounts, token: String, renewal: Renewal) -> Client {
-    let name = args.name.clone();
-    let server = accounts.server().clone();
-    let state = Arc::new(Mutex::new((Some(token), renewal)));
-    let get_token = GetToken::new(move || {
-        let (accounts, name, state) = (accounts.clone(), name.clone(), Arc::clone(&state));
-        async move {
-            let renewal = {
-                let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(token) = state.0.take() {
-                    return Ok(token);
-                }
-                match &state.1 {
-                    Renewal::Password(password) => Ok(password.clone()),
-                    Renewal::Refresh { place, refresh_token } => {
-                        Err((place.clone(), refresh_token.clone()))
-                    }
-                    Renewal::None => return Err(TokenError::Expired),
-                }
-            };
-            match renewal {
-                Ok(password) => Ok(accounts.token(&name, &password).await?.access_token),
-                Err((place, refresh_token)) => {
-                    let token = accounts.refresh(&refresh_token).await?;
-                    // A login that cannot be saved still serves this command.
-                    let _ = place.save(&SavedLogin::new(&token, SystemTime::now()));
-                    let refresh_token = token.refresh_token.unwrap_or(refresh_token);
-                    let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-                    state.1 = Renewal::Refresh { place, refresh_token };
-                    Ok(token.access_token)
-                }
-            }
-        }
-    });
-    Client::connect(Options::new(server, get_token))
 }
 
 /// Waits for the first connection, but not for a second attempt.

@@ -13,6 +13,7 @@ use hyper_util::{
 use rustls::ClientConfig;
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::Mutex;
 
 use super::{
     error::{Refusal, TokenError},
@@ -90,15 +91,32 @@ impl Accounts {
         self.ask_for_token(&body).await
     }
 
-    /// A callback that logs in with this user name and password whenever a token is needed.
+    /// A callback that logs in with this user name and password, and from then on trades the refresh
+    /// token of each login for the next one: that costs the server a thousandth of a password.
     #[must_use]
     pub fn get_token(&self, username: &str, password: &str) -> GetToken {
-        let accounts = self.clone();
-        let (username, password) = (username.to_owned(), Arc::<str>::from(password));
+        self.logins(username, password, None)
+    }
+
+    /// The same, beginning with a login that was made before.
+    #[must_use]
+    pub fn get_token_after(&self, first: Token, username: &str, password: &str) -> GetToken {
+        self.logins(username, password, Some(first))
+    }
+
+    fn logins(&self, username: &str, password: &str, first: Option<Token>) -> GetToken {
+        let logins = Logins {
+            accounts: self.clone(),
+            username: username.to_owned(),
+            password: password.to_owned(),
+            refresh_token: first.as_ref().and_then(|token| token.refresh_token.clone()),
+            first: first.map(|token| token.access_token),
+        };
+        // The client never asks twice at a time.
+        let logins = Arc::new(Mutex::new(logins));
         GetToken::new(move || {
-            let (accounts, username, password) =
-                (accounts.clone(), username.clone(), Arc::clone(&password));
-            async move { Ok(accounts.token(&username, &password).await?.access_token) }
+            let logins = Arc::clone(&logins);
+            async move { logins.lock().await.next().await }
         })
     }
 
@@ -196,6 +214,46 @@ pub(super) fn refusal(head: &HeaderMap, body: &[u8]) -> Option<Refusal> {
         retry_after,
         head: None,
     })
+}
+
+/// The logins of one client, one after another.
+struct Logins {
+    accounts: Accounts,
+    username: String,
+    password: String,
+    /// The access token to begin with.
+    first: Option<String>,
+    /// Good for one trade.
+    refresh_token: Option<String>,
+}
+
+impl Logins {
+    async fn next(&mut self) -> Result<String, TokenError> {
+        if let Some(token) = self.first.take() {
+            return Ok(token);
+        }
+        let token = match self.refresh().await? {
+            Some(token) => token,
+            None => self.accounts.token(&self.username, &self.password).await?,
+        };
+        self.refresh_token = token.refresh_token;
+        Ok(token.access_token)
+    }
+
+    /// None if only the password will do.
+    async fn refresh(&mut self) -> Result<Option<Token>, TokenError> {
+        let Some(refresh_token) = self.refresh_token.take() else { return Ok(None) };
+        match self.accounts.refresh(&refresh_token).await {
+            Ok(token) => Ok(Some(token)),
+            // It was refused before it was looked at, and is as good as before.
+            Err(error @ TokenError::Refused(_)) if error.again() => {
+                self.refresh_token = Some(refresh_token);
+                Err(error)
+            }
+            // Without an answer it may have been used up, and to bring it twice would end the session.
+            Err(_) => Ok(None),
+        }
+    }
 }
 
 #[cfg(test)]
