@@ -12,12 +12,16 @@ pub(crate) const VERSION: u32 = 1;
 
 /// Figures by name. Times are in milliseconds, sizes in bytes, shares in percent.
 ///
-/// - `handshake`, `login`, `subscribe`, `ack`, `first`, `last`, `deliver`, each with `.count`,
-///   `.p50`, `.p90`, `.p95`, `.p99`, `.p99.9`, `.p99.99`, `.max`
+/// - `handshake`, `login`, `subscribe`, `reconnect`, `ack`, `first`, `last`, `deliver`, each with
+///   `.count`, `.p50`, `.p90`, `.p95`, `.p99`, `.p99.9`, `.p99.99`, `.max`
 /// - `users`, `messages`, `acks`, `deliveries`, `messages_per_s`, `deliveries_per_s` (plateau)
 /// - `lost` (deliveries), `acknowledged_lost`, `violations`, `errors`, `reconnects`, `gaps`, `unsent`,
 ///   `slow_closed` (slow readers), `probed` (messages that history was asked for at once),
 ///   `unacknowledged` (publishes at the end), `never_connected` (users)
+/// - `reconnect.rate` (users back in their channels per second, after all were cut off),
+///   `reconnect.cut`, `reconnect.resumed`, `reconnect.replayed` (messages), `reconnect.hashes` (of
+///   passwords), `reconnect.server_us`, `reconnect.hub_us`, `reconnect.edge_us`,
+///   `reconnect.generator_us` (CPU time, by users who came back)
 /// - `generator.cpu_percent`, `generator.lag.p99`, `generator.lag.max`, `generator.dropped_samples`
 /// - `server.cpu_percent`, `server.hub_percent`, `server.cpu_us_per_delivery`,
 ///   `server.hub_us_per_delivery`, `server.rss_bytes`, `server.rss_bytes_max`,

@@ -16,6 +16,7 @@ fn write(text: &mut String, outcome: &Outcome) -> fmt::Result {
     head(text, outcome)?;
     load(text, outcome)?;
     latencies(text, outcome)?;
+    rows(text, "reconnect", &words::rows(&outcome.figures, &words::RECONNECT))?;
     rows(text, "server", &words::rows(&outcome.figures, &words::SERVER))?;
     rows(text, "generator", &words::rows(&outcome.figures, &words::GENERATOR))?;
     errors(text, outcome)?;

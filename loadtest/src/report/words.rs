@@ -8,10 +8,11 @@ use crate::{
 };
 
 /// The latencies in the order in which a user meets them: the figure's name, and what it means.
-pub(super) const LATENCIES: [(&str, &str); 7] = [
+pub(super) const LATENCIES: [(&str, &str); 8] = [
     ("handshake", "connect to upgraded"),
     ("login", "password to token"),
     ("subscribe", "command to reply"),
+    ("reconnect", "cut off: connect to subscribed again"),
     ("ack", "due to acknowledged"),
     ("first", "due to the first receiver"),
     ("last", "due to the last receiver"),
@@ -36,6 +37,19 @@ pub(super) const SERVER: [(&str, &str); 13] = [
     ("server.messages_per_batch", "messages per batch"),
     ("server.wire_bytes_per_delivery", "bytes on the wire per delivery"),
     ("server.deliveries_per_write", "deliveries per write"),
+];
+
+/// Figures of users who were cut off: the figure's name, and what people call it.
+pub(super) const RECONNECT: [(&str, &str); 9] = [
+    ("reconnect.cut", "connections cut"),
+    ("reconnect.resumed", "users back in their channels"),
+    ("reconnect.rate", "users back per second"),
+    ("reconnect.replayed", "messages replayed to them"),
+    ("reconnect.hashes", "passwords hashed meanwhile"),
+    ("reconnect.server_us", "CPU of the server for each, µs"),
+    ("reconnect.hub_us", "of these in the hub"),
+    ("reconnect.edge_us", "of these in the edge"),
+    ("reconnect.generator_us", "CPU of the generator for each, µs"),
 ];
 
 /// Figures of the generator: the figure's name, and what people call it.

@@ -96,7 +96,7 @@ struct Conductor<'a> {
     started: Option<Started>,
     /// Where its data and its log are.
     folder: Option<TempDir>,
-    mischief: Option<JoinHandle<Result<Started>>>,
+    mischief: Option<JoinHandle<Result<Option<Started>>>>,
     profiling: Option<JoinHandle<Result<Profile>>>,
     profiles: Vec<Profile>,
     notes: Notes,
@@ -133,6 +133,7 @@ impl<'a> Conductor<'a> {
                 event = told.recv() => match event {
                     Some(Event::Phase(phase, at)) => self.phase(phase, at, &tell).await?,
                     Some(Event::Second(second)) => self.second(*second).await?,
+                    Some(Event::Returned) => self.returned().await?,
                     Some(Event::Over(harvest)) => {
                         self.end_phase(self.began.elapsed());
                         return Ok(*harvest);
@@ -140,7 +141,7 @@ impl<'a> Conductor<'a> {
                     Some(Event::Failed(failure)) => return Err(failure),
                     None => return Err(anyhow::anyhow!("the virtual users ended early").into()),
                 },
-                Some(deed) = deeds.recv() => self.deed(deed),
+                Some(deed) = deeds.recv() => self.deed(deed).await?,
                 broken = ended_badly(&mut self.mischief, &mut self.started) => {
                     return Err(broken.context("chaos").into());
                 }
@@ -190,30 +191,58 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    /// From the first plateau on, where there is a server to do it to.
+    /// From the first plateau on.
     fn make_mischief(&mut self, tell: &mpsc::Sender<Deed>) {
         let plateau = self.schedule.plateaus().next();
         let Some(span) = plateau.filter(|_| !self.scenario.chaos.is_empty()) else { return };
         let deeds = mischief::plan(&self.scenario.chaos, span.end.saturating_sub(span.start));
-        if let Some(started) = self.started.take() {
-            let run = mischief::run(started, deeds, Instant::now(), tell.clone());
-            self.mischief = Some(tokio::spawn(run));
-        }
+        let run = mischief::run(self.started.take(), deeds, Instant::now(), tell.clone());
+        self.mischief = Some(tokio::spawn(run));
     }
 
-    fn deed(&mut self, deed: Deed) {
+    async fn deed(&mut self, deed: Deed) -> Result<()> {
         let what = match deed {
             Deed::Begun(what) => {
-                if let Some(swarm) = &self.swarm {
-                    swarm.order(Order::ChaosBegins);
-                }
+                self.order(Order::ChaosBegins);
                 what
             }
             Deed::Done { pid, what } => {
                 self.observer.follow(pid);
                 what
             }
+            Deed::Cut => {
+                self.order(Order::Cut);
+                "all connections cut".to_owned()
+            }
+            Deed::Return => {
+                // What it did about the end of so many is not what their return costs it.
+                let sample = self.observer.sample().await?;
+                self.notes.samples.returns.push((sample, None));
+                self.order(Order::Return);
+                "all connect again".to_owned()
+            }
         };
+        self.note_incident(what);
+        Ok(())
+    }
+
+    /// All who were cut off are back.
+    async fn returned(&mut self) -> Result<()> {
+        let sample = self.observer.sample().await?;
+        if let Some((_, back)) = self.notes.samples.returns.last_mut() {
+            *back = Some(sample);
+        }
+        self.note_incident("all are back".to_owned());
+        Ok(())
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(swarm) = &self.swarm {
+            swarm.order(order);
+        }
+    }
+
+    fn note_incident(&mut self, what: String) {
         if let Some(live) = &mut self.live {
             live.note(&format!("chaos: {what}"));
         }
@@ -296,7 +325,7 @@ impl<'a> Conductor<'a> {
             // What is still due is not done any more.
             mischief.abort();
             // What went wrong with it ended the run, or is of no importance any more.
-            self.started = mischief.await.ok().and_then(Result::ok);
+            self.started = mischief.await.ok().and_then(Result::ok).flatten();
         }
         let killed = match self.started.take() {
             Some(Started { server, .. }) => server.kill().await,
@@ -314,7 +343,7 @@ impl<'a> Conductor<'a> {
 
 /// Waits until the mischief ends because something went wrong, and answers what.
 async fn ended_badly(
-    mischief: &mut Option<JoinHandle<Result<Started>>>,
+    mischief: &mut Option<JoinHandle<Result<Option<Started>>>>,
     back: &mut Option<Started>,
 ) -> anyhow::Error {
     if let Some(running) = mischief {
@@ -322,7 +351,7 @@ async fn ended_badly(
         // It is not to be waited for again.
         *mischief = None;
         match ended {
-            Ok(Ok(started)) => *back = Some(started),
+            Ok(Ok(started)) => *back = started,
             Ok(Err(error)) => return error,
             Err(error) => return error.into(),
         }

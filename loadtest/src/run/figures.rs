@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use super::returns;
 use crate::{
     latency::Latency,
     outcome::{Figures, Incident, Judged, Outcome, PhaseSpan, Second, VERSION},
@@ -42,6 +43,8 @@ pub(super) struct Samples {
     pub(super) connected: Option<(u32, u64)>,
     /// The same in the first second with [`WARM_CONNECTIONS`].
     pub(super) warm: Option<(u32, u64)>,
+    /// Whenever all connections had been cut: before they were made again, and when all were back.
+    pub(super) returns: Vec<(Sample, Option<Sample>)>,
 }
 
 /// So many connections let a server make what it makes once, whoever comes.
@@ -72,6 +75,7 @@ pub(super) fn outcome(
         _ => samples.deliveries_between(&notes.seconds),
     };
     samples.figures(deliveries, &mut figures);
+    returns::figures(&harvest.returns, &samples.returns, &scenario.hashes_metric, &mut figures);
     figures.insert("users".to_owned(), f64::from(scenario.users));
 
     if notes.is_profiled {
@@ -118,12 +122,14 @@ fn measured_time(phases: &[PhaseSpan]) -> Duration {
     Duration::from_secs_f64(measured.map(seconds).sum())
 }
 
-fn each(latencies: &Latencies) -> [(&'static str, &Latency); 7] {
-    let Latencies { handshake, login, subscribe, ack, first, last, deliver, lag: _ } = latencies;
+fn each(latencies: &Latencies) -> [(&'static str, &Latency); 8] {
+    let Latencies { handshake, login, subscribe, reconnect, ack, first, last, deliver, lag: _ } =
+        latencies;
     [
         ("handshake", handshake),
         ("login", login),
         ("subscribe", subscribe),
+        ("reconnect", reconnect),
         ("ack", ack),
         ("first", first),
         ("last", last),
@@ -217,6 +223,13 @@ fn of_generator(figures: &Figures) -> Vec<String> {
             "{never_connected} users had not connected when they were to leave: the load was less \
              than asked for"
         ));
+    }
+    if figures.contains_key("reconnect.server_us") && !figures.contains_key("reconnect.hashes") {
+        warnings.push(
+            "the server has no metric of the passwords that it hashes, as `hashes_metric` names it: \
+             whether any were while users came back is not known"
+                .to_owned(),
+        );
     }
     let gaps = figure("gaps");
     if gaps > 0.0 {
@@ -339,6 +352,7 @@ mod tests {
             ("unsent", 1.0, "left out"),
             ("unacknowledged", 1.0, "never acknowledged"),
             ("never_connected", 1.0, "had not connected"),
+            ("reconnect.server_us", 1.0, "while users came back is not known"),
             ("gaps", 1.0, "announced 1 gaps"),
             ("probed", 0.0, "commit is not known"),
             ("generator.dropped_samples", 2.0, "2 seconds are missing"),

@@ -1,8 +1,9 @@
-//! What is done to a server of our own while it is loaded: killed, terminated, stopped.
+//! What is done while a server is loaded: it is killed, terminated or stopped, if it is one of ours,
+//! or all its connections are dropped.
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tokio::{sync::mpsc, time::Instant};
 
 use super::site::Started;
@@ -18,6 +19,10 @@ pub(crate) enum Deed {
     Begun(String),
     /// It is back, as this process.
     Done { pid: u32, what: String },
+    /// All connections are to be cut from this side.
+    Cut,
+    /// They are to be made again.
+    Return,
 }
 
 /// All deeds of a plateau of this length, the first first.
@@ -33,38 +38,44 @@ pub(crate) fn plan(chaos: &[Chaos], plateau: Duration) -> Vec<(Duration, Action)
 /// Does them one after another, and gives the server back. One that is due while the server is not
 /// back from the one before waits for it.
 pub(crate) async fn run(
-    mut started: Started,
+    mut started: Option<Started>,
     deeds: Vec<(Duration, Action)>,
     plateau_began: Instant,
     tell: mpsc::Sender<Deed>,
-) -> Result<Started> {
+) -> Result<Option<Started>> {
     for (at, action) in deeds {
         tokio::time::sleep_until(plateau_began + at).await;
         let (begun, done) = match action {
             Action::Kill => ("SIGKILL", "started again"),
             Action::Term => ("SIGTERM", "started again"),
             Action::Stop(_) => ("SIGSTOP", "SIGCONT"),
+            Action::Drop(away) => {
+                let _ = tell.send(Deed::Cut).await;
+                tokio::time::sleep(away).await;
+                let _ = tell.send(Deed::Return).await;
+                continue;
+            }
+        };
+        let Some(Started { server, setup }) = started else {
+            bail!("a server that is not ours cannot be stopped");
         };
         // Nobody listens any more only when the run is over.
         let _ = tell.send(Deed::Begun(begun.to_owned())).await;
-        match action {
-            Action::Stop(time) => {
-                started.server.freeze()?;
-                tokio::time::sleep(time).await;
-                started.server.resume()?;
+        let server = if let Action::Stop(time) = action {
+            server.freeze()?;
+            tokio::time::sleep(time).await;
+            server.resume()?;
+            server
+        } else {
+            if action == Action::Kill {
+                server.kill().await?;
+            } else {
+                server.terminate(DRAIN_TIMEOUT).await?;
             }
-            Action::Kill | Action::Term => {
-                let Started { server, setup } = started;
-                if action == Action::Kill {
-                    server.kill().await?;
-                } else {
-                    server.terminate(DRAIN_TIMEOUT).await?;
-                }
-                let server = setup.start().await.context("it does not come back")?;
-                started = Started { server, setup };
-            }
-        }
-        let pid = started.server.pid()?;
+            setup.start().await.context("it does not come back")?
+        };
+        let pid = server.pid()?;
+        started = Some(Started { server, setup });
         let _ = tell.send(Deed::Done { pid, what: done.to_owned() }).await;
     }
     Ok(started)

@@ -15,6 +15,7 @@ pub(crate) mod conductor;
 pub(crate) mod figures;
 mod flamegraphs;
 mod mischief;
+mod returns;
 pub(crate) mod site;
 
 use conductor::Extras;

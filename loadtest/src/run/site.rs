@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::{
     Failure,
-    scenario::{Login, Scenario},
+    scenario::{Login, Scenario, chaos::Chaos},
     server::{self, Server, Setup, tokens},
     swarm::Target,
 };
@@ -29,6 +29,10 @@ pub(crate) struct Flags {
     /// The program of the server to start, if not the one beside this.
     #[arg(long, value_name = "PATH", requires = "start_server")]
     binary: Option<PathBuf>,
+    /// The cores of the server to start: the first one for all of its threads, or all, as in
+    /// production.
+    #[arg(long, value_enum, default_value_t = ServerCores::All, requires = "start_server")]
+    server_cores: ServerCores,
     /// The internal port of a server that is there, for its metrics and profiles.
     #[arg(long, value_name = "ADDRESS", requires = "server")]
     internal: Option<SocketAddr>,
@@ -38,6 +42,13 @@ pub(crate) struct Flags {
     /// Access tokens, one on each line, for --auth none.
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
+}
+
+/// Where a server runs. The generator has all cores but the first, either way.
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum ServerCores {
+    One,
+    All,
 }
 
 /// The place, checked but not touched yet.
@@ -50,7 +61,7 @@ pub(crate) struct Site {
 #[derive(Clone, Debug)]
 enum Place {
     There { url: String, internal: Option<SocketAddr>, pid: Option<u32> },
-    Started { binary: Option<PathBuf> },
+    Started { binary: Option<PathBuf>, cores: ServerCores },
 }
 
 /// The place, with a server that answers.
@@ -84,13 +95,16 @@ impl Site {
                 let (internal, pid) = (flags.internal, flags.pid);
                 Place::There { url: url.clone(), internal, pid }
             }
-            (None, true) => Place::Started { binary: flags.binary.clone() },
+            (None, true) => {
+                Place::Started { binary: flags.binary.clone(), cores: flags.server_cores }
+            }
             (None, false) => {
                 return wrong("say which server: --server URL, or --start-server".to_owned());
             }
         };
         let is_started = matches!(place, Place::Started { .. });
-        if !scenario.chaos.is_empty() && !is_started {
+        let is_of_server = |it: &Chaos| it.action.is_of_server();
+        if scenario.chaos.iter().any(is_of_server) && !is_started {
             return wrong("--chaos needs a server of our own: --start-server".to_owned());
         }
         let tokens = flags.tokens.as_deref().map(read_tokens).transpose()?;
@@ -115,8 +129,8 @@ impl Site {
 
     /// Starts the server, if there is one to start, and leaves its core to it.
     pub(crate) async fn enter(self, scenario: &Scenario) -> Result<Ground, Failure> {
-        let binary = match self.place {
-            Place::Started { binary } => binary,
+        let (binary, cores) = match self.place {
+            Place::Started { binary, cores } => (binary, cores),
             Place::There { url, internal, pid } => {
                 let host = authority(&url)?;
                 let address = resolve(&host).await?;
@@ -129,6 +143,9 @@ impl Site {
         let folder = tempfile::Builder::new().prefix("hubbub-load-").tempdir()?;
         // The port is chosen beforehand, since the server has to come back to it.
         let mut setup = Setup::new(binary, server::free_address()?, folder.path())?;
+        if cores == ServerCores::One {
+            setup.keep_to_first_core();
+        }
         if scenario.deflate {
             // Its users speak protobuf, which is not compressed by default.
             setup.environment.push(("HUBBUB__EDGE__DEFLATE".to_owned(), "on".to_owned()));

@@ -1,4 +1,5 @@
-//! What is done to the server during the plateau: `kill@5s`, `term*3`, `stop:2s@10s`.
+//! What is done during the plateau, to the server (`kill@5s`, `term*3`, `stop:2s@10s`) or to all of
+//! its connections (`drop@5s`).
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -21,6 +22,9 @@ pub(crate) enum Action {
     Term,
     /// SIGSTOP, and SIGCONT after this time.
     Stop(Duration),
+    /// All users lose their connections at once, by no fault of the server's, and connect again after
+    /// this time.
+    Drop(Duration),
 }
 
 /// When, from the beginning of the plateau.
@@ -49,6 +53,21 @@ impl Chaos {
     }
 }
 
+impl Action {
+    /// Whether it is done to the server, which has to be one of ours then.
+    pub(crate) fn is_of_server(self) -> bool {
+        !matches!(self, Self::Drop(_))
+    }
+
+    /// How long it lasts, as far as that is known before.
+    pub(crate) fn lasts(self) -> Duration {
+        match self {
+            Self::Kill | Self::Term => Duration::ZERO,
+            Self::Stop(lasts) | Self::Drop(lasts) => lasts,
+        }
+    }
+}
+
 impl FromStr for Chaos {
     type Err = String;
 
@@ -62,18 +81,24 @@ impl FromStr for Chaos {
             Some((action, stopped)) => (action.trim(), Some(stopped)),
             None => (action.trim(), None),
         };
-        let action = match (action, stopped) {
+        let lasts = |text: &str| {
+            let lasts = humantime::parse_duration(text.trim()).ok();
+            lasts.filter(|it| !it.is_zero()).ok_or(text.to_owned())
+        };
+        let action = match (action, stopped.map(lasts)) {
             ("kill", None) => Action::Kill,
             ("term", None) => Action::Term,
-            ("stop", Some(stopped)) => match humantime::parse_duration(stopped.trim()) {
-                Ok(stopped) if !stopped.is_zero() => Action::Stop(stopped),
-                _ => return refuse(format!("`{stopped}` is no time like `2s` or `500ms`")),
-            },
+            ("drop", None) => Action::Drop(Duration::ZERO),
+            ("stop", Some(Ok(lasts))) => Action::Stop(lasts),
+            ("drop", Some(Ok(lasts))) => Action::Drop(lasts),
+            ("stop" | "drop", Some(Err(lasts))) => {
+                return refuse(format!("`{lasts}` is no time like `2s` or `500ms`"));
+            }
             ("stop", None) => return refuse("say for how long: `stop:2s@10s`".to_owned()),
             ("kill" | "term", Some(_)) => {
                 return refuse(format!("`{action}` lasts as long as the start takes"));
             }
-            (other, _) => return refuse(format!("`{other}` is none of kill, term and stop")),
+            (other, _) => return refuse(format!("`{other}` is none of kill, term, stop and drop")),
         };
         let when = match (sign, when.trim()) {
             ("@", when) => match humantime::parse_duration(when) {
@@ -95,6 +120,8 @@ impl fmt::Display for Chaos {
             Action::Kill => f.write_str("kill")?,
             Action::Term => f.write_str("term")?,
             Action::Stop(stopped) => write!(f, "stop:{}", humantime::format_duration(stopped))?,
+            Action::Drop(Duration::ZERO) => f.write_str("drop")?,
+            Action::Drop(away) => write!(f, "drop:{}", humantime::format_duration(away))?,
         }
         match self.when {
             When::At(at) => write!(f, "@{}", humantime::format_duration(at)),
@@ -136,6 +163,8 @@ mod tests {
             ("term@0s", Action::Term, When::At(s(0))),
             ("stop:2s@10s", Action::Stop(s(2)), When::At(s(10))),
             ("stop:500ms * 3", Action::Stop(Duration::from_millis(500)), When::Times(3)),
+            ("drop@5s", Action::Drop(Duration::ZERO), When::At(s(5))),
+            ("drop:2s*2", Action::Drop(s(2)), When::Times(2)),
         ] {
             assert_eq!(text.parse(), Ok(Chaos { action, when }), "{text}");
         }
@@ -145,9 +174,10 @@ mod tests {
     fn a_wrong_line_is_refused_with_the_reason() {
         for (text, why) in [
             ("kill", "say when: `kill@5s` for once, `kill*20` for twenty times"),
-            ("burn@5s", "`burn` is none of kill, term and stop"),
+            ("burn@5s", "`burn` is none of kill, term, stop and drop"),
             ("stop@5s", "say for how long: `stop:2s@10s`"),
             ("stop:0s@5s", "`0s` is no time like `2s` or `500ms`"),
+            ("drop:0s@5s", "`0s` is no time like `2s` or `500ms`"),
             ("kill:2s@5s", "`kill` lasts as long as the start takes"),
             ("kill@5", "`5` is no time like `2s` or `500ms`"),
             ("kill*0", "`0` is no number from 1 to 1000"),
@@ -172,6 +202,7 @@ mod tests {
                 Just(Action::Kill),
                 Just(Action::Term),
                 (1_u64..1 << 60).prop_map(|it| Action::Stop(Duration::from_nanos(it))),
+                (0_u64..1 << 60).prop_map(|it| Action::Drop(Duration::from_nanos(it))),
             ],
             when in prop_oneof![
                 any::<u32>().prop_map(|it| When::At(Duration::from_millis(it.into()))),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::{Publish, Scenario, schedule::Schedule};
+use super::{Publish, Scenario, chaos::Chaos, schedule::Schedule};
 use crate::Failure;
 
 /// What one process makes within the ports of a few addresses and the memory of a small machine.
@@ -45,6 +45,7 @@ impl Scenario {
             "0 publishers are written as `publish = {{ model = \"nothing\" }}`"
         );
         ensure!(self.logins_max >= 1, "logins_max is 0, and nobody could ever log in");
+        ensure!(self.reconnects_max >= 1, "reconnects_max is 0, and nobody could ever come back");
         let addresses = self.source_addresses;
         ensure!(
             (1..=SOURCE_ADDRESSES_MAX).contains(&addresses),
@@ -78,6 +79,13 @@ impl Scenario {
         if let Some(late) = self.chaos.iter().find(|it| it.moments(plateau).is_empty()) {
             let plateau = humantime::format_duration(plateau);
             bail!("chaos `{late}` comes after the plateau, which lasts {plateau}");
+        }
+        let is_back_late = |it: &&Chaos| {
+            let is_late = |at: Duration| at.saturating_add(it.action.lasts()) > plateau;
+            !it.action.is_of_server() && it.moments(plateau).into_iter().any(is_late)
+        };
+        if let Some(late) = self.chaos.iter().find(is_back_late) {
+            bail!("of chaos `{late}` nobody would be back before the plateau ends");
         }
         Ok(())
     }

@@ -31,7 +31,8 @@ pub(crate) struct Figure {
 }
 
 /// Each with the suffixes of `LATENCY`.
-const LATENCIES: [&str; 7] = ["handshake", "login", "subscribe", "ack", "first", "last", "deliver"];
+const LATENCIES: [&str; 8] =
+    ["handshake", "login", "subscribe", "reconnect", "ack", "first", "last", "deliver"];
 
 const LATENCY: [(&str, Kind, Better); 8] = [
     ("count", Kind::Plain, Better::Neither),
@@ -44,7 +45,7 @@ const LATENCY: [(&str, Kind, Better); 8] = [
     ("max", Kind::Time, Better::Lower),
 ];
 
-const FIGURES: [(&str, Kind, Better); 34] = [
+const FIGURES: [(&str, Kind, Better); 43] = [
     ("users", Kind::Plain, Better::Neither),
     ("messages", Kind::Plain, Better::Neither),
     ("acks", Kind::Plain, Better::Neither),
@@ -62,6 +63,15 @@ const FIGURES: [(&str, Kind, Better); 34] = [
     ("unsent", Kind::Plain, Better::Lower),
     ("unacknowledged", Kind::Plain, Better::Lower),
     ("never_connected", Kind::Plain, Better::Lower),
+    ("reconnect.rate", Kind::Plain, Better::Higher),
+    ("reconnect.cut", Kind::Plain, Better::Neither),
+    ("reconnect.resumed", Kind::Plain, Better::Neither),
+    ("reconnect.replayed", Kind::Plain, Better::Neither),
+    ("reconnect.hashes", Kind::Plain, Better::Lower),
+    ("reconnect.server_us", Kind::Plain, Better::Lower),
+    ("reconnect.hub_us", Kind::Plain, Better::Lower),
+    ("reconnect.edge_us", Kind::Plain, Better::Lower),
+    ("reconnect.generator_us", Kind::Plain, Better::Lower),
     ("generator.cpu_percent", Kind::Percent, Better::Lower),
     ("generator.lag.p99", Kind::Time, Better::Lower),
     ("generator.lag.max", Kind::Time, Better::Lower),

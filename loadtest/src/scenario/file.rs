@@ -39,10 +39,12 @@ struct File {
     deflate: Option<bool>,
     slow_readers: Option<SlowReaders>,
     chaos: Option<Vec<Chaos>>,
+    reconnects_max: Option<u32>,
     thresholds: Option<Vec<Threshold>>,
     source_addresses: Option<u32>,
     seed: Option<u64>,
     server: Option<BTreeMap<String, String>>,
+    hashes_metric: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -97,10 +99,12 @@ fn resolve(name: &str, file: File) -> Result<Scenario> {
         deflate: file.deflate.unwrap_or(default.deflate),
         slow_readers: file.slow_readers.unwrap_or(default.slow_readers),
         chaos: file.chaos.unwrap_or(default.chaos),
+        reconnects_max: file.reconnects_max.unwrap_or(default.reconnects_max),
         thresholds: file.thresholds.unwrap_or(default.thresholds),
         source_addresses: file.source_addresses.unwrap_or(default.source_addresses),
         seed: file.seed.unwrap_or(default.seed),
         server: file.server.unwrap_or(default.server),
+        hashes_metric: file.hashes_metric.unwrap_or(default.hashes_metric),
     })
 }
 

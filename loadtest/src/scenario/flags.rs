@@ -86,10 +86,13 @@ pub(crate) struct Overrides {
     /// What must hold besides: `deliver.p99<100ms`. Can be given several times.
     #[arg(long, value_name = "CONDITION")]
     pub(crate) threshold: Vec<Threshold>,
-    /// What is done to the server besides: `kill@5s`, `term*3`, `stop:2s@10s`. Can be given several
-    /// times.
+    /// What is done besides, to the server or to all connections: `kill@5s`, `term*3`, `stop:2s@10s`,
+    /// `drop:2s@5s`. Can be given several times.
     #[arg(long, value_name = "MISCHIEF")]
     pub(crate) chaos: Vec<Chaos>,
+    /// Users who connect again at once, after chaos has dropped all connections.
+    #[arg(long)]
+    pub(crate) reconnects_max: Option<u32>,
     /// Where the randomness begins.
     #[arg(long)]
     pub(crate) seed: Option<u64>,
@@ -119,6 +122,7 @@ impl Overrides {
         scenario.deflate |= self.deflate;
         replace(&mut scenario.idle, self.idle);
         replace(&mut scenario.login, self.auth);
+        replace(&mut scenario.reconnects_max, self.reconnects_max);
         replace(&mut scenario.seed, self.seed);
         replace(&mut scenario.source_addresses, self.source_addresses);
         scenario.thresholds.extend_from_slice(&self.threshold);

@@ -59,6 +59,8 @@ pub(crate) struct Scenario {
     pub(crate) deflate: bool,
     pub(crate) slow_readers: SlowReaders,
     pub(crate) chaos: Vec<Chaos>,
+    /// Users who connect again at once, after chaos has dropped all connections.
+    pub(crate) reconnects_max: u32,
     pub(crate) thresholds: Vec<Threshold>,
     /// Loopback addresses that the connections come from: 127.0.0.1, 127.0.0.2, … Has no meaning
     /// for a server elsewhere.
@@ -68,6 +70,9 @@ pub(crate) struct Scenario {
     /// Settings of a server that is started for the run, as its environment variables name them:
     /// `HUBBUB__AUTH__COST__MEMORY = "8KiB"`.
     pub(crate) server: BTreeMap<String, String>,
+    /// What the server counts for each password that it hashes, as its metrics name it, without
+    /// `hubbub_` and `_total`.
+    pub(crate) hashes_metric: String,
 }
 
 impl Default for Scenario {
@@ -91,21 +96,24 @@ impl Default for Scenario {
             deflate: false,
             slow_readers: SlowReaders::default(),
             chaos: Vec::new(),
+            reconnects_max: 500,
             thresholds: Vec::new(),
             source_addresses: 16,
             seed: 1,
             server: BTreeMap::new(),
+            hashes_metric: "auth_hashes".to_owned(),
         }
     }
 }
 
 /// Those that come with the program: a name, and the file.
-const SHIPPED: [(&str, &str); 10] = [
+const SHIPPED: [(&str, &str); 11] = [
     ("reference-250", include_str!("../../scenarios/reference-250.toml")),
     ("reference-425", include_str!("../../scenarios/reference-425.toml")),
     ("auth-storm", include_str!("../../scenarios/auth-storm.toml")),
     ("connect-storm", include_str!("../../scenarios/connect-storm.toml")),
     ("reconnect-storm", include_str!("../../scenarios/reconnect-storm.toml")),
+    ("reconnect-10k", include_str!("../../scenarios/reconnect-10k.toml")),
     ("slow-readers", include_str!("../../scenarios/slow-readers.toml")),
     ("many-channels", include_str!("../../scenarios/many-channels.toml")),
     ("soak", include_str!("../../scenarios/soak.toml")),

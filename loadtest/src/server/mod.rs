@@ -95,6 +95,14 @@ impl Setup {
         self
     }
 
+    /// Leaves it one core, the first of those that this process may use.
+    pub(crate) fn keep_to_first_core(&mut self) {
+        let first = (0..CpuSet::MAX_CPU).find(|core| self.cores.is_set(*core));
+        let mut only = CpuSet::new();
+        first.into_iter().for_each(|first| only.set(first));
+        self.cores = only;
+    }
+
     /// Starts it, and kills it before it can have come far.
     pub(crate) async fn start_and_kill(&self, after: Duration) -> Result<()> {
         let mut child = self.spawn()?;

@@ -91,6 +91,20 @@ impl Observer {
 }
 
 impl Sample {
+    /// CPU time since an earlier sample.
+    pub(crate) fn cpu_since(&self, earlier: &Self) -> Duration {
+        self.cpu.saturating_sub(earlier.cpu)
+    }
+
+    /// The same of all threads whose names begin so.
+    pub(crate) fn threads_since(&self, earlier: &Self, prefix: &str) -> Duration {
+        let of = |sample: &Self| {
+            let threads = sample.threads.iter().filter(|(name, _)| name.starts_with(prefix));
+            threads.map(|(_, time)| *time).sum::<Duration>()
+        };
+        of(self).saturating_sub(of(earlier))
+    }
+
     /// Adds the figures `server.…` of the time since an earlier sample.
     pub(crate) fn figures(
         &self,

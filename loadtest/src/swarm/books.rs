@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Harvest, Latencies, Totals, scan::Record};
+use super::{Harvest, Latencies, Returns, Totals, scan::Record};
 use crate::{
     audit::{Audit, Digest, Place, Reader},
     latency::Latency,
@@ -86,6 +86,7 @@ impl Default for Books {
                 handshake: new(),
                 login: new(),
                 subscribe: new(),
+                reconnect: new(),
                 ack: new(),
                 first: new(),
                 last: new(),
@@ -193,6 +194,11 @@ impl Books {
         self.latencies.subscribe.record_us(us);
     }
 
+    /// A user who was cut off is in all its channels again.
+    pub(crate) fn resumed(&mut self, us: u64) {
+        self.latencies.reconnect.record_us(us);
+    }
+
     pub(crate) fn reconnect(&mut self) {
         self.second.reconnects += 1;
         self.totals.reconnects += 1;
@@ -250,7 +256,7 @@ impl Books {
     }
 
     /// The sum of all, once the last second has ended.
-    pub(crate) fn harvest(mut self) -> Harvest {
+    pub(crate) fn harvest(mut self, returns: Returns) -> Harvest {
         for message in self.messages.iter().filter(|it| it.is_measured && it.first_us != NOBODY) {
             self.latencies.first.record_us(message.first_us.into());
             self.latencies.last.record_us(message.last_us.into());
@@ -259,6 +265,7 @@ impl Books {
             latencies: self.latencies,
             totals: self.totals,
             findings: self.audit.findings(),
+            returns,
             errors: self.errors,
             server_version: self.server_version,
         }
@@ -302,7 +309,7 @@ mod tests {
         let second = books.end_second(moment());
         assert_eq!((second.messages, second.deliveries), (2, 4));
         assert!((second.lag_max - 5.0).abs() < 1e-9, "{}", second.lag_max);
-        let harvest = books.harvest();
+        let harvest = books.harvest(Returns::default());
         assert_eq!((harvest.totals.deliveries, harvest.totals.plateau_deliveries), (4, 2));
         assert_eq!(harvest.totals.plateau_messages, 1);
         let latencies = harvest.latencies;
@@ -320,7 +327,7 @@ mod tests {
         assert_eq!((first.errors, first.login.is_some()), (1, true));
         let second = books.end_second(moment());
         assert_eq!((second.errors, second.login.is_some()), (0, false));
-        assert_eq!(books.harvest().errors["login: 503"], 1);
+        assert_eq!(books.harvest(Returns::default()).errors["login: 503"], 1);
     }
 
     #[test]
@@ -329,7 +336,7 @@ mod tests {
         for number in 0..10 * ERRORS_MAX {
             books.error(&format!("publish: {number} unknown"));
         }
-        let errors = books.harvest().errors;
+        let errors = books.harvest(Returns::default()).errors;
         assert_eq!(errors.len(), ERRORS_MAX + 1);
         assert_eq!(errors.values().sum::<u64>(), 10 * ERRORS_MAX as u64);
         assert_eq!(errors[OTHER_ERRORS], 9 * ERRORS_MAX as u64);
@@ -345,7 +352,7 @@ mod tests {
         books.delivered(reader, 1, &record(id), true, 5_000_000);
         let second = books.end_second(moment());
         assert_eq!((second.deliveries, second.deliver), (1, None));
-        assert_eq!(books.harvest().latencies.last.count(), 0);
+        assert_eq!(books.harvest(Returns::default()).latencies.last.count(), 0);
     }
 
     #[test]

@@ -113,10 +113,10 @@ impl EventLoop {
         let moment = self.moment();
         self.world.books.end_second(moment);
         let books = std::mem::take(&mut self.world.books);
-        self.tell(Event::Over(Box::new(books.harvest())));
+        self.tell(Event::Over(Box::new(books.harvest(self.world.returning.counts))));
     }
 
-    fn tell(&mut self, event: Event) {
+    pub(super) fn tell(&mut self, event: Event) {
         // Nobody listens any more: the conductor has ended, and so does this thread.
         self.course.is_unheard |= self.events.blocking_send(event).is_err();
     }

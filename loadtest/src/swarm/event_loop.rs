@@ -156,6 +156,7 @@ impl EventLoop {
                 self.go_on();
             }
             self.let_witness_inquire();
+            self.return_more();
             self.settle();
         }
         self.finish();
@@ -199,6 +200,8 @@ impl EventLoop {
             match order {
                 Order::Abort => return true,
                 Order::ChaosBegins => self.world.chaos_us = Some(self.world.now_us),
+                Order::Cut => self.cut_all(),
+                Order::Return => self.let_return(),
             }
         }
         false
@@ -279,6 +282,14 @@ impl EventLoop {
                 self.ports[port] = Port { stream, is_connecting, is_unread, is_closed: false };
             }
             Err(error) => self.broken(port, &error),
+        }
+    }
+
+    /// Ends a connection without a word. What was not read of it is lost, and its port is free at
+    /// once.
+    pub(super) fn reset(&mut self, port: usize) {
+        if let Some(stream) = self.ports[port].stream.take() {
+            socket::reset(stream);
         }
     }
 

@@ -20,6 +20,7 @@ pub(crate) use conduct::thread_cpu;
 use event_loop::EventLoop;
 pub(crate) use event_loop::{EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN};
 use mio::Waker;
+pub(crate) use returning::Returns;
 use tokio::sync::mpsc;
 
 use crate::{
@@ -38,6 +39,7 @@ pub(crate) mod frame;
 pub(crate) mod http;
 mod inflate;
 pub(crate) mod receiver;
+mod returning;
 pub(crate) mod scan;
 pub(crate) mod socket;
 #[cfg(test)]
@@ -121,6 +123,8 @@ pub(crate) enum Event {
     Phase(Phase, Duration),
     /// Another second is over. Dropped, and counted, if the conductor does not keep up.
     Second(Box<Second>),
+    /// All who were cut off are back.
+    Returned,
     /// The run is over.
     Over(Box<Harvest>),
     /// It could not be made, or could not go on.
@@ -134,6 +138,10 @@ pub(crate) enum Order {
     Abort,
     /// The server has been killed or stopped on purpose: failing connections are to be expected.
     ChaosBegins,
+    /// Lose all connections.
+    Cut,
+    /// Make them again.
+    Return,
 }
 
 /// All that was seen.
@@ -142,6 +150,7 @@ pub(crate) struct Harvest {
     pub(crate) latencies: Latencies,
     pub(crate) totals: Totals,
     pub(crate) findings: Findings,
+    pub(crate) returns: Returns,
     /// Failed attempts and closed connections, by what was said: `login: 503`, `closed: 4008`.
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) server_version: Option<String>,
@@ -155,6 +164,8 @@ pub(crate) struct Latencies {
     /// The token endpoint, in all phases.
     pub(crate) login: Latency,
     pub(crate) subscribe: Latency,
+    /// Of users who were cut off: from the connect to being in all channels again.
+    pub(crate) reconnect: Latency,
     /// Of messages that were due on the plateau, like all that follow.
     pub(crate) ack: Latency,
     pub(crate) first: Latency,

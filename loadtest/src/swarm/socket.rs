@@ -1,6 +1,9 @@
 //! TCP connections that never wait, from as many loopback addresses as there are to be.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use mio::net::TcpStream;
 use rustix::{
@@ -39,6 +42,12 @@ pub(crate) fn open(target: SocketAddr, origin: Origin) -> std::io::Result<TcpStr
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Closes with a reset, which leaves nothing of the connection on either side.
+pub(crate) fn reset(stream: TcpStream) {
+    // Without it the end is told in the usual way.
+    let _ = sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
 }
 
 /// The loopback address that this user comes from: one address has ports for 28,000 connections.

@@ -9,6 +9,7 @@ use super::{
     body::Bodies,
     books::Books,
     inflate::Inflater,
+    returning::Returning,
     timers::{Due, Timers},
     user::witness::Witness,
 };
@@ -65,6 +66,8 @@ pub(crate) struct World {
     pub(crate) turned_away: u32,
     /// Users who are about to leave.
     pub(crate) leaving: u32,
+    /// Users who were cut off.
+    pub(super) returning: Returning,
     /// Publishes of all users that are not acknowledged.
     pub(crate) unacknowledged: u64,
     /// Whether there was any answer at all.
@@ -100,6 +103,7 @@ impl World {
             joining: 0,
             turned_away: 0,
             leaving: 0,
+            returning: Returning::default(),
             unacknowledged: 0,
             has_answered: false,
             failure: None,

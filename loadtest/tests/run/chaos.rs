@@ -39,6 +39,40 @@ async fn two_restarts_lose_nothing() {
 }
 
 #[tokio::test]
+async fn all_who_lose_their_connections_come_back_and_have_everything() {
+    let ran = loadtest(&[
+        "run",
+        "--start-server",
+        "--server-cores=one",
+        "--json",
+        "--auth=none",
+        "--users=40",
+        "--open-rate=20",
+        "--channels=2",
+        "--idle=0s",
+        "--ramp-up=500ms",
+        "--plateau=5s",
+        "--ramp-down=500ms",
+        "--reconnects-max=10",
+        "--chaos=drop:500ms*2",
+        "--threshold=reconnect.resumed==80",
+        "--threshold=reconnect.p99<5s",
+    ])
+    .await;
+    let outcome = ran.outcome(0);
+    outcome.assert_sound();
+    for name in ["cut", "resumed", "count"] {
+        assert_eq!(outcome.figure(&format!("reconnect.{name}")), 80.0, "{name}");
+    }
+    assert_eq!(outcome.figure("reconnects"), 80.0);
+    for name in ["rate", "replayed", "server_us", "generator_us"] {
+        assert!(outcome.figure(&format!("reconnect.{name}")) > 0.0, "{name}");
+    }
+    let said: Vec<_> = outcome.0["chaos"].as_array().unwrap().iter().collect();
+    assert_eq!(said.len(), 6, "{said:?}");
+}
+
+#[tokio::test]
 async fn a_server_that_does_not_come_back_ends_the_run_and_leaves_its_log() {
     let folder = tempfile::tempdir().unwrap();
     // The second time it only complains.

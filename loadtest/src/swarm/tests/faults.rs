@@ -259,6 +259,60 @@ fn a_slow_reader_comes_back_after_chaos() {
     assert_eq!(server.resumed.lock().unwrap().len(), 1);
 }
 
+/// What the users of this server bring home, who all lose their connections once on the plateau.
+fn cut_off(server: Server, publish: Publish) -> (Box<Harvest>, Arc<Server>) {
+    let (address, server) = server.start();
+    let mut plan = plan(address, 600);
+    plan.scenario.publish = publish;
+    let (sender, mut events) = mpsc::channel(64);
+    let swarm = spawn(plan, sender).unwrap();
+    let (mut last, mut returned) = (None, 0);
+    while let Some(event) = events.blocking_recv() {
+        match &event {
+            // Order matters, and there is none between phases and what becomes of a publish.
+            Event::Phase(Phase::Plateau, _) => {
+                let is_there = || server.log.lock().unwrap().len() == 1;
+                while !matches!(publish, Publish::Nothing) && !is_there() {
+                    thread::yield_now();
+                }
+                swarm.order(Order::Cut);
+                swarm.order(Order::Return);
+            }
+            Event::Returned => returned += 1,
+            _ => {}
+        }
+        last = Some(event);
+    }
+    swarm.join();
+    let Some(Event::Over(harvest)) = last else { panic!("{last:?}") };
+    let is_back = harvest.returns.resumed == harvest.returns.cut;
+    assert_eq!(returned, u32::from(is_back), "{harvest:?}");
+    (harvest, server)
+}
+
+#[test]
+fn who_is_cut_off_comes_back_to_its_position_and_is_counted() {
+    let publish = Publish::Closed { think_time: Duration::from_secs(3_600) };
+    let (harvest, server) = cut_off(Server::default(), publish);
+    let Returns { cut, resumed, time, .. } = harvest.returns;
+    assert_eq!((cut, resumed, harvest.findings.violations), (1, 1, 0), "{harvest:?}");
+    assert!(!time.is_zero());
+    assert_eq!((harvest.latencies.reconnect.count(), harvest.totals.reconnects), (1, 1));
+    assert_eq!(harvest.errors.len(), 0, "nobody was at fault: {harvest:?}");
+    let resumed = server.resumed.lock().unwrap();
+    assert_eq!((resumed.len(), resumed[0].epoch), (1, EPOCH));
+}
+
+#[test]
+fn who_was_cut_off_and_is_not_let_in_again_is_found() {
+    // The first connection that subscribes is closed, which is what this fault waits for.
+    let close_code = Mutex::new(Some(4001));
+    let server = Server { fault: Fault::ShutsOut, close_code, ..Server::default() };
+    let (harvest, _) = cut_off(server, Publish::Nothing);
+    assert_found(&harvest, "it had no connection at the end");
+    assert_eq!(harvest.returns.resumed, 0);
+}
+
 #[test]
 fn a_server_that_makes_no_channel_ends_the_run() {
     let said = failure(plan(faulty(Fault::NoChannels).0, 100));

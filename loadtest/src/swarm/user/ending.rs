@@ -9,6 +9,7 @@ use crate::{
     scenario::Login,
     swarm::{
         frame::{Opcode, write_frame},
+        returning::Return,
         socket::in_short,
         timers::{Due, patience},
         world::{World, us},
@@ -95,9 +96,60 @@ impl User {
         }
     }
 
+    /// Its connection is to be cut from this side. Answers whether it was in its channels.
+    pub(crate) fn cut(&mut self, world: &mut World) -> bool {
+        if self.stage != Stage::Ready {
+            return false;
+        }
+        self.disconnect(world);
+        // The loop does that by itself, and nothing more is written.
+        self.take_want(Side::Connection);
+        self.out.clear();
+        world.books.reconnect();
+        world.returning.counts.cut += 1;
+        self.trying_since_us = Some(world.now_us);
+        self.returns = Return::Waiting;
+        world.returning.away += 1;
+        true
+    }
+
+    /// Its turn to connect again has come.
+    pub(crate) fn come_back(&mut self, world: &mut World) {
+        if self.returns == Return::Waiting && self.stage == Stage::Waiting {
+            self.returns = Return::UnderWay;
+            self.trying_since_us = Some(world.now_us);
+            world.returning.under_way += 1;
+            self.connect(world);
+        }
+    }
+
+    /// It is in all its channels.
+    pub(super) fn is_back(&mut self, world: &mut World) {
+        if self.returns != Return::Done {
+            let since_us = self.trying_since_us.unwrap_or(self.connecting_us);
+            world.books.resumed(world.now_us - since_us);
+            world.returning.counts.resumed += 1;
+            self.ends_return(world);
+        }
+    }
+
+    fn ends_return(&mut self, world: &mut World) {
+        let returns = std::mem::replace(&mut self.returns, Return::Done);
+        let returning = &mut world.returning;
+        returning.under_way -= u32::from(returns == Return::UnderWay);
+        if returns != Return::Done {
+            returning.away -= 1;
+            returning.back_us = world.now_us;
+        }
+    }
+
     /// The connection is gone; there may be another one.
     pub(super) fn lost(&mut self, what: &str, asked_for: Option<Duration>, world: &mut World) {
         world.books.error(what);
+        if self.returns == Return::UnderWay {
+            world.returning.under_way -= 1;
+            self.returns = Return::PutOff;
+        }
         let was_ready = self.stage == Stage::Ready;
         self.disconnect(world);
         let is_past = |at_us| world.now_us - at_us > us(CHAOS_LASTS);
@@ -181,6 +233,7 @@ impl User {
     pub(super) fn over(&mut self, world: &mut World) {
         self.disconnect(world);
         self.joined(world);
+        self.ends_return(world);
         world.books.totals.unacknowledged += self.outstanding.len() as u64;
         self.drop_outstanding(world);
         if std::mem::take(&mut self.is_active) {

@@ -14,6 +14,7 @@ use tokio_tungstenite::tungstenite::handshake::{client::generate_key, derive_acc
 use super::{
     frame::write_frame,
     http,
+    returning::Return,
     timers::{Due, Timer, patience},
     world::World,
 };
@@ -139,6 +140,8 @@ pub(crate) struct User {
     /// Failures in a row, and since when.
     tries: u32,
     trying_since_us: Option<u64>,
+    /// How far it is back, after all connections were cut.
+    returns: Return,
     /// Whether its first connection is being made.
     is_joining: bool,
     was_ready: bool,
@@ -195,6 +198,7 @@ impl User {
             wants: [None; 2],
             tries: 0,
             trying_since_us: None,
+            returns: Return::Done,
             is_joining: false,
             was_ready: false,
             last_command: 0,

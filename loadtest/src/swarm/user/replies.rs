@@ -8,6 +8,7 @@ use hubbub::wire::proto::{
 
 use super::{COMMAND_PATIENCE, Kind, Stage, User, witness::Inquiry};
 use crate::swarm::{
+    returning::Return,
     timers::Due,
     world::{World, us},
 };
@@ -146,6 +147,12 @@ impl User {
         it.channel_id = subscribed.channel_id;
         it.epoch = subscribed.epoch;
         it.head = subscribed.head_sequence;
+        if self.returns != Return::Done
+            && let Some(reader) = it.reader
+        {
+            let missed = it.head.saturating_sub(world.books.audit.last(reader));
+            world.returning.counts.replayed += missed;
+        }
         it.is_open = true;
         if it.reader.is_none() {
             let place = world.channels[it.channel as usize].place;
@@ -162,6 +169,7 @@ impl User {
         self.stage = Stage::Ready;
         self.was_ready = true;
         world.turned_away = 0;
+        self.is_back(world);
         (self.tries, self.trying_since_us) = (0, None);
         self.joined(world);
         match self.kind {
