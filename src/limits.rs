@@ -165,6 +165,35 @@ pub const USER_NAME_BYTES_MAX: usize = 64;
 /// Entries in one answer of the revocation feed. More: asked for again at once.
 pub const REVOCATIONS_PER_PAGE_MAX: usize = 1_000;
 
+/// Revocations that a hub remembers, bans not counted. Beyond it the oldest is forgotten, and with it
+/// every token that was issued before: those who have one are asked to fetch another.
+pub const REVOCATIONS_HELD_MAX: usize = 65_536;
+/// How long a hub remembers a revocation, at least. Tokens of the auth service that are older are
+/// asked to be renewed. Where they live longer by `auth.access_token_lifetime`: for as long.
+pub const REVOCATION_KEPT: Duration = Duration::from_secs(24 * 3_600);
+/// Revocations that a shard has been told and has not looked at. Beyond it, who reads the feed
+/// waits.
+pub const NOTICES_MAX: usize = 64;
+/// Connections that a shard looks through for those that are revoked, before other work gets a turn.
+pub const REVOCATION_SCAN_CONNECTIONS: usize = 2_048;
+/// How often a hub asks what was revoked.
+pub const REVOCATION_INTERVAL: Duration = Duration::from_millis(250);
+/// How long an answer of the revocation feed may take. Beyond it: an error, and the next attempt.
+pub const REVOCATION_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest pause of a hub before it asks a revocation feed again that fails. The first is
+/// [`REVOCATION_INTERVAL`]; each doubles it.
+pub const REVOCATION_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The pause before a hub asks again for a feed that its issuer said it does not have.
+pub const REVOCATION_ABSENT_PAUSE: Duration = Duration::from_secs(60);
+/// Bytes of one answer of the revocation feed. Beyond it: an error.
+pub const REVOCATION_PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Users that may be banned. Beyond it: `too_many`.
+pub const BANS_MAX: usize = 100_000;
+/// Bans in one answer. More: asked for by `after`.
+pub const BANS_PER_PAGE_MAX: usize = 1_000;
+/// Tries to write a ban while others write it. Beyond it: `busy`.
+pub const BAN_ATTEMPTS_MAX: usize = 8;
+
 /// Bytes of an access token. Beyond it: `invalid_token`, unread.
 pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
 

@@ -20,6 +20,7 @@ use tokio::{
 
 use self::{
     cores::{Plan, PlanError},
+    revocations::{Feed, Follower},
     vitals::Vitals,
 };
 use crate::{
@@ -41,8 +42,10 @@ use crate::{
     },
     hub::{
         Hub, ShardInput,
+        bans::{BanError, Bans},
         crossing::{self, Arrivals, Borders},
         directory::{Directory, DirectoryError},
+        revocations::{NoticesMailbox, Register, Revoker},
         shard::Shard,
     },
     limits::{DRAIN_CHECK_INTERVAL, DRAIN_RESERVE, LISTEN_BACKLOG, SHARD_MAILBOX_MAX},
@@ -51,6 +54,7 @@ use crate::{
 
 pub mod cores;
 mod log_metrics;
+mod revocations;
 mod vitals;
 
 /// A server at work. Dropping it without [`Server::drain`] leaves its threads running.
@@ -62,6 +66,7 @@ pub struct Server<E> {
     drain_timeout: Duration,
     engine: Arc<E>,
     hub: Hub,
+    bans: Arc<Bans<E>>,
     edge: Runtime,
     live: Arc<Live>,
     vitals: Arc<Vitals>,
@@ -99,6 +104,9 @@ pub enum StartError {
     /// A thread or its runtime.
     #[error("a thread cannot be started")]
     Thread(#[source] io::Error),
+    /// The bans.
+    #[error("the bans cannot be read")]
+    Bans(#[from] BanError),
     /// A channel that the configuration names.
     #[error("the channel {name} cannot be made")]
     Channel {
@@ -172,15 +180,21 @@ fn start_on<E: Engine>(
     let on_worker_start = move || pin(rest.as_deref());
     let auth = Auth::start(config.auth.clone(), &config.server.data_dir, on_worker_start)?;
     let trust = Trust::new(&auth.keys(), config.auth.realm(), &config.trust);
-    let login = Arc::new(Login::new(trust, Arc::clone(&directory), edge.handle().clone()));
+    let count = u16::try_from(plan.shards.len()).expect("SHARDS_MAX has 16 bits");
+    let register = Arc::new(Register::new(revocations::kept(&config.auth)));
+    let (revoker, notices) = Revoker::new(Arc::clone(&register), usize::from(count));
+    let bans = Bans::load(Arc::clone(&engine), Arc::clone(&directory), revoker.clone());
+    let bans = Arc::new(edge.block_on(bans)?);
+    let login = Login::new(trust, register, Arc::clone(&directory), edge.handle().clone());
+    let login = Arc::new(login);
 
     let metrics = Arc::new(metrics);
     let vitals = Arc::new(Vitals::new(plan.shards.len(), failed_commits));
     let limits = Arc::new(config.limits.clone());
     let mut mailboxes = Vec::new();
     let mut hub_threads = Vec::new();
-    let count = u16::try_from(plan.shards.len()).expect("SHARDS_MAX has 16 bits");
-    for ((borders, arrivals), cores) in crossing::borders(count).into_iter().zip(plan.shards) {
+    let borders = crossing::borders(count).into_iter().zip(notices);
+    for (((borders, arrivals), notices), cores) in borders.zip(plan.shards) {
         let (mailbox, inputs) = mpsc::channel(SHARD_MAILBOX_MAX);
         let shard = ShardThread {
             cores,
@@ -193,6 +207,7 @@ fn start_on<E: Engine>(
             vitals: Arc::clone(&vitals),
             login: Arc::clone(&login),
             cork_max: config.hub.cork_max,
+            notices,
             inputs,
         };
         mailboxes.push(mailbox);
@@ -203,16 +218,26 @@ fn start_on<E: Engine>(
     let health = health(&vitals);
     let internal_thread = internal::spawn(
         internal_listener,
-        Internal::new(health.clone(), move || metrics.to_text()),
+        Internal::new(health.clone(), {
+            let metrics = Arc::clone(&metrics);
+            move || metrics.to_text()
+        }),
         config.limits.clone(),
         is_internal_shutdown,
     )
     .map_err(StartError::Thread)?;
 
+    let auth = Arc::new(auth);
+    let feed = Feed::Here(Arc::clone(&auth));
+    let mut follower = Follower::new(feed, revoker, Arc::clone(&metrics));
+    edge.block_on(follower.catch_up(&*login));
+    let followed = Arc::clone(&login);
+    edge.spawn(async move { follower.follow(&*followed).await });
+
     let router = http::public(Edge {
         hub: hub.clone(),
         login,
-        auth: Some(Arc::new(auth)),
+        auth: Some(auth),
         health,
         live: Arc::clone(&live),
         limits: config.limits.clone(),
@@ -232,6 +257,7 @@ fn start_on<E: Engine>(
         drain_timeout: config.limits.drain_timeout,
         engine,
         hub,
+        bans,
         edge,
         live,
         vitals,
@@ -265,6 +291,12 @@ impl<E: Engine> Server<E> {
     #[must_use]
     pub const fn engine(&self) -> &Arc<E> {
         &self.engine
+    }
+
+    /// Who may not come in.
+    #[must_use]
+    pub const fn bans(&self) -> &Arc<Bans<E>> {
+        &self.bans
     }
 
     /// Applies the edge's part of a configuration to new connections, and reads the certificate and
@@ -321,6 +353,7 @@ struct ShardThread<E> {
     vitals: Arc<Vitals>,
     login: Arc<Login<E>>,
     cork_max: Duration,
+    notices: NoticesMailbox,
     inputs: mpsc::Receiver<ShardInput>,
 }
 
@@ -337,11 +370,13 @@ impl<E: Engine> ShardThread<E> {
                 .event_interval(EVENT_INTERVAL)
                 .build_local(LocalOptions::default())
                 .expect("a runtime needs a few file descriptors, which are free at the start");
-            let Self { borders, engine, directory, limits, metrics, .. } = self;
-            let shard = Shard::new(borders, engine, directory, limits, metrics);
+            let Self { borders, engine, directory, limits, metrics, login, .. } = self;
+            let register = Arc::clone(login.register());
+            let shard = Shard::new(borders, engine, directory, register, limits, metrics);
+            let (arrivals, notices, inputs) = (self.arrivals, self.notices, self.inputs);
             runtime.block_on(async {
                 tokio::task::spawn_local(vitals::beat(self.vitals, place));
-                run_shard(shard, self.login, self.arrivals, self.cork_max, self.inputs).await;
+                run_shard(shard, login, arrivals, self.cork_max, notices, inputs).await;
             });
         })
     }

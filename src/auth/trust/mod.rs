@@ -65,6 +65,8 @@ pub struct Verified {
     pub subject: String,
     /// The display name.
     pub name: String,
+    /// When the token was issued, in seconds since 1970.
+    pub issued_at_s: u64,
     /// When the token runs out, in seconds since 1970.
     pub expires_at_s: u64,
     /// The session that it belongs to: `sid`. Tokens of outside issuers have none.
@@ -104,6 +106,7 @@ impl Trust {
         Ok(Verified {
             subject: claims.sub,
             name: claims.name,
+            issued_at_s: claims.iat,
             expires_at_s: claims.exp,
             session: None,
             generation: None,
