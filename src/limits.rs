@@ -196,6 +196,43 @@ pub const BAN_ATTEMPTS_MAX: usize = 8;
 
 /// Bytes of an access token. Beyond it: `invalid_token`, unread.
 pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of a key's id. A key with a longer one is not taken from its document.
+pub const KEY_ID_BYTES_MAX: usize = 128;
+/// Bytes of a session's id in a token. Beyond it: `invalid_token`.
+pub const SESSION_BYTES_MAX: usize = 64;
+/// Keys of one issuer. Those beyond it are left out, and a warning says so.
+pub const KEYS_PER_ISSUER_MAX: usize = 64;
+/// Other issuers whose tokens are taken. Beyond it: the server does not start.
+pub const OUTSIDE_ISSUERS_MAX: usize = 32;
+/// Keys that were revoked while this process runs. Beyond it the oldest is taken as its issuer's
+/// document has it.
+pub const REVOKED_KEYS_MAX: usize = 1_024;
+/// Bytes of the secret of an issuer that shares one with us, at least. Below it: the server does not
+/// start.
+pub const SECRET_BYTES_MIN: usize = 32;
+/// Bits of an RSA key: weaker ones are not taken, and larger ones the library does not take.
+pub const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
+/// Tokens that are remembered as verified. When full, those not used for longest go, many at once.
+pub const VERIFIED_CACHED_MAX: usize = 20_000;
+/// Bytes of a document of keys. A larger one is not read; the keys stay as they are.
+pub const JWKS_BYTES_MAX: usize = 64 * 1024;
+/// From the request for a document of keys to its end. Beyond it: tried again.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often keys are fetched anew, so that those that were removed go here too.
+pub const JWKS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// Pause after a fetch that failed, when no token asks for another.
+pub const JWKS_RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// Pause between two fetches, whatever tokens ask for. Those of unknown keys wait that long.
+pub const JWKS_COOL_DOWN: Duration = Duration::from_secs(1);
+/// How long a token of an unknown key waits for a fetch. Beyond it: refused, to be tried again.
+pub const JWKS_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Tokens of unknown keys that wait for a fetch from one issuer. Beyond it: refused, to be tried
+/// again.
+pub const JWKS_WAITERS_MAX: usize = 1_024;
+/// Bytes of the head of an answer to a fetch. Beyond it: the fetch has failed.
+pub const FETCH_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long a connection for fetches is kept unused.
+pub const FETCH_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connections in a shard's mailbox. When full, the next shard gets them; when all are, the edge
 /// answers 503.

@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::limits;
 
 pub mod accounts;
+pub mod fetch;
 pub mod keys;
 pub mod password;
 pub mod revocation;
