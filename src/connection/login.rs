@@ -25,7 +25,7 @@ use crate::{
 /// Verifies tokens and looks their users up.
 #[derive(Debug)]
 pub struct Login<E> {
-    trust: Trust,
+    trust: Arc<Trust>,
     register: Arc<Register>,
     directory: Arc<Directory<E>>,
     edge: Handle,
@@ -80,12 +80,18 @@ impl<E: Engine> Login<E> {
     /// A login that works on the runtime behind `edge`.
     #[must_use]
     pub const fn new(
-        trust: Trust,
+        trust: Arc<Trust>,
         register: Arc<Register>,
         directory: Arc<Directory<E>>,
         edge: Handle,
     ) -> Self {
         Self { trust, register, directory, edge }
+    }
+
+    /// Whose tokens are taken.
+    #[must_use]
+    pub const fn trust(&self) -> &Arc<Trust> {
+        &self.trust
     }
 
     /// What is revoked.
@@ -114,8 +120,7 @@ impl<E: Engine> Login<E> {
 
     fn claim(&self, verified: &Verified) -> Claim {
         let Verified { subject, session, generation, key_id, issued_at_s, .. } = verified;
-        let credential =
-            self.register.credential(subject, session.as_deref(), *generation, key_id);
+        let credential = self.register.credential(subject, session.as_deref(), *generation, key_id);
         // Only tokens of the auth service name a session, and only they are in its feed.
         Claim { credential, issued_at_s: session.is_some().then_some(*issued_at_s) }
     }

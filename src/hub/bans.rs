@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     engine::{Engine, Expect, RecordError, Table, Versioned},
-    limits::{BANS_MAX, BANS_PER_PAGE_MAX, BAN_ATTEMPTS_MAX},
+    limits::{BAN_ATTEMPTS_MAX, BANS_MAX, BANS_PER_PAGE_MAX},
     log::place::UserId,
     wire::code::ErrorCode,
 };
@@ -144,7 +144,8 @@ impl<E: Engine> Bans<E> {
         let subject = self.directory.subject(user).await?.ok_or(BanError::UnknownUser)?;
         let lifted = || BanRecord { subject: subject.clone(), since_ms: None };
         let is_banned = |known: &BanRecord| known.since_ms.is_some();
-        let before = self.write(user, |known| Ok(known.filter(|it| is_banned(it)).map(|_| lifted())));
+        let before =
+            self.write(user, |known| Ok(known.filter(|it| is_banned(it)).map(|_| lifted())));
         if before.await?.as_ref().is_some_and(is_banned) {
             *count = count.saturating_sub(1);
         }

@@ -84,7 +84,10 @@ impl Register {
 
     /// Takes revocations in, each with its time in milliseconds since 1970. What is to be told to
     /// the shards from now on.
-    fn add<'a>(&self, revocations: impl Iterator<Item = (Revocation<'a>, u64)>) -> Notices {
+    pub(super) fn add<'a>(
+        &self,
+        revocations: impl Iterator<Item = (Revocation<'a>, u64)>,
+    ) -> Notices {
         let mut notices = Notices::default();
         let now_s = clock::unix_s();
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
@@ -132,7 +135,10 @@ impl Revoker {
     /// Takes revocations in, each with its time in milliseconds since 1970, and tells every shard.
     /// From here on no login passes that they are about; those that there are end with their
     /// shard's next turns. Waits while a shard has too many to look at.
-    pub async fn revoke<'a>(&self, revocations: impl Iterator<Item = (Revocation<'a>, u64)> + Send) {
+    pub async fn revoke<'a>(
+        &self,
+        revocations: impl Iterator<Item = (Revocation<'a>, u64)> + Send,
+    ) {
         let notices = self.register.add(revocations);
         if notices.is_empty() {
             return;

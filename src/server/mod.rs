@@ -185,7 +185,8 @@ fn start_on<E: Engine>(
     let (revoker, notices) = Revoker::new(Arc::clone(&register), usize::from(count));
     let bans = Bans::load(Arc::clone(&engine), Arc::clone(&directory), revoker.clone());
     let bans = Arc::new(edge.block_on(bans)?);
-    let login = Login::new(trust, register, Arc::clone(&directory), edge.handle().clone());
+    let login =
+        Login::new(Arc::new(trust), register, Arc::clone(&directory), edge.handle().clone());
     let login = Arc::new(login);
 
     let metrics = Arc::new(metrics);
@@ -229,10 +230,11 @@ fn start_on<E: Engine>(
 
     let auth = Arc::new(auth);
     let feed = Feed::Here(Arc::clone(&auth));
-    let mut follower = Follower::new(feed, revoker, Arc::clone(&metrics));
-    edge.block_on(follower.catch_up(&*login));
-    let followed = Arc::clone(&login);
-    edge.spawn(async move { follower.follow(&*followed).await });
+    let trust = Arc::clone(login.trust());
+    let forget_key = move |key_id: &str| trust.forget_key(key_id);
+    let mut follower = Follower::new(feed, revoker, forget_key, Arc::clone(&metrics));
+    edge.block_on(follower.catch_up());
+    edge.spawn(follower.follow());
 
     let router = http::public(Edge {
         hub: hub.clone(),

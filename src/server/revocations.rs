@@ -104,43 +104,43 @@ fn check(page: &Page, after: u64) -> Result<(), FeedError> {
     }
 }
 
-/// What must know of a revoked key beside the hub.
-pub(super) trait ForgetKey {
-    /// Takes no token any more that this key has signed.
-    fn forget_key(&self, key_id: &str);
-}
-
 /// Reads a feed for as long as the server runs.
-#[derive(Debug)]
-pub(super) struct Follower {
+pub(super) struct Follower<F> {
     feed: Feed,
     /// The last number that was read.
     after: u64,
     revoker: Revoker,
+    /// Has tokens that this key signed refused for good.
+    forget_key: F,
     metrics: Arc<Metrics>,
 }
 
-impl Follower {
+impl<F: Fn(&str)> Follower<F> {
     /// At the beginning of the feed.
-    pub(super) fn new(feed: Feed, revoker: Revoker, metrics: Arc<Metrics>) -> Self {
-        Self { feed, after: 0, revoker, metrics }
+    pub(super) const fn new(
+        feed: Feed,
+        revoker: Revoker,
+        forget_key: F,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { feed, after: 0, revoker, forget_key, metrics }
     }
 
     /// Reads what there is, if it can be read: before the first connection is let in.
-    pub(super) async fn catch_up(&mut self, keys: &impl ForgetKey) {
-        if let Err(error) = self.read_on(keys).await {
+    pub(super) async fn catch_up(&mut self) {
+        if let Err(error) = self.read_on().await {
             self.metrics.revocation_feed_errors.inc();
             tracing::warn!(%error, "what was revoked is not known yet");
         }
     }
 
     /// Reads what comes.
-    pub(super) async fn follow(mut self, keys: &impl ForgetKey) {
+    pub(super) async fn follow(mut self) {
         let mut pause = REVOCATION_INTERVAL;
         let mut is_failing = false;
         loop {
             sleep(pause).await;
-            match self.read_on(keys).await {
+            match self.read_on().await {
                 Ok(()) => {
                     if is_failing {
                         tracing::info!("the revocation feed can be read again");
@@ -166,7 +166,7 @@ impl Follower {
     }
 
     /// Reads the feed to its end.
-    async fn read_on(&mut self, keys: &impl ForgetKey) -> Result<(), FeedError> {
+    async fn read_on(&mut self) -> Result<(), FeedError> {
         loop {
             let page = self.feed.read(self.after).await?;
             if page.last < self.after {
@@ -176,14 +176,14 @@ impl Follower {
             }
             self.metrics.revocation_feed_read.set(clock::unix_s().cast_signed());
             self.after = page.revocations.last().map_or(page.last, |newest| newest.number);
-            self.apply(&page, keys).await;
+            self.apply(&page).await;
             if self.after >= page.last {
                 return Ok(());
             }
         }
     }
 
-    async fn apply(&self, page: &Page, keys: &impl ForgetKey) {
+    async fn apply(&self, page: &Page) {
         let revocations = page.revocations.iter().map(|it| {
             let revocation = match &it.what {
                 Revoked::Session { session } => Revocation::Session(session),
@@ -195,7 +195,7 @@ impl Follower {
         self.revoker.revoke(revocations).await;
         for it in &page.revocations {
             if let Revoked::Key { key } = &it.what {
-                keys.forget_key(key);
+                (self.forget_key)(key);
             }
         }
         if !page.revocations.is_empty() {

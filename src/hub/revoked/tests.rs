@@ -38,7 +38,11 @@ fn a_revocation_is_about_nobody_else() {
     // A subject that is called like a session.
     let phone = claim(&prints, "phone", "x", 0, "k2");
     let cases = [
-        (Revoked::Session(prints.of("phone")), [true, false, false, false, false], Refused::Revoked),
+        (
+            Revoked::Session(prints.of("phone")),
+            [true, false, false, false, false],
+            Refused::Revoked,
+        ),
         (
             Revoked::User { subject: prints.of("anna"), generation: 4 },
             [true, true, false, false, false],

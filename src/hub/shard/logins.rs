@@ -70,3 +70,6 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         (!is_done).then_some(end)
     }
 }
+
+#[cfg(test)]
+mod tests;
