@@ -74,8 +74,36 @@ pub(crate) struct LoginArgs {
     /// The user to act as
     #[arg(long = "as", value_name = "NAME")]
     pub(super) name: String,
+    /// The auth service, where its tokens come from [default: the server]
+    #[arg(long, value_name = "URL")]
+    auth: Option<ServerUrl>,
     #[command(flatten)]
     pub(super) server: ServerArgs,
+}
+
+impl LoginArgs {
+    /// A command line for the same user, server and auth service, to be pasted.
+    pub(super) fn command(&self, words: &str) -> String {
+        let command = self.server.command(words);
+        match &self.auth {
+            None => command,
+            Some(auth) => format!("{command} --auth {auth}"),
+        }
+    }
+
+    /// Where the tokens come from.
+    fn auth_url(&self) -> Result<ServerUrl, CliError> {
+        match &self.auth {
+            None => self.server.url(),
+            // Each that speaks TLS may be signed by whom the file names.
+            Some(auth) => match &self.server.ca {
+                Some(ca) if auth.is_secure() => {
+                    Ok(auth.clone().signed_by(Authorities::in_file(ca)?))
+                }
+                _ => Ok(auth.clone()),
+            },
+        }
+    }
 }
 
 impl ServerArgs {
@@ -126,16 +154,16 @@ enum Renewal {
 /// connected is worth waiting for.
 pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
     let server = args.server.url()?;
-    let accounts = Accounts::new(server.clone(), None);
-    let place = Place::of(&server, &args.name);
+    let accounts = Accounts::new(args.auth_url()?, None);
+    let place = Place::of(accounts.server(), &args.name);
     if let Some(password) = args.server.password()? {
         let token = accounts.token(&args.name, &password).await;
         let token = token.map_err(|error| not_logged_in(error, args))?;
-        let client = start(args, accounts, token.access_token, Renewal::Password(password));
+        let client = start(args, &server, accounts, token.access_token, Renewal::Password(password));
         return settled(client, args).await;
     }
     if let Some(place) = &place
-        && let Some(client) = connect_with_saved(args, &accounts, place).await?
+        && let Some(client) = connect_with_saved(args, &server, &accounts, place).await?
     {
         return Ok(client);
     }
@@ -145,7 +173,7 @@ pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
     if let Some(place) = place {
         place.save(&SavedLogin::new(&token, SystemTime::now()))?;
     }
-    let client = start(args, accounts, token.access_token, Renewal::Password(password));
+    let client = start(args, &server, accounts, token.access_token, Renewal::Password(password));
     settled(client, args).await
 }
 
@@ -153,7 +181,11 @@ pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
 fn not_logged_in(error: TokenError, args: &LoginArgs) -> CliError {
     match error {
         TokenError::Refused(refusal) if refusal.is(ErrorCode::InvalidCredentials) => {
-            let command = args.server.command(&format!("account add {}", args.name));
+            let words = format!("account add {}", args.name);
+            let command = match &args.auth {
+                None => args.server.command(&words),
+                Some(auth) => command(&auth.to_string(), &words),
+            };
             CliError::WrongPassword { command }
         }
         error => error.into(),
@@ -163,6 +195,7 @@ fn not_logged_in(error: TokenError, args: &LoginArgs) -> CliError {
 /// Connects with the saved login. `None` if there is none that still works.
 async fn connect_with_saved(
     args: &LoginArgs,
+    server: &ServerUrl,
     accounts: &Accounts,
     place: &Place,
 ) -> Result<Option<Client>, CliError> {
@@ -183,7 +216,7 @@ async fn connect_with_saved(
         Some(refresh_token) => Renewal::Refresh { place: place.clone(), refresh_token },
         None => Renewal::None,
     };
-    let client = start(args, accounts.clone(), login.access_token, renewal);
+    let client = start(args, server, accounts.clone(), login.access_token, renewal);
     match settled(client, args).await {
         Ok(client) => Ok(Some(client)),
         // Such as after the server's data was made anew: then ask for the password.
@@ -205,9 +238,14 @@ fn is_login_refused(error: &ClientError) -> bool {
 }
 
 /// Starts a client whose first token is at hand.
-fn start(args: &LoginArgs, accounts: Accounts, token: String, renewal: Renewal) -> Client {
+fn start(
+    args: &LoginArgs,
+    server: &ServerUrl,
+    accounts: Accounts,
+    token: String,
+    renewal: Renewal,
+) -> Client {
     let name = args.name.clone();
-    let server = accounts.server().clone();
     let state = Arc::new(Mutex::new((Some(token), renewal)));
     let get_token = GetToken::new(move || {
         let (accounts, name, state) = (accounts.clone(), name.clone(), Arc::clone(&state));
@@ -239,7 +277,7 @@ fn start(args: &LoginArgs, accounts: Accounts, token: String, renewal: Renewal) 
             }
         }
     });
-    Client::connect(Options::new(server, get_token))
+    Client::connect(Options::new(server.clone(), get_token))
 }
 
 /// Waits for the first connection, but not for a second attempt.
