@@ -47,6 +47,7 @@ impl From<&LoginError> for ErrorCode {
         match error {
             LoginError::Token(TokenError::Expired) => Self::TokenExpired,
             LoginError::Token(TokenError::Invalid(_)) => Self::InvalidToken,
+            LoginError::Token(TokenError::KeysUnavailable) => Self::Overloaded,
             LoginError::Directory(error) => error.into(),
             LoginError::Stopped => Self::Draining,
         }
@@ -60,7 +61,7 @@ impl LoginError {
         match self {
             Self::Token(TokenError::Expired) => Some(CloseCode::TokenExpired),
             Self::Token(TokenError::Invalid(_)) => Some(CloseCode::InvalidToken),
-            Self::Directory(_) | Self::Stopped => None,
+            Self::Token(TokenError::KeysUnavailable) | Self::Directory(_) | Self::Stopped => None,
         }
     }
 }
