@@ -159,7 +159,8 @@ pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
     if let Some(password) = args.server.password()? {
         let token = accounts.token(&args.name, &password).await;
         let token = token.map_err(|error| not_logged_in(error, args))?;
-        let client = start(args, &server, accounts, token.access_token, Renewal::Password(password));
+        let client =
+            start(args, &server, accounts, token.access_token, Renewal::Password(password));
         return settled(client, args).await;
     }
     if let Some(place) = &place

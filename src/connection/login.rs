@@ -56,6 +56,7 @@ impl From<&LoginError> for ErrorCode {
             }
             LoginError::Revoked(Refused::Revoked) => Self::Forbidden,
             LoginError::Token(TokenError::Invalid(_)) => Self::InvalidToken,
+            LoginError::Token(TokenError::KeysUnavailable) => Self::Overloaded,
             LoginError::Directory(error) => error.into(),
             LoginError::Stopped => Self::Draining,
         }
@@ -71,7 +72,7 @@ impl LoginError {
             Self::Token(TokenError::Invalid(_)) => Some(CloseCode::InvalidToken),
             Self::Revoked(Refused::Stale) => Some(CloseCode::TokenExpired),
             Self::Revoked(Refused::Revoked) => Some(CloseCode::Forbidden),
-            Self::Directory(_) | Self::Stopped => None,
+            Self::Token(TokenError::KeysUnavailable) | Self::Directory(_) | Self::Stopped => None,
         }
     }
 }
@@ -120,9 +121,15 @@ impl<E: Engine> Login<E> {
 
     fn claim(&self, verified: &Verified) -> Claim {
         let Verified { subject, session, generation, key_id, issued_at_s, .. } = verified;
-        let credential = self.register.credential(subject, session.as_deref(), *generation, key_id);
-        // Only tokens of the auth service name a session, and only they are in its feed.
-        Claim { credential, issued_at_s: session.is_some().then_some(*issued_at_s) }
+        // Only tokens of the auth service name a session, and only they and their keys are in its
+        // feed: a key of another issuer may have the same name.
+        let (key_id, issued_at_s) = match session {
+            Some(_) => (key_id.as_str(), *issued_at_s),
+            None => ("", None),
+        };
+        let session = session.as_deref();
+        let credential = self.register.credential(subject, session, *generation, key_id);
+        Claim { credential, issued_at_s }
     }
 
     /// The same for callers on a shard: the work is done on the edge.

@@ -10,6 +10,7 @@ use jsonwebtoken::jwk::JwkSet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use super::token::Verified;
 use super::token::{Realm, TokenError, Verifier};
 
 /// What an operator may set about whose tokens a hub takes.
@@ -58,25 +59,6 @@ fn name() -> String {
     "name".to_owned()
 }
 
-/// What a good token says.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Verified {
-    /// The user's stable name among machines, unique over all issuers.
-    pub subject: String,
-    /// The display name.
-    pub name: String,
-    /// When the token was issued, in seconds since 1970.
-    pub issued_at_s: u64,
-    /// When the token runs out, in seconds since 1970.
-    pub expires_at_s: u64,
-    /// The session that it belongs to: `sid`. Tokens of outside issuers have none.
-    pub session: Option<String>,
-    /// The user's generation when it was issued: `gen`. Tokens of outside issuers have none.
-    pub generation: Option<u32>,
-    /// The key that signed it: `kid`.
-    pub key_id: String,
-}
-
 /// Verifies tokens of all issuers that are trusted.
 #[derive(Debug)]
 pub struct Trust {
@@ -103,15 +85,8 @@ impl Trust {
     #[expect(clippy::unused_async, reason = "keys will be fetched here")]
     pub async fn verify(&self, token: &str, now_s: u64) -> Result<Verified, TokenError> {
         let claims = self.verifier.verify(token, now_s)?;
-        Ok(Verified {
-            subject: claims.sub,
-            name: claims.name,
-            issued_at_s: claims.iat,
-            expires_at_s: claims.exp,
-            session: None,
-            generation: None,
-            key_id: String::new(),
-        })
+        let key_id = jsonwebtoken::decode_header(token).ok().and_then(|head| head.kid);
+        Ok(Verified::of_own(claims, &key_id.unwrap_or_default()))
     }
 
     /// Takes no token of this key any more.
