@@ -24,7 +24,10 @@ use self::{
     vitals::Vitals,
 };
 use crate::{
-    auth::{Auth, AuthStartError, trust::Trust},
+    auth::{
+        Auth, AuthStartError,
+        trust::{self, Trust, TrustError},
+    },
     clock,
     config::{self, Config},
     connection::{login::Login, run_shard},
@@ -87,6 +90,14 @@ pub enum StartError {
     /// Accounts and keys.
     #[error(transparent)]
     Auth(#[from] AuthStartError),
+    /// Whose tokens are taken.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// A server that has accounts was told that they are elsewhere.
+    #[error(
+        "trust.jwks_url and trust.key_file are for `hubbub hub`: this server has accounts of its own"
+    )]
+    AccountsTwice,
     /// The list of cores.
     #[error(transparent)]
     Cores(#[from] PlanError),
@@ -117,11 +128,36 @@ pub enum StartError {
     },
 }
 
-/// Starts a server on SQLite in the configured directory.
+/// Starts a server with its own accounts, on SQLite in the configured directory.
 ///
 /// # Errors
 /// When a part of it cannot start. What has started ends with the process.
 pub fn start(config: &Config) -> Result<Server<SqliteEngine>, StartError> {
+    start_on_sqlite(config, Accounts::Here)
+}
+
+/// Starts a hub without accounts, on SQLite in the configured directory: it takes the tokens of those
+/// whom `[trust]` names.
+///
+/// # Errors
+/// As [`start`], and when nobody is trusted.
+pub fn start_hub(config: &Config) -> Result<Server<SqliteEngine>, StartError> {
+    start_on_sqlite(config, Accounts::Elsewhere)
+}
+
+/// Where users log in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accounts {
+    /// In this process.
+    Here,
+    /// At an issuer of the configuration.
+    Elsewhere,
+}
+
+fn start_on_sqlite(
+    config: &Config,
+    accounts: Accounts,
+) -> Result<Server<SqliteEngine>, StartError> {
     let plan = plan(config)?;
     let rest = plan.rest.clone();
     let synchronous = match config.log.synchronous {
@@ -135,7 +171,7 @@ pub fn start(config: &Config) -> Result<Server<SqliteEngine>, StartError> {
     let mut metrics = Metrics::default();
     log_metrics::register(&mut metrics, &stats);
     let stores = move || stats.commits_failed.get();
-    start_on(config, plan, Arc::new(engine), metrics, stores)
+    start_on(config, accounts, plan, Arc::new(engine), metrics, stores)
 }
 
 /// Starts a server on any engine, such as one that fails on demand.
@@ -143,7 +179,12 @@ pub fn start(config: &Config) -> Result<Server<SqliteEngine>, StartError> {
 /// # Errors
 /// As [`start`].
 pub fn start_with<E: Engine>(config: &Config, engine: Arc<E>) -> Result<Server<E>, StartError> {
-    start_on(config, plan(config)?, engine, Metrics::default(), || 0)
+    start_on(config, Accounts::Here, plan(config)?, engine, Metrics::default(), || 0)
+}
+
+/// Whether the settings say where another auth service is.
+fn has_own_issuer(trust: &trust::Settings) -> bool {
+    !trust.jwks_url.is_empty() || !trust.key_file.as_os_str().is_empty()
 }
 
 fn plan(config: &Config) -> Result<Plan, PlanError> {
@@ -156,6 +197,7 @@ fn plan(config: &Config) -> Result<Plan, PlanError> {
 
 fn start_on<E: Engine>(
     config: &Config,
+    accounts: Accounts,
     plan: Plan,
     engine: Arc<E>,
     metrics: Metrics,
@@ -178,8 +220,16 @@ fn start_on<E: Engine>(
 
     let rest = plan.rest.clone();
     let on_worker_start = move || pin(rest.as_deref());
-    let auth = Auth::start(config.auth.clone(), &config.server.data_dir, on_worker_start)?;
-    let trust = Trust::new(&auth.keys(), config.auth.realm(), &config.trust);
+    let auth = match accounts {
+        Accounts::Here if has_own_issuer(&config.trust) => return Err(StartError::AccountsTwice),
+        Accounts::Here => {
+            let data_dir = &config.server.data_dir;
+            Some(Arc::new(Auth::start(config.auth.clone(), data_dir, on_worker_start)?))
+        }
+        Accounts::Elsewhere => None,
+    };
+    let keys = auth.as_ref().map(|auth| auth.keys());
+    let trust = Trust::new(keys, config.auth.realm(), &config.trust, edge.handle())?;
     let count = u16::try_from(plan.shards.len()).expect("SHARDS_MAX has 16 bits");
     let register = Arc::new(Register::new(revocations::kept(&config.auth)));
     let (revoker, notices) = Revoker::new(Arc::clone(&register), usize::from(count));
@@ -228,18 +278,18 @@ fn start_on<E: Engine>(
     )
     .map_err(StartError::Thread)?;
 
-    let auth = Arc::new(auth);
-    let feed = Feed::Here(Arc::clone(&auth));
-    let trust = Arc::clone(login.trust());
-    let forget_key = move |key_id: &str| trust.forget_key(key_id);
-    let mut follower = Follower::new(feed, revoker, forget_key, Arc::clone(&metrics));
-    edge.block_on(follower.catch_up());
-    edge.spawn(follower.follow());
+    if let Some(feed) = Feed::of(auth.as_ref(), &config.trust) {
+        let trust = Arc::clone(login.trust());
+        let forget_key = move |key_id: &str| trust.forget_key(key_id);
+        let mut follower = Follower::new(feed, revoker, forget_key, Arc::clone(&metrics));
+        edge.block_on(follower.catch_up());
+        edge.spawn(follower.follow());
+    }
 
     let router = http::public(Edge {
         hub: hub.clone(),
         login,
-        auth: Some(auth),
+        auth,
         health,
         live: Arc::clone(&live),
         limits: config.limits.clone(),

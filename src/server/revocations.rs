@@ -14,8 +14,9 @@ use tokio::time::sleep;
 use crate::{
     auth::{
         self, Auth, ServiceError,
-        fetch::{FetchError, Fetcher},
+        fetch::{self, FetchError, Fetcher},
         revocation::{Page, Revoked},
+        trust,
     },
     clock,
     hub::revocations::{Revocation, Revoker},
@@ -58,6 +59,17 @@ pub(super) enum FeedError {
 }
 
 impl Feed {
+    /// That of the auth service in this process, or else of the one that the settings name. None:
+    /// tokens are good until they run out.
+    pub(super) fn of(auth: Option<&Arc<Auth>>, trust: &trust::Settings) -> Option<Self> {
+        if let Some(auth) = auth {
+            return Some(Self::Here(Arc::clone(auth)));
+        }
+        let named = fetch::address(&trust.revocations_url);
+        let url = named.or_else(|| beside(&fetch::address(&trust.jwks_url)?))?;
+        Some(Self::Elsewhere(Fetcher::new(), url))
+    }
+
     async fn read(&self, after: u64) -> Result<Page, FeedError> {
         let page = match self {
             Self::Here(auth) => auth.revocations(after).await?,
@@ -79,7 +91,7 @@ impl Feed {
 }
 
 /// The feed of the auth service whose keys are at this address.
-pub(super) fn beside(jwks: &Uri) -> Option<Uri> {
+fn beside(jwks: &Uri) -> Option<Uri> {
     let mut parts = jwks.clone().into_parts();
     parts.path_and_query = Some("/v1/revocations".parse().ok()?);
     Uri::from_parts(parts).ok()

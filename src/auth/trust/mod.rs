@@ -65,17 +65,35 @@ pub struct Trust {
     verifier: Verifier,
 }
 
+/// Why nobody's tokens can be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// No issuer is configured, and there is none in this process.
+    #[error(
+        "no issuer of tokens is trusted: set trust.jwks_url, trust.key_file or [[trust.issuers]]"
+    )]
+    Nobody,
+}
+
 impl Trust {
     /// Trusts the auth service in this process, and the other issuers of the settings.
-    #[must_use]
-    pub fn new(keys: &watch::Receiver<Arc<JwkSet>>, realm: Realm, settings: &Settings) -> Self {
-        let _ = settings;
+    ///
+    /// # Errors
+    /// When nobody is trusted.
+    pub fn new(
+        in_process: Option<watch::Receiver<Arc<JwkSet>>>,
+        realm: Realm,
+        settings: &Settings,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Self, TrustError> {
+        let _ = (settings, runtime);
+        let keys = in_process.ok_or(TrustError::Nobody)?;
         let keys = keys.borrow();
         let keys = keys.keys.iter().filter_map(|key| {
             let key_id = key.common.key_id.clone()?;
             Some((key_id, jsonwebtoken::DecodingKey::from_jwk(key).ok()?))
         });
-        Self { verifier: Verifier::new(keys, realm) }
+        Ok(Self { verifier: Verifier::new(keys, realm) })
     }
 
     /// Verifies a token at this moment. Waits only when the key is unknown and may be fetched.
