@@ -43,6 +43,32 @@ impl Issuer {
     /// # Errors
     /// When the key does not sign.
     pub fn issue(&self, account: &Account, id: u128, now_s: u64) -> Result<String, IssueError> {
+        self.issue_with(account, None, id, now_s)
+    }
+
+    /// Issues a token of a session: it can be taken back with the session, or with the user's
+    /// generation.
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn issue_in(
+        &self,
+        account: &Account,
+        session: (String, u32),
+        id: u128,
+        now_s: u64,
+    ) -> Result<String, IssueError> {
+        self.issue_with(account, Some(session), id, now_s)
+    }
+
+    fn issue_with(
+        &self,
+        account: &Account,
+        session: Option<(String, u32)>,
+        id: u128,
+        now_s: u64,
+    ) -> Result<String, IssueError> {
+        let (sid, generation) = session.unzip();
         let claims = Claims {
             sub: account.subject.clone(),
             name: account.username.as_str().to_owned(),
@@ -53,8 +79,8 @@ impl Issuer {
             exp: now_s.saturating_add(self.lifetime.as_secs()),
             jti: format!("{id:032x}"),
             scope: SCOPE.to_owned(),
-            sid: None,
-            generation: None,
+            sid,
+            generation,
         };
         let mut header = Header::new(Algorithm::EdDSA);
         header.typ = Some(TYPE.to_owned());
