@@ -69,6 +69,7 @@ pub struct Server<E> {
     drain_timeout: Duration,
     engine: Arc<E>,
     hub: Hub,
+    auth: Option<Arc<Auth>>,
     bans: Arc<Bans<E>>,
     edge: Runtime,
     live: Arc<Live>,
@@ -289,7 +290,7 @@ fn start_on<E: Engine>(
     let router = http::public(Edge {
         hub: hub.clone(),
         login,
-        auth,
+        auth: auth.clone(),
         health,
         live: Arc::clone(&live),
         limits: config.limits.clone(),
@@ -309,6 +310,7 @@ fn start_on<E: Engine>(
         drain_timeout: config.limits.drain_timeout,
         engine,
         hub,
+        auth,
         bans,
         edge,
         live,
@@ -343,6 +345,12 @@ impl<E: Engine> Server<E> {
     #[must_use]
     pub const fn engine(&self) -> &Arc<E> {
         &self.engine
+    }
+
+    /// Accounts and tokens, if they are in this process.
+    #[must_use]
+    pub const fn auth(&self) -> Option<&Arc<Auth>> {
+        self.auth.as_ref()
     }
 
     /// Who may not come in.
