@@ -111,7 +111,7 @@ impl<E: Engine> Login<E> {
         if subject.is_empty() || subject.len() > SUBJECT_BYTES_MAX {
             return Err(TokenError::Invalid(Reason::Claims).into());
         }
-        let claim = self.claim(&verified);
+        let claim = Box::new(self.claim(&verified));
         // Here for an answer before the upgrade; the shard that admits the login looks again.
         self.register.check(&claim)?;
         let name = cut(name, USER_NAME_BYTES_MAX);

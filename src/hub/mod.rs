@@ -101,8 +101,8 @@ pub struct Identity {
     pub name: String,
     /// When the token runs out, in seconds since 1970.
     pub expires_at: u64,
-    /// What the login will be known by.
-    pub claim: Claim,
+    /// What the login will be known by. Boxed: it goes from thread to thread in large messages.
+    pub claim: Box<Claim>,
 }
 
 /// Counts one open connection against the process's bound. Makes room when the last clone drops, so

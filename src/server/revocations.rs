@@ -38,7 +38,14 @@ pub(super) enum Feed {
     /// In this process.
     Here(Arc<Auth>),
     /// In another one.
-    Elsewhere(Fetcher, Uri),
+    Elsewhere(Box<Elsewhere>),
+}
+
+/// The address of a feed, and what asks it.
+#[derive(Debug)]
+pub(super) struct Elsewhere {
+    fetcher: Fetcher,
+    url: Uri,
 }
 
 /// Why the feed was not read.
@@ -67,15 +74,19 @@ impl Feed {
         }
         let named = fetch::address(&trust.revocations_url);
         let url = named.or_else(|| beside(&fetch::address(&trust.jwks_url)?))?;
-        Some(Self::Elsewhere(Fetcher::new(), url))
+        Some(Self::at(url))
+    }
+
+    fn at(url: Uri) -> Self {
+        Self::Elsewhere(Box::new(Elsewhere { fetcher: Fetcher::new(), url }))
     }
 
     async fn read(&self, after: u64) -> Result<Page, FeedError> {
         let page = match self {
             Self::Here(auth) => auth.revocations(after).await?,
-            Self::Elsewhere(fetcher, url) => {
-                let url = with_after(url, after).ok_or(FeedError::Malformed)?;
-                let answer = fetcher.get(&url, REVOCATION_PAGE_BYTES_MAX, REVOCATION_TIMEOUT);
+            Self::Elsewhere(feed) => {
+                let url = with_after(&feed.url, after).ok_or(FeedError::Malformed)?;
+                let answer = feed.fetcher.get(&url, REVOCATION_PAGE_BYTES_MAX, REVOCATION_TIMEOUT);
                 let answer = answer.await.map_err(|error| match error {
                     FetchError::Status { url, status: StatusCode::NOT_FOUND } => {
                         FeedError::Absent(url)

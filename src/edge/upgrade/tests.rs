@@ -32,7 +32,7 @@ struct Server {
 
 fn identity() -> Identity {
     let credential = Register::new(Duration::MAX).credential("anna", None, None, "key");
-    let claim = Claim { credential, issued_at_s: None };
+    let claim = Box::new(Claim { credential, issued_at_s: None });
     Identity { user: UserId(7), name: "anna".to_owned(), expires_at: u64::MAX, claim }
 }
 

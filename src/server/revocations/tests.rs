@@ -96,7 +96,7 @@ impl Hub {
 #[tokio::test]
 async fn a_feed_is_read_page_by_page_and_then_only_what_is_new() {
     let (service, jwks) = Service::start().await;
-    let feed = Feed::Elsewhere(Fetcher::new(), beside(&jwks).unwrap());
+    let feed = Feed::at(beside(&jwks).unwrap());
     let (mut follower, mut hub) = follower(feed);
     for number in 1..=5 {
         service.revoke(number, session(number));
@@ -120,7 +120,7 @@ async fn a_feed_is_read_page_by_page_and_then_only_what_is_new() {
 #[tokio::test]
 async fn a_feed_that_began_anew_is_read_from_its_beginning_and_takes_nothing_back() {
     let (service, jwks) = Service::start().await;
-    let feed = Feed::Elsewhere(Fetcher::new(), beside(&jwks).unwrap());
+    let feed = Feed::at(beside(&jwks).unwrap());
     let (mut follower, hub) = follower(feed);
     for number in 7..=8 {
         service.revoke(number, session(number));
@@ -137,7 +137,7 @@ async fn a_feed_that_began_anew_is_read_from_its_beginning_and_takes_nothing_bac
 #[tokio::test]
 async fn what_is_known_stays_while_the_feed_cannot_be_read() {
     let (service, jwks) = Service::start().await;
-    let feed = Feed::Elsewhere(Fetcher::new(), beside(&jwks).unwrap());
+    let feed = Feed::at(beside(&jwks).unwrap());
     let (mut follower, hub) = follower(feed);
     service.revoke(3, session(3));
     follower.read_on().await.unwrap();
@@ -156,12 +156,12 @@ async fn what_is_known_stays_while_the_feed_cannot_be_read() {
 async fn an_issuer_without_a_feed_is_told_from_one_that_is_down() {
     let (_service, jwks) = Service::start().await;
     let nowhere: Uri = jwks.to_string().replace(".well-known", "other").parse().unwrap();
-    let error = Feed::Elsewhere(Fetcher::new(), nowhere).read(0).await.unwrap_err();
+    let error = Feed::at(nowhere).read(0).await.unwrap_err();
     assert!(matches!(error, FeedError::Absent(_)), "{error}");
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let down = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
     drop(listener);
-    let error = Feed::Elsewhere(Fetcher::new(), down).read(0).await.unwrap_err();
+    let error = Feed::at(down).read(0).await.unwrap_err();
     assert!(matches!(error, FeedError::Fetch(FetchError::Unreachable { .. })), "{error}");
 }
 

@@ -141,7 +141,7 @@ impl World {
         let Token { user, session, generation, key } = token;
         let name = format!("user {user}");
         let credential = self.register.credential(&name, Some(session), Some(*generation), key);
-        let claim = Claim { credential, issued_at_s: Some(clock::unix_s()) };
+        let claim = Box::new(Claim { credential, issued_at_s: Some(clock::unix_s()) });
         self.register.check(&claim)?;
         Ok(Identity { user: UserId(*user), name, expires_at: u64::MAX, claim })
     }
@@ -291,7 +291,7 @@ fn a_look_through_goes_on_where_it_stopped() {
     for user in 0..10 {
         let port = shard.connect(Format::plain(Encoding::Proto), ());
         let credential = register.credential(&format!("user {}", user % 2), None, None, "key");
-        let claim = Claim { credential, issued_at_s: None };
+        let claim = Box::new(Claim { credential, issued_at_s: None });
         let identity =
             Identity { user: UserId(user), name: String::new(), expires_at: u64::MAX, claim };
         // The last two have not logged in.
