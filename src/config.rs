@@ -182,6 +182,14 @@ pub struct Flags {
     /// The key of the certificate, as PEM [default: none]
     #[arg(long, value_name = "FILE")]
     pub tls_key: Option<PathBuf>,
+    /// For `hubbub hub`: the keys of the auth service whose tokens it takes, as
+    /// https://host/.well-known/jwks.json [default: none]
+    #[arg(long, value_name = "URL")]
+    pub jwks_url: Option<String>,
+    /// For `hubbub hub`: a file with the public key of the auth service, as PEM or JWKS, instead of
+    /// --jwks-url [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub key_file: Option<PathBuf>,
     /// How many threads the hub has: auto is one for each core that is listed, or for each allowed
     /// one but the last [default: auto]
     #[arg(long, value_name = "auto|N")]

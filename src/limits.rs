@@ -165,8 +165,74 @@ pub const USER_NAME_BYTES_MAX: usize = 64;
 /// Entries in one answer of the revocation feed. More: asked for again at once.
 pub const REVOCATIONS_PER_PAGE_MAX: usize = 1_000;
 
+/// Revocations that a hub remembers, bans not counted. Beyond it the oldest is forgotten, and with it
+/// every token that was issued before: those who have one are asked to fetch another.
+pub const REVOCATIONS_HELD_MAX: usize = 65_536;
+/// How long a hub remembers a revocation, at least. Tokens of the auth service that are older are
+/// asked to be renewed. Where they live longer by `auth.access_token_lifetime`: for as long.
+pub const REVOCATION_KEPT: Duration = Duration::from_secs(24 * 3_600);
+/// Revocations that a shard has been told and has not looked at. Beyond it, who reads the feed
+/// waits.
+pub const NOTICES_MAX: usize = 64;
+/// Connections that a shard looks through for those that are revoked, before other work gets a turn.
+pub const REVOCATION_SCAN_CONNECTIONS: usize = 2_048;
+/// How often a hub asks what was revoked.
+pub const REVOCATION_INTERVAL: Duration = Duration::from_millis(250);
+/// How long an answer of the revocation feed may take. Beyond it: an error, and the next attempt.
+pub const REVOCATION_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest pause of a hub before it asks a revocation feed again that fails. The first is
+/// [`REVOCATION_INTERVAL`]; each doubles it.
+pub const REVOCATION_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// The pause before a hub asks again for a feed that its issuer said it does not have.
+pub const REVOCATION_ABSENT_PAUSE: Duration = Duration::from_secs(60);
+/// Bytes of one answer of the revocation feed. Beyond it: an error.
+pub const REVOCATION_PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Users that may be banned. Beyond it: `too_many`.
+pub const BANS_MAX: usize = 100_000;
+/// Bans in one answer. More: asked for by `after`.
+pub const BANS_PER_PAGE_MAX: usize = 1_000;
+/// Tries to write a ban while others write it. Beyond it: `busy`.
+pub const BAN_ATTEMPTS_MAX: usize = 8;
+
 /// Bytes of an access token. Beyond it: `invalid_token`, unread.
 pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
+/// Bytes of a key's id. A key with a longer one is not taken from its document.
+pub const KEY_ID_BYTES_MAX: usize = 128;
+/// Bytes of a session's id in a token. Beyond it: `invalid_token`.
+pub const SESSION_BYTES_MAX: usize = 64;
+/// Keys of one issuer. Those beyond it are left out, and a warning says so.
+pub const KEYS_PER_ISSUER_MAX: usize = 64;
+/// Other issuers whose tokens are taken. Beyond it: the server does not start.
+pub const OUTSIDE_ISSUERS_MAX: usize = 32;
+/// Keys that were revoked while this process runs. Beyond it the oldest is taken as its issuer's
+/// document has it.
+pub const REVOKED_KEYS_MAX: usize = 1_024;
+/// Bytes of the secret of an issuer that shares one with us, at least. Below it: the server does not
+/// start.
+pub const SECRET_BYTES_MIN: usize = 32;
+/// Bits of an RSA key: weaker ones are not taken, and larger ones the library does not take.
+pub const RSA_BITS: std::ops::RangeInclusive<usize> = 2_048..=4_096;
+/// Tokens that are remembered as verified. When full, those not used for longest go, many at once.
+pub const VERIFIED_CACHED_MAX: usize = 20_000;
+/// Bytes of a document of keys. A larger one is not read; the keys stay as they are.
+pub const JWKS_BYTES_MAX: usize = 64 * 1024;
+/// From the request for a document of keys to its end. Beyond it: tried again.
+pub const JWKS_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often keys are fetched anew, so that those that were removed go here too.
+pub const JWKS_REFRESH_INTERVAL: Duration = Duration::from_secs(60);
+/// Pause after a fetch that failed, when no token asks for another.
+pub const JWKS_RETRY_PAUSE: Duration = Duration::from_secs(5);
+/// Pause between two fetches, whatever tokens ask for. Those of unknown keys wait that long.
+pub const JWKS_COOL_DOWN: Duration = Duration::from_secs(1);
+/// How long a token of an unknown key waits for a fetch. Beyond it: refused, to be tried again.
+pub const JWKS_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Tokens of unknown keys that wait for a fetch from one issuer. Beyond it: refused, to be tried
+/// again.
+pub const JWKS_WAITERS_MAX: usize = 1_024;
+/// Bytes of the head of an answer to a fetch. Beyond it: the fetch has failed.
+pub const FETCH_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// How long a connection for fetches is kept unused.
+pub const FETCH_IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connections in a shard's mailbox. When full, the next shard gets them; when all are, the edge
 /// answers 503.
@@ -246,6 +312,32 @@ pub const HASH_LANES_MAX: u32 = 8;
 pub const USERNAME_BYTES_MAX: usize = 32;
 /// Requests that wait for the account store. Beyond it: 503 with `Retry-After`.
 pub const ACCOUNTS_MAILBOX_MAX: usize = 256;
+/// How long a statement on the account store waits for a lock that another process holds. Beyond it:
+/// 503 with `Retry-After`.
+pub const ACCOUNTS_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Rows of a kind that the auth service's housekeeping drops in one transaction. What exceeds it waits
+/// for the next tick.
+pub const HOUSEKEEPING_STEP_ROWS: u32 = 256;
+/// Between two ticks of the auth service's housekeeping. What another process on the same store did to
+/// the keys is seen after this time at the latest.
+pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(500);
+/// Addresses from which a user is known to log in. Beyond it: the one not used for longest is
+/// forgotten.
+pub const KNOWN_ADDRESSES_PER_ACCOUNT_MAX: u32 = 16;
+/// Trades of refresh tokens that one address may try at once. Larger than the one of passwords, which
+/// cost a hash each; many users may share an address. Beyond it: 429.
+pub const REFRESHES_PER_ADDRESS_BURST: u32 = 1_000;
+/// Trades of refresh tokens that one address may try each second, in the long run. Beyond it: 429.
+pub const REFRESHES_PER_ADDRESS_PER_SECOND: f64 = 50.0;
+/// Accounts that one invite code may be good for. More are cut to this.
+pub const INVITE_USES_MAX: u32 = 10_000;
+/// How long an invite code may be good. More is cut to this.
+pub const INVITE_LIFETIME_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+/// Token keys that are published at the same time. Beyond it: no further one is made.
+pub const KEYS_PUBLISHED_MAX: usize = 16;
+/// From the publication of a token key to its first signature, unless the key before it is revoked:
+/// so that who remembers our keys has time to see it.
+pub const KEY_SIGNS_AFTER: Duration = Duration::from_secs(60);
 /// Bytes of a key file. A larger one is not a key.
 pub const KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
 /// Skew between our clock and the issuer's, for `iat` and `nbf`. `exp` gets none.

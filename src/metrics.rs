@@ -48,6 +48,14 @@ pub struct Metrics {
     deflate_saved_bytes: Counter,
     refused: Family<CodeLabel, Counter>,
     closed: Family<CodeLabel, Counter>,
+    /// Revocations that the shards were told of.
+    pub revocations: Counter,
+    /// Attempts to read the revocation feed that failed.
+    pub revocation_feed_errors: Counter,
+    /// When the revocation feed was last read, in seconds since 1970.
+    pub revocation_feed_read: Gauge,
+    revoked_connections: Counter,
+    revocation_lag: Histogram,
 }
 
 /// What is compressed.
@@ -60,6 +68,9 @@ pub enum Compressed {
     /// A page of history.
     Page,
 }
+
+/// The bounds of the lags that are told apart, in seconds: the promise is one.
+const REVOCATION_LAG_S: [f64; 9] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct CompressedLabel {
@@ -95,6 +106,11 @@ impl Default for Metrics {
             deflate_saved_bytes: Counter::default(),
             refused: Family::default(),
             closed: Family::default(),
+            revocations: Counter::default(),
+            revocation_feed_errors: Counter::default(),
+            revocation_feed_read: Gauge::default(),
+            revoked_connections: Counter::default(),
+            revocation_lag: Histogram::new(REVOCATION_LAG_S),
         };
         metrics.registered()
     }
@@ -144,6 +160,12 @@ impl Metrics {
     /// A connection was closed by the server.
     pub fn closed(&self, code: CloseCode) {
         self.closed.get_or_create(&CodeLabel { code: code.number(), name: code.name() }).inc();
+    }
+
+    /// A connection was closed because its login was revoked so long ago.
+    pub fn revoked(&self, lag_ms: u64) {
+        self.revoked_connections.inc();
+        self.revocation_lag.observe(lag_ms as f64 / 1000.0);
     }
 
     /// All of it in the Prometheus text format.
@@ -204,6 +226,31 @@ impl Metrics {
             self.batch_messages.clone(),
         );
         registry.register("refused", "Commands and requests refused", self.refused.clone());
+        registry.register(
+            "revocations_applied",
+            "Revocations that the shards were told of",
+            self.revocations.clone(),
+        );
+        registry.register(
+            "revoked_connections",
+            "Connections closed because their login was revoked",
+            self.revoked_connections.clone(),
+        );
+        registry.register(
+            "revocation_lag_seconds",
+            "From a revocation to the close of each connection that it is about",
+            self.revocation_lag.clone(),
+        );
+        registry.register(
+            "revocation_feed_errors",
+            "Attempts to read the revocation feed that failed",
+            self.revocation_feed_errors.clone(),
+        );
+        registry.register(
+            "revocation_feed_read_timestamp_seconds",
+            "When the revocation feed was last read, since 1970",
+            self.revocation_feed_read.clone(),
+        );
         registry.register("closed", "Connections closed by the server", self.closed.clone());
         self
     }

@@ -64,7 +64,8 @@ const ONLY: &[(&str, &[&str], &str)] = &[
     ("tokio_tungstenite", TUNGSTENITE, TUNGSTENITE_WHY),
 ];
 
-const TLS: &[&str] = &["edge", "hub", "connection::socket", "client"];
+// `auth::fetch` is a client of issuers: their keys come over HTTPS.
+const TLS: &[&str] = &["edge", "hub", "connection::socket", "client", "auth::fetch"];
 const TLS_WHY: &str = "a session is made on the edge and used by the socket";
 const TUNGSTENITE: &[&str] = &["websocket", "connection", "edge::upgrade", "client"];
 const TUNGSTENITE_WHY: &str = "frames are known to `websocket` and its users only";

@@ -71,8 +71,36 @@ pub(crate) struct LoginArgs {
     /// The user to act as
     #[arg(long = "as", value_name = "NAME")]
     pub(super) name: String,
+    /// The auth service, where its tokens come from [default: the server]
+    #[arg(long, value_name = "URL")]
+    auth: Option<ServerUrl>,
     #[command(flatten)]
     pub(super) server: ServerArgs,
+}
+
+impl LoginArgs {
+    /// A command line for the same user, server and auth service, to be pasted.
+    pub(super) fn command(&self, words: &str) -> String {
+        let command = self.server.command(words);
+        match &self.auth {
+            None => command,
+            Some(auth) => format!("{command} --auth {auth}"),
+        }
+    }
+
+    /// Where the tokens come from.
+    fn auth_url(&self) -> Result<ServerUrl, CliError> {
+        match &self.auth {
+            None => self.server.url(),
+            // Each that speaks TLS may be signed by whom the file names.
+            Some(auth) => match &self.server.ca {
+                Some(ca) if auth.is_secure() => {
+                    Ok(auth.clone().signed_by(Authorities::in_file(ca)?))
+                }
+                _ => Ok(auth.clone()),
+            },
+        }
+    }
 }
 
 impl ServerArgs {
@@ -116,11 +144,11 @@ impl ServerArgs {
 /// connected is worth waiting for.
 pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
     let server = args.server.url()?;
-    let accounts = Accounts::new(server.clone(), None);
+    let accounts = Accounts::new(args.auth_url()?, None);
     let named = args.server.password()?;
-    let place = Place::of(&server, &args.name).filter(|_| named.is_none());
+    let place = Place::of(accounts.server(), &args.name).filter(|_| named.is_none());
     if let Some(place) = &place
-        && let Some(client) = connect_with_saved(args, &accounts, place).await?
+        && let Some(client) = connect_with_saved(args, &server, &accounts, place).await?
     {
         return Ok(client);
     }
@@ -145,7 +173,11 @@ pub(super) async fn connect(args: &LoginArgs) -> Result<Client, CliError> {
 fn not_logged_in(error: TokenError, args: &LoginArgs) -> CliError {
     match error {
         TokenError::Refused(refusal) if refusal.is(ErrorCode::InvalidCredentials) => {
-            let command = args.server.command(&format!("account add {}", args.name));
+            let words = format!("account add {}", args.name);
+            let command = match &args.auth {
+                None => args.server.command(&words),
+                Some(auth) => command(&auth.to_string(), &words),
+            };
             CliError::WrongPassword { command }
         }
         error => error.into(),
@@ -155,6 +187,7 @@ fn not_logged_in(error: TokenError, args: &LoginArgs) -> CliError {
 /// Connects with the saved login. `None` if there is none that still works.
 async fn connect_with_saved(
     args: &LoginArgs,
+    server: &ServerUrl,
     accounts: &Accounts,
     place: &Place,
 ) -> Result<Option<Client>, CliError> {
@@ -169,7 +202,7 @@ async fn connect_with_saved(
         }
     };
     let get_token = place.clone().get_token(accounts.clone(), login);
-    let client = Client::connect(Options::new(accounts.server().clone(), get_token));
+    let client = Client::connect(Options::new(server.clone(), get_token));
     match settled(client, args).await {
         Ok(client) => Ok(Some(client)),
         // Such as after the server's data was made anew: then ask for the password.

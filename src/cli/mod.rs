@@ -16,6 +16,7 @@ mod channel;
 mod chat;
 mod explain;
 mod feed;
+mod hub;
 mod login;
 mod program;
 mod saved;
@@ -36,6 +37,8 @@ pub(crate) struct Arguments {
 enum Command {
     /// Run the server
     Serve(Flags),
+    /// Run a hub without accounts: it takes the tokens of an auth service elsewhere
+    Hub(Flags),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -65,6 +68,7 @@ enum ConfigCommand {
 pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
     match arguments.command {
         Command::Serve(flags) => serve::serve(&flags),
+        Command::Hub(flags) => hub::hub(&flags),
         Command::Config(ConfigCommand::Show(flags)) => serve::show_config(&flags),
         Command::Account(command) => block_on(account::run(command)),
         Command::Channel(command) => block_on(channel::run(command)),

@@ -92,7 +92,7 @@ pub(super) fn stdin_lines() -> mpsc::Receiver<io::Result<String>> {
 pub(super) fn no_channel(error: CliError, channel: &str, login: &LoginArgs) -> CliError {
     if error.refusal().is_some_and(|refusal| refusal.is(ErrorCode::UnknownChannel)) {
         let user = login.name.clone();
-        let command = login.server.command(&format!("channel create {channel} --as {user}"));
+        let command = login.command(&format!("channel create {channel} --as {user}"));
         return CliError::NoChannel { channel: channel.to_owned(), user, command };
     }
     error

@@ -11,7 +11,8 @@ use std::{
 
 use hubbub::{
     config::{self, Config, Flags, Loaded},
-    server::{self, Server},
+    engine::Engine,
+    server::{self, Server, StartError},
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -19,9 +20,18 @@ use tracing_subscriber::EnvFilter;
 use super::{CliError, login::command};
 use crate::sentence;
 
-/// Runs the server until SIGTERM or SIGINT, then drains it. A second one of these ends it at once.
-/// SIGHUP makes it read its configuration and its certificate again.
+/// Runs a server with its own accounts.
 pub(crate) fn serve(flags: &Flags) -> Result<(), CliError> {
+    run(flags, server::start, greeting)
+}
+
+/// Runs a server until SIGTERM or SIGINT, then drains it. A second one of these ends it at once.
+/// SIGHUP makes it read its configuration and its certificate again.
+pub(super) fn run<E: Engine>(
+    flags: &Flags,
+    start: impl FnOnce(&Config) -> Result<Server<E>, StartError>,
+    greeting: impl FnOnce(&Config, SocketAddr, SocketAddr) -> String,
+) -> Result<(), CliError> {
     let loaded = Config::load(flags, config::environment())?;
     let config = &loaded.config;
     log_to_stderr(&config.log_output.filter)?;
@@ -32,7 +42,7 @@ pub(crate) fn serve(flags: &Flags) -> Result<(), CliError> {
         .build()
         .map_err(CliError::Runtime)?;
     let mut signals = runtime.block_on(async { Signals::new() }).map_err(CliError::Runtime)?;
-    let server = server::start(config)?;
+    let server = start(config)?;
     print(&greeting(config, server.public_address(), server.internal_address()))?;
     while let Told::Reload = runtime.block_on(signals.next()) {
         reload(&server, &loaded, flags);
@@ -42,7 +52,7 @@ pub(crate) fn serve(flags: &Flags) -> Result<(), CliError> {
 }
 
 /// Reads the configuration again, as at the start, and applies what a running server can take over.
-fn reload<E: hubbub::engine::Engine>(server: &Server<E>, start: &Loaded, flags: &Flags) {
+fn reload<E: Engine>(server: &Server<E>, start: &Loaded, flags: &Flags) {
     let outcome = Config::load(flags, config::environment())
         .map_err(|error| sentence(&error))
         .and_then(|loaded| match server.reload(&loaded.config) {
@@ -74,7 +84,7 @@ pub(crate) fn show_config(flags: &Flags) -> Result<(), CliError> {
     print(&page)
 }
 
-fn stop<E: hubbub::engine::Engine>(
+fn stop<E: Engine>(
     server: Server<E>,
     runtime: &tokio::runtime::Runtime,
     mut signals: Signals,
@@ -131,20 +141,58 @@ impl Signals {
 
 /// What a person sees first. Scripts wait for the first line.
 fn greeting(config: &Config, public: SocketAddr, internal: SocketAddr) -> String {
-    let channel = config.channels.created_at_start.first().map_or("lobby", String::as_str);
+    let addresses = addresses(config, public, internal);
+    let Reached { server, hint } = reached(config, public);
+    format!(
+        "{addresses}\n\
+         Try, in another terminal{hint}:\n\
+         \x20 {account}\n\
+         \x20 {chat}\n\
+         \n\
+         Ctrl-C stops it.\n",
+        account = command(&server, "account add ada"),
+        chat = command(&server, &format!("chat {} --as ada", first_channel(config))),
+    )
+}
+
+/// The first channel that there is.
+pub(super) fn first_channel(config: &Config) -> &str {
+    config.channels.created_at_start.first().map_or("lobby", String::as_str)
+}
+
+/// How a server is reached from here.
+pub(super) struct Reached {
+    /// By this URL.
+    pub(super) server: String,
+    /// What is to be put into it.
+    pub(super) hint: &'static str,
+}
+
+/// How the server is reached from here.
+pub(super) fn reached(config: &Config, public: SocketAddr) -> Reached {
     // What listens everywhere is reached from here by the loopback.
     let here = match public.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from(Ipv4Addr::LOCALHOST),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    // As it is now: a reload may change it.
-    let secure = if config.edge.tls.certificate.as_os_str().is_empty() { "" } else { "s" };
-    let (server, hint) = if secure.is_empty() {
-        (format!("http://{}", SocketAddr::new(here, public.port())), "")
+    if is_secure(config) {
+        let server = format!("https://NAME:{}", public.port());
+        Reached { server, hint: ", with the certificate's name for NAME" }
     } else {
-        (format!("https://NAME:{}", public.port()), ", with the certificate's name for NAME")
-    };
+        let server = format!("http://{}", SocketAddr::new(here, public.port()));
+        Reached { server, hint: "" }
+    }
+}
+
+/// Whether the public port speaks TLS. As it is now: a reload may change it.
+fn is_secure(config: &Config) -> bool {
+    !config.edge.tls.certificate.as_os_str().is_empty()
+}
+
+/// Where the server is and keeps its data.
+pub(super) fn addresses(config: &Config, public: SocketAddr, internal: SocketAddr) -> String {
+    let secure = if is_secure(config) { "s" } else { "" };
     format!(
         "listening on http{secure}://{public}\n\
          \n\
@@ -152,17 +200,9 @@ fn greeting(config: &Config, public: SocketAddr, internal: SocketAddr) -> String
          \x20 WebSocket   ws{secure}://{public}/v1/ws\n\
          \x20 health      http://{internal}/readyz\n\
          \x20 metrics     http://{internal}/metrics\n\
-         \x20 data        {data}\n\
-         \n\
-         Try, in another terminal{hint}:\n\
-         \x20 {account}\n\
-         \x20 {chat}\n\
-         \n\
-         Ctrl-C stops it.\n",
+         \x20 data        {data}\n",
         version = env!("CARGO_PKG_VERSION"),
         data = config.server.data_dir.display(),
-        account = command(&server, "account add ada"),
-        chat = command(&server, &format!("chat {channel} --as ada")),
     )
 }
 

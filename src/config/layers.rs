@@ -119,6 +119,8 @@ fn read_flags(flags: &Flags) -> Vec<Layer> {
         ("--pin-cores", "hub.pin_cores", text(flags.pin_cores.as_ref().map(ToString::to_string))),
         ("--tls-cert", "edge.tls.certificate", path(&flags.tls_cert)),
         ("--tls-key", "edge.tls.key", path(&flags.tls_key)),
+        ("--jwks-url", "trust.jwks_url", text(flags.jwks_url.clone())),
+        ("--key-file", "trust.key_file", path(&flags.key_file)),
         ("--shards", "hub.shards", text(flags.shards.map(|shards| shards.to_string()))),
     ]
     .into_iter()

@@ -60,6 +60,8 @@ fn every_flag_has_its_key() {
         tls_cert: Some("c.pem".into()),
         tls_key: Some("k.pem".into()),
         shards: Some(Shards::Number(3)),
+        jwks_url: Some("http://127.0.0.1:3/keys".to_owned()),
+        key_file: None,
     };
     let config = load("", &[], flags).unwrap().config;
     assert_eq!(config.server.listen.port(), 1);
@@ -70,6 +72,11 @@ fn every_flag_has_its_key() {
     assert_eq!(config.edge.deflate, edge::Deflate::On);
     assert_eq!(config.edge.tls.certificate, Path::new("c.pem"));
     assert_eq!(config.edge.tls.key, Path::new("k.pem"));
+    assert_eq!(config.trust.jwks_url, "http://127.0.0.1:3/keys");
+    // Which is instead of an address.
+    let flags = Flags { key_file: Some("public.pem".into()), ..Flags::default() };
+    let config = load("", &[], flags).unwrap().config;
+    assert_eq!(config.trust.key_file, Path::new("public.pem"));
 }
 
 #[test]

@@ -22,6 +22,7 @@ use crate::{
     hub::{
         Identity,
         directory::{ChannelInfo, DirectoryError},
+        revoked::Refused,
         shard::Publish,
     },
     limits::{LOGIN_LIFETIME_MAX, UNDECODABLE_FRAMES_MAX},
@@ -87,8 +88,18 @@ impl<E: Engine> Dialogue<E> {
         })
     }
 
-    /// Lets the user in who came with a login, or has just logged in.
+    /// Lets the user in who came with a login.
     pub(super) fn begin(&mut self, identity: &Identity) {
+        match self.admit(identity) {
+            Ok(()) => self.welcome(identity),
+            Err(refused) => {
+                let code = CloseCode::from(refused);
+                self.shard.close(&self.port, code, code.name());
+            }
+        }
+    }
+
+    fn welcome(&self, identity: &Identity) {
         let limits = self.shard.limits();
         self.shard.tell(
             &self.port,
@@ -102,7 +113,6 @@ impl<E: Engine> Dialogue<E> {
                     .unwrap_or(u32::MAX),
             },
         );
-        self.admit(identity);
     }
 
     /// Answers a command that had to wait.
@@ -143,26 +153,27 @@ impl<E: Engine> Dialogue<E> {
     }
 
     fn logged_in(&mut self, id: u32, login: Result<Identity, LoginError>) {
-        let Self { shard, port, state, .. } = self;
-        let identity = match login {
-            Ok(identity) => identity,
+        let before = self.state;
+        let admitted = login.and_then(|identity| match before {
+            State::Ready { user, .. } if user != identity.user => Ok(None),
+            _ => self.admit(&identity).map(|()| Some(identity)).map_err(LoginError::from),
+        });
+        let identity = match admitted {
+            Ok(Some(identity)) => identity,
+            Ok(None) => return self.shard.refuse(&self.port, id, ErrorCode::WrongUser),
             Err(error) => {
-                shard.refuse(port, id, (&error).into());
+                self.shard.refuse(&self.port, id, (&error).into());
                 // A bad renewal ends nothing: the login before it is still good.
-                if let (State::Unauthenticated { .. }, Some(code)) = (state, error.close_code()) {
-                    shard.close(port, code, code.name());
+                if let (State::Unauthenticated { .. }, Some(code)) = (before, error.close_code()) {
+                    self.shard.close(&self.port, code, code.name());
                 }
                 return;
             }
         };
-        match state {
-            State::Ready { user, .. } if *user != identity.user => {
-                return shard.refuse(port, id, ErrorCode::WrongUser);
-            }
-            State::Ready { .. } => self.admit(&identity),
-            State::Unauthenticated { .. } => self.begin(&identity),
+        if matches!(before, State::Unauthenticated { .. }) {
+            self.welcome(&identity);
         }
-        let Identity { user, name, expires_at } = identity;
+        let Identity { user, name, expires_at, .. } = identity;
         self.shard.reply(&self.port, id, &Reply::Authenticated { user, name, expires_at });
     }
 
@@ -258,10 +269,13 @@ impl<E: Engine> Dialogue<E> {
         Ok(names)
     }
 
-    fn admit(&mut self, identity: &Identity) {
-        let left_s = identity.expires_at.saturating_sub(clock::unix_s());
-        let left = Duration::from_secs(left_s).min(LOGIN_LIFETIME_MAX);
-        self.state = State::Ready { user: identity.user, until: Instant::now() + left };
+    fn admit(&mut self, identity: &Identity) -> Result<(), Refused> {
+        self.shard.admit(&self.port, identity)?;
+        let until_ms = identity.expires_at.saturating_mul(1000);
+        let left = Duration::from_millis(until_ms.saturating_sub(clock::unix_ms()));
+        let until = Instant::now() + left.min(LOGIN_LIFETIME_MAX);
+        self.state = State::Ready { user: identity.user, until };
+        Ok(())
     }
 
     fn close(&self, code: CloseCode) -> Next<Waiting> {

@@ -8,13 +8,15 @@ use tokio::runtime::Handle;
 use crate::{
     auth::{
         token::{Reason, TokenError},
-        trust::Trust,
+        trust::{Trust, Verified},
     },
     clock,
     engine::Engine,
     hub::{
         Identity,
         directory::{Directory, DirectoryError},
+        revocations::Register,
+        revoked::{Claim, Refused},
     },
     limits::{SUBJECT_BYTES_MAX, USER_NAME_BYTES_MAX},
     wire::code::{CloseCode, ErrorCode},
@@ -23,7 +25,8 @@ use crate::{
 /// Verifies tokens and looks their users up.
 #[derive(Debug)]
 pub struct Login<E> {
-    trust: Trust,
+    trust: Arc<Trust>,
+    register: Arc<Register>,
     directory: Arc<Directory<E>>,
     edge: Handle,
 }
@@ -34,6 +37,9 @@ pub enum LoginError {
     /// Wrong, forged, for another audience, or past its time.
     #[error("the token is not accepted")]
     Token(#[from] TokenError),
+    /// It was good, and is not any more.
+    #[error(transparent)]
+    Revoked(#[from] Refused),
     /// The user cannot be looked up now.
     #[error("the user cannot be looked up")]
     Directory(#[from] DirectoryError),
@@ -45,8 +51,12 @@ pub enum LoginError {
 impl From<&LoginError> for ErrorCode {
     fn from(error: &LoginError) -> Self {
         match error {
-            LoginError::Token(TokenError::Expired) => Self::TokenExpired,
+            LoginError::Token(TokenError::Expired) | LoginError::Revoked(Refused::Stale) => {
+                Self::TokenExpired
+            }
+            LoginError::Revoked(Refused::Revoked) => Self::Forbidden,
             LoginError::Token(TokenError::Invalid(_)) => Self::InvalidToken,
+            LoginError::Token(TokenError::KeysUnavailable) => Self::Overloaded,
             LoginError::Directory(error) => error.into(),
             LoginError::Stopped => Self::Draining,
         }
@@ -60,7 +70,9 @@ impl LoginError {
         match self {
             Self::Token(TokenError::Expired) => Some(CloseCode::TokenExpired),
             Self::Token(TokenError::Invalid(_)) => Some(CloseCode::InvalidToken),
-            Self::Directory(_) | Self::Stopped => None,
+            Self::Revoked(Refused::Stale) => Some(CloseCode::TokenExpired),
+            Self::Revoked(Refused::Revoked) => Some(CloseCode::Forbidden),
+            Self::Token(TokenError::KeysUnavailable) | Self::Directory(_) | Self::Stopped => None,
         }
     }
 }
@@ -68,8 +80,25 @@ impl LoginError {
 impl<E: Engine> Login<E> {
     /// A login that works on the runtime behind `edge`.
     #[must_use]
-    pub const fn new(trust: Trust, directory: Arc<Directory<E>>, edge: Handle) -> Self {
-        Self { trust, directory, edge }
+    pub const fn new(
+        trust: Arc<Trust>,
+        register: Arc<Register>,
+        directory: Arc<Directory<E>>,
+        edge: Handle,
+    ) -> Self {
+        Self { trust, register, directory, edge }
+    }
+
+    /// Whose tokens are taken.
+    #[must_use]
+    pub const fn trust(&self) -> &Arc<Trust> {
+        &self.trust
+    }
+
+    /// What is revoked.
+    #[must_use]
+    pub const fn register(&self) -> &Arc<Register> {
+        &self.register
     }
 
     /// Finds out whose token this is. For callers on the edge.
@@ -77,13 +106,30 @@ impl<E: Engine> Login<E> {
     /// # Errors
     /// When it is nobody's, or nobody's any more.
     pub async fn login(&self, token: &str) -> Result<Identity, LoginError> {
-        let claims = self.trust.verify(token, clock::unix_s()).await?;
-        if claims.subject.is_empty() || claims.subject.len() > SUBJECT_BYTES_MAX {
+        let verified = self.trust.verify(token, clock::unix_s()).await?;
+        let Verified { subject, name, expires_at_s: expires_at, .. } = &verified;
+        if subject.is_empty() || subject.len() > SUBJECT_BYTES_MAX {
             return Err(TokenError::Invalid(Reason::Claims).into());
         }
-        let name = cut(&claims.name, USER_NAME_BYTES_MAX);
-        let user = self.directory.user(&claims.subject, name).await?;
-        Ok(Identity { user, name: name.to_owned(), expires_at: claims.expires_at_s })
+        let claim = Box::new(self.claim(&verified));
+        // Here for an answer before the upgrade; the shard that admits the login looks again.
+        self.register.check(&claim)?;
+        let name = cut(name, USER_NAME_BYTES_MAX);
+        let user = self.directory.user(subject, name).await?;
+        Ok(Identity { user, name: name.to_owned(), expires_at: *expires_at, claim })
+    }
+
+    fn claim(&self, verified: &Verified) -> Claim {
+        let Verified { subject, session, generation, key_id, issued_at_s, .. } = verified;
+        // Only tokens of the auth service name a session, and only they and their keys are in its
+        // feed: a key of another issuer may have the same name.
+        let (key_id, issued_at_s) = match session {
+            Some(_) => (key_id.as_str(), *issued_at_s),
+            None => ("", None),
+        };
+        let session = session.as_deref();
+        let credential = self.register.credential(subject, session, *generation, key_id);
+        Claim { credential, issued_at_s }
     }
 
     /// The same for callers on a shard: the work is done on the edge.

@@ -35,9 +35,12 @@ use crate::{
     hub::{
         DrainStep, Handover, Permit, ShardInput,
         crossing::Arrivals,
+        revocations::NoticesMailbox,
         shard::{Port, Shard},
     },
-    limits::{CLOSE_TIMEOUT, DRAIN_CHECK_INTERVAL, RECONNECTS_PER_SECOND},
+    limits::{
+        CLOSE_TIMEOUT, DRAIN_CHECK_INTERVAL, RECONNECTS_PER_SECOND, REVOCATION_SCAN_CONNECTIONS,
+    },
     websocket::reader::Violation,
     wire::code::CloseCode,
 };
@@ -58,10 +61,12 @@ pub async fn run_shard<E: Engine>(
     login: Arc<Login<E>>,
     arrivals: Arrivals,
     cork_max: Duration,
+    notices: NoticesMailbox,
     mut mailbox: mpsc::Receiver<ShardInput>,
 ) {
     shard.take_arrivals(arrivals);
     spawn_local(writer::end_turns(Rc::clone(&shard), cork_max));
+    spawn_local(end_revoked(Rc::clone(&shard), notices));
     while let Some(input) = mailbox.recv().await {
         match input {
             ShardInput::Connection(handover) => {
@@ -70,6 +75,18 @@ pub async fn run_shard<E: Engine>(
             ShardInput::Drain(step, done) => {
                 spawn_local(drain(Rc::clone(&shard), step, done));
             }
+        }
+    }
+}
+
+/// Closes connections whose login is revoked, in parts between which others have their turn. By a
+/// mailbox of its own, since a revocation must not wait for a storm of connections.
+async fn end_revoked<E: Engine>(shard: Rc<SocketShard<E>>, mut mailbox: NoticesMailbox) {
+    while let Some(notices) = mailbox.recv().await {
+        let mut place = Some(0);
+        while let Some(from) = place {
+            place = shard.close_revoked(&notices, from, REVOCATION_SCAN_CONNECTIONS);
+            yield_now().await;
         }
     }
 }

@@ -245,6 +245,21 @@ impl<E: Engine> Directory<E> {
         Ok(Some(name))
     }
 
+    /// The token subject of a user; `None` if nobody has this number.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn subject(&self, id: UserId) -> Result<Option<String>, DirectoryError> {
+        let Some(found) = self.engine.get(Table::Users, &format!("id:{}", id.0)).await? else {
+            return Ok(None);
+        };
+        let UserRecord { subject, .. } = parse(&found)?;
+        // A number that lost the race for its subject is nobody's.
+        let owner = self.engine.get(Table::Users, &format!("subject:{subject}")).await?;
+        let Some(owner) = owner else { return Ok(None) };
+        Ok((parse::<NumberRecord>(&owner)?.id == id.0).then_some(subject))
+    }
+
     async fn create_user(
         &self,
         subject: &str,

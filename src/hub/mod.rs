@@ -18,8 +18,10 @@ use bytes::Bytes;
 use rustls::ServerConnection;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
+use self::revoked::Claim;
 use crate::{log::place::UserId, websocket::deflate::Agreed, wire::Encoding};
 
+pub mod bans;
 pub mod channel;
 pub mod cork;
 pub mod crossing;
@@ -28,6 +30,8 @@ pub mod directory;
 pub mod fanout;
 pub mod outbox;
 pub mod port;
+pub mod revocations;
+pub mod revoked;
 pub mod sequencer;
 pub mod shard;
 
@@ -97,6 +101,8 @@ pub struct Identity {
     pub name: String,
     /// When the token runs out, in seconds since 1970.
     pub expires_at: u64,
+    /// What the login will be known by. Boxed: it goes from thread to thread in large messages.
+    pub claim: Box<Claim>,
 }
 
 /// Counts one open connection against the process's bound. Makes room when the last clone drops, so

@@ -20,10 +20,14 @@ use tokio::{
 
 use self::{
     cores::{Plan, PlanError},
+    revocations::{Feed, Follower},
     vitals::Vitals,
 };
 use crate::{
-    auth::{Auth, AuthStartError, trust::Trust},
+    auth::{
+        Auth, AuthStartError,
+        trust::{self, Trust, TrustError},
+    },
     clock,
     config::{self, Config},
     connection::{login::Login, run_shard},
@@ -41,8 +45,10 @@ use crate::{
     },
     hub::{
         Hub, ShardInput,
+        bans::{BanError, Bans},
         crossing::{self, Arrivals, Borders},
         directory::{Directory, DirectoryError},
+        revocations::{NoticesMailbox, Register, Revoker},
         shard::Shard,
     },
     limits::{DRAIN_CHECK_INTERVAL, DRAIN_RESERVE, LISTEN_BACKLOG, SHARD_MAILBOX_MAX},
@@ -51,6 +57,7 @@ use crate::{
 
 pub mod cores;
 mod log_metrics;
+mod revocations;
 mod vitals;
 
 /// A server at work. Dropping it without [`Server::drain`] leaves its threads running.
@@ -62,6 +69,8 @@ pub struct Server<E> {
     drain_timeout: Duration,
     engine: Arc<E>,
     hub: Hub,
+    auth: Option<Arc<Auth>>,
+    bans: Arc<Bans<E>>,
     edge: Runtime,
     live: Arc<Live>,
     vitals: Arc<Vitals>,
@@ -82,6 +91,14 @@ pub enum StartError {
     /// Accounts and keys.
     #[error(transparent)]
     Auth(#[from] AuthStartError),
+    /// Whose tokens are taken.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// A server that has accounts was told that they are elsewhere.
+    #[error(
+        "trust.jwks_url and trust.key_file are for `hubbub hub`: this server has accounts of its own"
+    )]
+    AccountsTwice,
     /// The list of cores.
     #[error(transparent)]
     Cores(#[from] PlanError),
@@ -99,6 +116,9 @@ pub enum StartError {
     /// A thread or its runtime.
     #[error("a thread cannot be started")]
     Thread(#[source] io::Error),
+    /// The bans.
+    #[error("the bans cannot be read")]
+    Bans(#[from] BanError),
     /// A channel that the configuration names.
     #[error("the channel {name} cannot be made")]
     Channel {
@@ -109,11 +129,36 @@ pub enum StartError {
     },
 }
 
-/// Starts a server on SQLite in the configured directory.
+/// Starts a server with its own accounts, on SQLite in the configured directory.
 ///
 /// # Errors
 /// When a part of it cannot start. What has started ends with the process.
 pub fn start(config: &Config) -> Result<Server<SqliteEngine>, StartError> {
+    start_on_sqlite(config, Accounts::Here)
+}
+
+/// Starts a hub without accounts, on SQLite in the configured directory: it takes the tokens of those
+/// whom `[trust]` names.
+///
+/// # Errors
+/// As [`start`], and when nobody is trusted.
+pub fn start_hub(config: &Config) -> Result<Server<SqliteEngine>, StartError> {
+    start_on_sqlite(config, Accounts::Elsewhere)
+}
+
+/// Where users log in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Accounts {
+    /// In this process.
+    Here,
+    /// At an issuer of the configuration.
+    Elsewhere,
+}
+
+fn start_on_sqlite(
+    config: &Config,
+    accounts: Accounts,
+) -> Result<Server<SqliteEngine>, StartError> {
     let plan = plan(config)?;
     let rest = plan.rest.clone();
     let synchronous = match config.log.synchronous {
@@ -127,7 +172,7 @@ pub fn start(config: &Config) -> Result<Server<SqliteEngine>, StartError> {
     let mut metrics = Metrics::default();
     log_metrics::register(&mut metrics, &stats);
     let stores = move || stats.commits_failed.get();
-    start_on(config, plan, Arc::new(engine), metrics, stores)
+    start_on(config, accounts, plan, Arc::new(engine), metrics, stores)
 }
 
 /// Starts a server on any engine, such as one that fails on demand.
@@ -135,7 +180,12 @@ pub fn start(config: &Config) -> Result<Server<SqliteEngine>, StartError> {
 /// # Errors
 /// As [`start`].
 pub fn start_with<E: Engine>(config: &Config, engine: Arc<E>) -> Result<Server<E>, StartError> {
-    start_on(config, plan(config)?, engine, Metrics::default(), || 0)
+    start_on(config, Accounts::Here, plan(config)?, engine, Metrics::default(), || 0)
+}
+
+/// Whether the settings say where another auth service is.
+fn has_own_issuer(trust: &trust::Settings) -> bool {
+    !trust.jwks_url.is_empty() || !trust.key_file.as_os_str().is_empty()
 }
 
 fn plan(config: &Config) -> Result<Plan, PlanError> {
@@ -148,6 +198,7 @@ fn plan(config: &Config) -> Result<Plan, PlanError> {
 
 fn start_on<E: Engine>(
     config: &Config,
+    accounts: Accounts,
     plan: Plan,
     engine: Arc<E>,
     metrics: Metrics,
@@ -170,17 +221,32 @@ fn start_on<E: Engine>(
 
     let rest = plan.rest.clone();
     let on_worker_start = move || pin(rest.as_deref());
-    let auth = Auth::start(config.auth.clone(), &config.server.data_dir, on_worker_start)?;
-    let trust = Trust::new(&auth.keys(), config.auth.realm(), &config.trust);
-    let login = Arc::new(Login::new(trust, Arc::clone(&directory), edge.handle().clone()));
+    let auth = match accounts {
+        Accounts::Here if has_own_issuer(&config.trust) => return Err(StartError::AccountsTwice),
+        Accounts::Here => {
+            let data_dir = &config.server.data_dir;
+            Some(Arc::new(Auth::start(config.auth.clone(), data_dir, on_worker_start)?))
+        }
+        Accounts::Elsewhere => None,
+    };
+    let keys = auth.as_ref().map(|auth| auth.keys());
+    let trust = Trust::new(keys, config.auth.realm(), &config.trust, edge.handle())?;
+    let count = u16::try_from(plan.shards.len()).expect("SHARDS_MAX has 16 bits");
+    let register = Arc::new(Register::new(revocations::kept(&config.auth)));
+    let (revoker, notices) = Revoker::new(Arc::clone(&register), usize::from(count));
+    let bans = Bans::load(Arc::clone(&engine), Arc::clone(&directory), revoker.clone());
+    let bans = Arc::new(edge.block_on(bans)?);
+    let login =
+        Login::new(Arc::new(trust), register, Arc::clone(&directory), edge.handle().clone());
+    let login = Arc::new(login);
 
     let metrics = Arc::new(metrics);
     let vitals = Arc::new(Vitals::new(plan.shards.len(), failed_commits));
     let limits = Arc::new(config.limits.clone());
     let mut mailboxes = Vec::new();
     let mut hub_threads = Vec::new();
-    let count = u16::try_from(plan.shards.len()).expect("SHARDS_MAX has 16 bits");
-    for ((borders, arrivals), cores) in crossing::borders(count).into_iter().zip(plan.shards) {
+    let borders = crossing::borders(count).into_iter().zip(notices);
+    for (((borders, arrivals), notices), cores) in borders.zip(plan.shards) {
         let (mailbox, inputs) = mpsc::channel(SHARD_MAILBOX_MAX);
         let shard = ShardThread {
             cores,
@@ -193,6 +259,7 @@ fn start_on<E: Engine>(
             vitals: Arc::clone(&vitals),
             login: Arc::clone(&login),
             cork_max: config.hub.cork_max,
+            notices,
             inputs,
         };
         mailboxes.push(mailbox);
@@ -203,16 +270,27 @@ fn start_on<E: Engine>(
     let health = health(&vitals);
     let internal_thread = internal::spawn(
         internal_listener,
-        Internal::new(health.clone(), move || metrics.to_text()),
+        Internal::new(health.clone(), {
+            let metrics = Arc::clone(&metrics);
+            move || metrics.to_text()
+        }),
         config.limits.clone(),
         is_internal_shutdown,
     )
     .map_err(StartError::Thread)?;
 
+    if let Some(feed) = Feed::of(auth.as_ref(), &config.trust) {
+        let trust = Arc::clone(login.trust());
+        let forget_key = move |key_id: &str| trust.forget_key(key_id);
+        let mut follower = Follower::new(feed, revoker, forget_key, Arc::clone(&metrics));
+        edge.block_on(follower.catch_up());
+        edge.spawn(follower.follow());
+    }
+
     let router = http::public(Edge {
         hub: hub.clone(),
         login,
-        auth: Some(Arc::new(auth)),
+        auth: auth.clone(),
         health,
         live: Arc::clone(&live),
         limits: config.limits.clone(),
@@ -232,6 +310,8 @@ fn start_on<E: Engine>(
         drain_timeout: config.limits.drain_timeout,
         engine,
         hub,
+        auth,
+        bans,
         edge,
         live,
         vitals,
@@ -265,6 +345,18 @@ impl<E: Engine> Server<E> {
     #[must_use]
     pub const fn engine(&self) -> &Arc<E> {
         &self.engine
+    }
+
+    /// Accounts and tokens, if they are in this process.
+    #[must_use]
+    pub const fn auth(&self) -> Option<&Arc<Auth>> {
+        self.auth.as_ref()
+    }
+
+    /// Who may not come in.
+    #[must_use]
+    pub const fn bans(&self) -> &Arc<Bans<E>> {
+        &self.bans
     }
 
     /// Applies the edge's part of a configuration to new connections, and reads the certificate and
@@ -321,6 +413,7 @@ struct ShardThread<E> {
     vitals: Arc<Vitals>,
     login: Arc<Login<E>>,
     cork_max: Duration,
+    notices: NoticesMailbox,
     inputs: mpsc::Receiver<ShardInput>,
 }
 
@@ -337,11 +430,13 @@ impl<E: Engine> ShardThread<E> {
                 .event_interval(EVENT_INTERVAL)
                 .build_local(LocalOptions::default())
                 .expect("a runtime needs a few file descriptors, which are free at the start");
-            let Self { borders, engine, directory, limits, metrics, .. } = self;
-            let shard = Shard::new(borders, engine, directory, limits, metrics);
+            let Self { borders, engine, directory, limits, metrics, login, .. } = self;
+            let register = Arc::clone(login.register());
+            let shard = Shard::new(borders, engine, directory, register, limits, metrics);
+            let (arrivals, notices, inputs) = (self.arrivals, self.notices, self.inputs);
             runtime.block_on(async {
                 tokio::task::spawn_local(vitals::beat(self.vitals, place));
-                run_shard(shard, self.login, self.arrivals, self.cork_max, self.inputs).await;
+                run_shard(shard, login, arrivals, self.cork_max, notices, inputs).await;
             });
         })
     }

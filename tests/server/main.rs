@@ -16,7 +16,10 @@ mod history;
 mod idempotency;
 
 mod auth;
+mod ban;
+mod expiry;
 mod limits;
+mod revocation;
 mod slow_consumer;
 
 mod deflate;

@@ -1,9 +1,11 @@
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signer as _, SigningKey, pkcs8::EncodePrivateKey as _};
+use jsonwebtoken::DecodingKey;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::auth::Username;
+use crate::{auth::Username, limits};
 
 const NOW_S: u64 = 1_800_000_000;
 

@@ -10,6 +10,7 @@ use jsonwebtoken::jwk::JwkSet;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+pub use super::token::Verified;
 use super::token::{Realm, TokenError, Verifier};
 
 /// What an operator may set about whose tokens a hub takes.
@@ -58,40 +59,41 @@ fn name() -> String {
     "name".to_owned()
 }
 
-/// What a good token says.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Verified {
-    /// The user's stable name among machines, unique over all issuers.
-    pub subject: String,
-    /// The display name.
-    pub name: String,
-    /// When the token runs out, in seconds since 1970.
-    pub expires_at_s: u64,
-    /// The session that it belongs to: `sid`. Tokens of outside issuers have none.
-    pub session: Option<String>,
-    /// The user's generation when it was issued: `gen`. Tokens of outside issuers have none.
-    pub generation: Option<u32>,
-    /// The key that signed it: `kid`.
-    pub key_id: String,
-}
-
 /// Verifies tokens of all issuers that are trusted.
 #[derive(Debug)]
 pub struct Trust {
     verifier: Verifier,
 }
 
+/// Why nobody's tokens can be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum TrustError {
+    /// No issuer is configured, and there is none in this process.
+    #[error(
+        "no issuer of tokens is trusted: set trust.jwks_url, trust.key_file or [[trust.issuers]]"
+    )]
+    Nobody,
+}
+
 impl Trust {
     /// Trusts the auth service in this process, and the other issuers of the settings.
-    #[must_use]
-    pub fn new(keys: &watch::Receiver<Arc<JwkSet>>, realm: Realm, settings: &Settings) -> Self {
-        let _ = settings;
+    ///
+    /// # Errors
+    /// When nobody is trusted.
+    pub fn new(
+        in_process: Option<watch::Receiver<Arc<JwkSet>>>,
+        realm: Realm,
+        settings: &Settings,
+        runtime: &tokio::runtime::Handle,
+    ) -> Result<Self, TrustError> {
+        let _ = (settings, runtime);
+        let keys = in_process.ok_or(TrustError::Nobody)?;
         let keys = keys.borrow();
         let keys = keys.keys.iter().filter_map(|key| {
             let key_id = key.common.key_id.clone()?;
             Some((key_id, jsonwebtoken::DecodingKey::from_jwk(key).ok()?))
         });
-        Self { verifier: Verifier::new(keys, realm) }
+        Ok(Self { verifier: Verifier::new(keys, realm) })
     }
 
     /// Verifies a token at this moment. Waits only when the key is unknown and may be fetched.
@@ -101,13 +103,12 @@ impl Trust {
     #[expect(clippy::unused_async, reason = "keys will be fetched here")]
     pub async fn verify(&self, token: &str, now_s: u64) -> Result<Verified, TokenError> {
         let claims = self.verifier.verify(token, now_s)?;
-        Ok(Verified {
-            subject: claims.sub,
-            name: claims.name,
-            expires_at_s: claims.exp,
-            session: None,
-            generation: None,
-            key_id: String::new(),
-        })
+        let key_id = jsonwebtoken::decode_header(token).ok().and_then(|head| head.kid);
+        Ok(Verified::of_own(claims, &key_id.unwrap_or_default()))
+    }
+
+    /// Takes no token of this key any more.
+    pub fn forget_key(&self, key_id: &str) {
+        let _ = (self, key_id);
     }
 }

@@ -24,9 +24,10 @@ use crate::{
         Format,
         crossing::borders,
         directory::{ChannelInfo, Directory},
+        revocations::Register,
         shard::Publish,
     },
-    limits::Limits,
+    limits::{Limits, REVOCATION_KEPT},
     log::place::{ChannelId, Epoch, UserId},
     wire::{Encoding, code::ErrorCode},
 };
@@ -58,7 +59,9 @@ impl Rig {
         let directory = Arc::new(Directory::new(Arc::clone(&shared)));
         let limits = Limits { outbox_bytes_max: ByteSize::mib(1), ..Limits::default() };
         let (borders, _) = borders(1).pop().unwrap();
-        let shard = Shard::new(borders, shared, directory, Arc::new(limits), Arc::default());
+        let register = Arc::new(Register::new(REVOCATION_KEPT));
+        let limits = Arc::new(limits);
+        let shard = Shard::new(borders, shared, directory, register, limits, Arc::default());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let channel =
             ChannelInfo { id: ChannelId(1), name: "lobby".into(), epoch: Epoch(1_700_000_000) };

@@ -15,6 +15,7 @@ use crate::{
         accept::{Permits, serve},
         http::finish,
     },
+    hub::{revocations::Register, revoked::Claim},
     limits::Limits,
     log::place::UserId,
 };
@@ -30,7 +31,9 @@ struct Server {
 }
 
 fn identity() -> Identity {
-    Identity { user: UserId(7), name: "anna".to_owned(), expires_at: u64::MAX }
+    let credential = Register::new(Duration::MAX).credential("anna", None, None, "key");
+    let claim = Box::new(Claim { credential, issued_at_s: None });
+    Identity { user: UserId(7), name: "anna".to_owned(), expires_at: u64::MAX, claim }
 }
 
 impl Server {

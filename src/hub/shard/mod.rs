@@ -28,6 +28,8 @@ use super::{
     directory::{ChannelInfo, Directory},
     fanout::{Subscribers, control_frame, reply_frame},
     outbox::Frame,
+    revocations::Register,
+    revoked::Credential,
     sequencer::Draft,
 };
 use crate::{
@@ -45,6 +47,7 @@ use crate::{
 };
 
 mod abroad;
+mod logins;
 mod perform;
 
 /// One thread of the hub. Lives and is used on that thread only.
@@ -52,6 +55,8 @@ mod perform;
 pub struct Shard<E, S> {
     engine: Arc<E>,
     directory: Arc<Directory<E>>,
+    /// What is revoked.
+    register: Arc<Register>,
     limits: Arc<Limits>,
     metrics: Arc<Metrics>,
     deflater: Deflater,
@@ -69,6 +74,8 @@ pub struct Shard<E, S> {
 #[derive(Debug)]
 struct State<S> {
     ports: Slab<Rc<Port<S>>>,
+    /// What the login of each port is known by, at the same place. As long as `ports` has ever been.
+    credentials: Vec<Option<Credential>>,
     connected: u32,
     channels: HashMap<ChannelId, Channel>,
     /// Who of the connections here receives which channel live. None of the lists is empty.
@@ -117,12 +124,14 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         borders: Borders,
         engine: Arc<E>,
         directory: Arc<Directory<E>>,
+        register: Arc<Register>,
         limits: Arc<Limits>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
         Rc::new(Self {
             engine,
             directory,
+            register,
             limits,
             deflater: Deflater::new(Arc::clone(&metrics)),
             metrics,
@@ -130,6 +139,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             shards: u16::try_from(borders.neighbours.len()).expect("shards count in 16 bits"),
             state: RefCell::new(State {
                 ports: Slab::new(),
+                credentials: Vec::new(),
                 connected: 0,
                 channels: HashMap::new(),
                 subscribers: HashMap::new(),
@@ -183,6 +193,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             outbox_bytes_max.unwrap_or(usize::MAX),
         ));
         place.insert(Rc::clone(&port));
+        let places = state.credentials.len().max(slot as usize + 1);
+        state.credentials.resize(places, None);
         self.metrics.connections.inc();
         port
     }
@@ -201,7 +213,10 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 self.ask(owner, Ask::Gone(channel, port.key));
             }
         }
-        self.state.borrow_mut().ports.remove(port.key.slot as usize);
+        let mut state = self.state.borrow_mut();
+        state.ports.remove(port.key.slot as usize);
+        state.credentials[port.key.slot as usize] = None;
+        drop(state);
         self.metrics.connections.dec();
     }
 

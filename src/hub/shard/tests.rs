@@ -20,6 +20,7 @@ use crate::{
         crossing::{Arrivals, Crossing, borders},
         directory::Directory,
     },
+    limits::REVOCATION_KEPT,
     log::place::{Epoch, Sequence},
     wire::{
         Encoding,
@@ -88,6 +89,7 @@ impl<'a> World<'a> {
         let count = rng.random_range(2..=3);
         let shared = Arc::new(engine.clone());
         let directory = Arc::new(Directory::new(Arc::clone(&shared)));
+        let register = Arc::new(Register::new(REVOCATION_KEPT));
         // Nobody is slow here, however much crosses at once.
         let limits = Limits { outbox_bytes_max: bytesize::ByteSize::gib(1), ..Limits::default() };
         let (limits, metrics) = (Arc::new(limits), Arc::new(Metrics::default()));
@@ -95,8 +97,9 @@ impl<'a> World<'a> {
             .into_iter()
             .map(|(borders, arrivals)| {
                 let (engine, directory) = (Arc::clone(&shared), Arc::clone(&directory));
+                let register = Arc::clone(&register);
                 let (limits, metrics) = (Arc::clone(&limits), Arc::clone(&metrics));
-                (Shard::new(borders, engine, directory, limits, metrics), arrivals)
+                (Shard::new(borders, engine, directory, register, limits, metrics), arrivals)
             })
             .unzip();
         let holds = Vec::new();

@@ -18,7 +18,7 @@ pub(crate) use self::{
         Heard, Message, Peer, Refused, authenticate, code_of, history, position, publish,
         subscribe, unsubscribe,
     },
-    server::TestServer,
+    server::{TestServer, now_s},
     socket::{BINARY, CLOSE, CONTINUATION, PING, RSV1, Socket, TEXT, bearer, handshake, masked},
 };
 

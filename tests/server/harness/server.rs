@@ -1,7 +1,7 @@
 //! A server in this process, with a data directory that goes with it.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
@@ -12,15 +12,17 @@ use std::{
 use bytesize::ByteSize;
 use hubbub::{
     auth::{
-        Account, Username,
-        keys::TokenKey,
+        Account, Auth, Tokens, Username,
+        errors::RegisterError,
         password::Cost,
+        store::keys::KeyStore,
         token::{Issuer, Realm},
     },
     client::{Accounts, Client, GetToken, Options, ServerUrl},
     config::Config,
     edge::tls::TlsError,
     engine::{Engine, memory::MemoryEngine, sqlite::SqliteEngine},
+    hub::bans::Bans,
     server::{
         self, Server, StartError,
         cores::{PinCores, Shards},
@@ -124,6 +126,28 @@ impl<E: Engine> TestServer<E> {
         Arc::clone(self.server.as_ref().expect("it runs").engine())
     }
 
+    /// Its accounts and tokens, without HTTP.
+    pub(crate) fn auth(&self) -> Arc<Auth> {
+        Arc::clone(self.server.as_ref().expect("it runs").auth().expect("it has accounts"))
+    }
+
+    /// Who may not come in.
+    pub(crate) fn bans(&self) -> Arc<Bans<E>> {
+        Arc::clone(self.server.as_ref().expect("it runs").bans())
+    }
+
+    /// A new session of this user, who has an account from the first one on.
+    pub(crate) async fn session(&self, name: &str) -> Tokens {
+        const PASSWORD: &str = "correct horse battery";
+        let auth = self.auth();
+        let here = IpAddr::from([127, 0, 0, 1]);
+        match auth.register(name, PASSWORD.to_owned(), None, here, now_s()).await {
+            Ok(_) | Err(RegisterError::Taken) => {}
+            Err(error) => panic!("{error}"),
+        }
+        auth.log_in(name, PASSWORD.to_owned(), here, now_s()).await.unwrap()
+    }
+
     /// The public address. It stays the same.
     pub(crate) const fn address(&self) -> SocketAddr {
         self.config.server.listen
@@ -165,7 +189,19 @@ impl<E: Engine> TestServer<E> {
     }
 
     fn token_from(&self, name: &str, lifetime: Duration, now_s: u64) -> String {
-        let key = TokenKey::load_or_create(&self.config.server.data_dir).unwrap();
+        let (issuer, account) = self.issuer(name, lifetime, now_s);
+        issuer.issue(&account, rand::random(), now_s).unwrap()
+    }
+
+    /// The same, of a session.
+    pub(crate) fn token_in(&self, name: &str, session: &str, lifetime: Duration) -> String {
+        let (issuer, account) = self.issuer(name, lifetime, now_s());
+        issuer.issue_in(&account, (session.to_owned(), 0), rand::random(), now_s()).unwrap()
+    }
+
+    fn issuer(&self, name: &str, lifetime: Duration, now_s: u64) -> (Issuer, Account) {
+        let keys = KeyStore::open(&self.config.server.data_dir, now_s).unwrap();
+        let key = keys.signing_key(now_s).unwrap();
         let realm = Realm {
             issuer: self.config.auth.issuer.clone(),
             audience: self.config.auth.audience.clone(),
@@ -174,7 +210,7 @@ impl<E: Engine> TestServer<E> {
             Issuer::new(key.encoding_key().unwrap(), key.key_id().to_owned(), realm, lifetime);
         let account =
             Account { subject: name.to_owned(), username: Username::parse(name).unwrap() };
-        issuer.issue(&account, rand::random(), now_s).unwrap()
+        (issuer, account)
     }
 
     /// A counter of the metrics.
@@ -233,6 +269,6 @@ fn address_of_our_own() -> SocketAddr {
 }
 
 /// The wall clock, for what tokens say.
-fn now_s() -> u64 {
+pub(crate) fn now_s() -> u64 {
     SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs()
 }
