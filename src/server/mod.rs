@@ -23,7 +23,10 @@ use self::{
     vitals::Vitals,
 };
 use crate::{
-    auth::{Auth, AuthStartError, trust::Trust},
+    auth::{
+        Auth, AuthStartError,
+        trust::{Trust, TrustError},
+    },
     clock,
     config::{self, Config},
     connection::{login::Login, run_shard},
@@ -51,6 +54,7 @@ use crate::{
 
 pub mod cores;
 mod log_metrics;
+mod trust_metrics;
 mod vitals;
 
 /// A server at work. Dropping it without [`Server::drain`] leaves its threads running.
@@ -82,6 +86,9 @@ pub enum StartError {
     /// Accounts and keys.
     #[error(transparent)]
     Auth(#[from] AuthStartError),
+    /// The keys of those whose tokens are taken.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The list of cores.
     #[error(transparent)]
     Cores(#[from] PlanError),
@@ -150,7 +157,7 @@ fn start_on<E: Engine>(
     config: &Config,
     plan: Plan,
     engine: Arc<E>,
-    metrics: Metrics,
+    mut metrics: Metrics,
     failed_commits: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<Server<E>, StartError> {
     let live = Arc::new(Live::new(config.edge.clone())?);
@@ -171,7 +178,8 @@ fn start_on<E: Engine>(
     let rest = plan.rest.clone();
     let on_worker_start = move || pin(rest.as_deref());
     let auth = Auth::start(config.auth.clone(), &config.server.data_dir, on_worker_start)?;
-    let trust = Trust::new(&auth.keys(), config.auth.realm(), &config.trust);
+    let trust = Trust::new(Some(auth.keys()), config.auth.realm(), &config.trust, edge.handle())?;
+    trust_metrics::register(&mut metrics, trust.stats());
     let login = Arc::new(Login::new(trust, Arc::clone(&directory), edge.handle().clone()));
 
     let metrics = Arc::new(metrics);
