@@ -58,6 +58,7 @@ use crate::{
 pub mod cores;
 mod log_metrics;
 mod revocations;
+mod trust_metrics;
 mod vitals;
 
 /// A server at work. Dropping it without [`Server::drain`] leaves its threads running.
@@ -201,7 +202,7 @@ fn start_on<E: Engine>(
     accounts: Accounts,
     plan: Plan,
     engine: Arc<E>,
-    metrics: Metrics,
+    mut metrics: Metrics,
     failed_commits: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<Server<E>, StartError> {
     let live = Arc::new(Live::new(config.edge.clone())?);
@@ -236,6 +237,7 @@ fn start_on<E: Engine>(
     let (revoker, notices) = Revoker::new(Arc::clone(&register), usize::from(count));
     let bans = Bans::load(Arc::clone(&engine), Arc::clone(&directory), revoker.clone());
     let bans = Arc::new(edge.block_on(bans)?);
+    trust_metrics::register(&mut metrics, trust.stats());
     let login =
         Login::new(Arc::new(trust), register, Arc::clone(&directory), edge.handle().clone());
     let login = Arc::new(login);
