@@ -244,6 +244,12 @@ pub const HASH_LANES_MAX: u32 = 8;
 
 /// Bytes of a user name at sign-up. Beyond it: `invalid_username`.
 pub const USERNAME_BYTES_MAX: usize = 32;
+/// Accounts that one invite may be good for. Beyond it: 400.
+pub const INVITE_USES_MAX: u32 = 10_000;
+/// How long an invite is good when its maker names no time.
+pub const INVITE_LIFETIME_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// How long an invite may be good. Beyond it: 400.
+pub const INVITE_LIFETIME_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// Requests that wait for the account store. Beyond it: 503 with `Retry-After`.
 pub const ACCOUNTS_MAILBOX_MAX: usize = 256;
 /// Bytes of a key file. A larger one is not a key.

@@ -20,6 +20,7 @@ use crate::limits;
 pub mod accounts;
 pub mod keys;
 pub mod password;
+pub mod private_file;
 pub mod revocation;
 pub mod token;
 pub mod trust;
@@ -448,6 +449,23 @@ impl Auth {
         if self.accounts.find(username.clone()).await?.is_some() {
             return Err(RegisterError::Taken);
         }
+        let hash = self.workers.hash(password).await?;
+        Ok(self.accounts.create(username, hash).await?)
+    }
+
+    /// Makes an account for the operator, whoever may make one otherwise.
+    ///
+    /// # Errors
+    /// When name or password are not allowed, the name is taken, or there is no room.
+    pub async fn create(
+        &self,
+        username: &str,
+        password: String,
+        now_s: u64,
+    ) -> Result<Account, RegisterError> {
+        let _ = now_s;
+        let username = Username::parse(username)?;
+        let password = Password::new(password)?;
         let hash = self.workers.hash(password).await?;
         Ok(self.accounts.create(username, hash).await?)
     }

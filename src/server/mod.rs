@@ -8,7 +8,14 @@
 //! internal       health, metrics, profiles              the other cores
 //! ```
 
-use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::{
@@ -30,7 +37,8 @@ use crate::{
     edge::{
         Edge,
         accept::{self, Permits},
-        http::{self, health::Health},
+        admin_access::{self, Secret, SecretError},
+        http::{self, AuthApi, admin, health::Health},
         internal::{self, Internal},
         live::Live,
         tls::TlsError,
@@ -49,6 +57,7 @@ use crate::{
     metrics::Metrics,
 };
 
+pub mod auth;
 pub mod cores;
 mod log_metrics;
 mod vitals;
@@ -58,6 +67,7 @@ mod vitals;
 pub struct Server<E> {
     public: SocketAddr,
     internal: SocketAddr,
+    data_dir: PathBuf,
     warning: Option<cores::Warning>,
     drain_timeout: Duration,
     engine: Arc<E>,
@@ -82,6 +92,17 @@ pub enum StartError {
     /// Accounts and keys.
     #[error(transparent)]
     Auth(#[from] AuthStartError),
+    /// The secret of the admin addresses.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The data directory.
+    #[error("the data directory {} cannot be used", path.display())]
+    DataDir {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The list of cores.
     #[error(transparent)]
     Cores(#[from] PlanError),
@@ -170,7 +191,9 @@ fn start_on<E: Engine>(
 
     let rest = plan.rest.clone();
     let on_worker_start = move || pin(rest.as_deref());
-    let auth = Auth::start(config.auth.clone(), &config.server.data_dir, on_worker_start)?;
+    let data_dir = config.server.data_dir.clone();
+    let secret = Secret::load_or_create(&data_dir)?;
+    let auth = Arc::new(Auth::start(config.auth.clone(), &data_dir, on_worker_start)?);
     let trust = Trust::new(&auth.keys(), config.auth.realm(), &config.trust);
     let login = Arc::new(Login::new(trust, Arc::clone(&directory), edge.handle().clone()));
 
@@ -201,9 +224,11 @@ fn start_on<E: Engine>(
     let hub = Hub::new(mailboxes);
 
     let health = health(&vitals);
+    let api = AuthApi::new(&auth, &live, &config.limits);
     let internal_thread = internal::spawn(
         internal_listener,
-        Internal::new(health.clone(), move || metrics.to_text()),
+        Internal::new(health.clone(), move || metrics.to_text())
+            .with_admin(admin::auth(&api), secret),
         config.limits.clone(),
         is_internal_shutdown,
     )
@@ -212,7 +237,7 @@ fn start_on<E: Engine>(
     let router = http::public(Edge {
         hub: hub.clone(),
         login,
-        auth: Some(Arc::new(auth)),
+        auth: Some(auth),
         health,
         live: Arc::clone(&live),
         limits: config.limits.clone(),
@@ -225,9 +250,12 @@ fn start_on<E: Engine>(
         accept::serve(public_listener, router, permits, tls, &limits, is_shutdown).await;
     });
 
+    announce(&data_dir, internal)?;
+
     Ok(Server {
         public,
         internal,
+        data_dir,
         warning: plan.warning,
         drain_timeout: config.limits.drain_timeout,
         engine,
@@ -288,6 +316,7 @@ impl<E: Engine> Server<E> {
         let drained = async { timeout(within, self.hub.drain()).await };
         let in_time = self.edge.block_on(drained).is_ok();
         drop(self.hub);
+        admin_access::renounce(&self.data_dir, self.internal);
         // As above.
         let _ = self.internal_shutdown.send(true);
         let internal_ended = async {
@@ -366,6 +395,12 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 fn listen_internally(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
     std::net::TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })
+}
+
+/// Leaves word for the commands of the operator of where the internal port is.
+fn announce(data_dir: &Path, internal: SocketAddr) -> Result<(), StartError> {
+    admin_access::announce(data_dir, internal)
+        .map_err(|source| StartError::DataDir { path: data_dir.to_owned(), source })
 }
 
 fn edge_runtime(plan: &Plan) -> io::Result<Runtime> {
