@@ -4,6 +4,7 @@ use std::{future::Future, io, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use hubbub::{
+    auth::UsernameError,
     client::{AuthoritiesError, ClientError, Refusal, TokenError},
     config::{ConfigError, Flags},
     limits::CHANNEL_NAME_BYTES_MAX,
@@ -12,11 +13,14 @@ use hubbub::{
 use thiserror::Error;
 
 mod account;
+mod admin;
+mod auth;
 mod channel;
 mod chat;
 mod explain;
 mod feed;
 mod login;
+mod process;
 mod program;
 mod saved;
 mod send;
@@ -36,10 +40,12 @@ pub(crate) struct Arguments {
 enum Command {
     /// Run the server
     Serve(Flags),
+    /// Run the auth service alone, or administer one
+    Auth(auth::AuthArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Make accounts
+    /// Make accounts, and administer them
     #[command(subcommand)]
     Account(account::AccountCommand),
     /// Make channels
@@ -65,6 +71,7 @@ enum ConfigCommand {
 pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
     match arguments.command {
         Command::Serve(flags) => serve::serve(&flags),
+        Command::Auth(args) => auth::run(args),
         Command::Config(ConfigCommand::Show(flags)) => serve::show_config(&flags),
         Command::Account(command) => block_on(account::run(command)),
         Command::Channel(command) => block_on(channel::run(command)),
@@ -93,6 +100,10 @@ pub(crate) enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Admin(#[from] admin::AdminError),
+    #[error(transparent)]
+    Username(#[from] UsernameError),
     #[error(transparent)]
     Authorities(#[from] AuthoritiesError),
     #[error("--ca is for a server that is reached by https://, and not for {0}")]
