@@ -244,14 +244,36 @@ pub const HASH_LANES_MAX: u32 = 8;
 
 /// Bytes of a user name at sign-up. Beyond it: `invalid_username`.
 pub const USERNAME_BYTES_MAX: usize = 32;
-/// Accounts that one invite may be good for. Beyond it: 400.
-pub const INVITE_USES_MAX: u32 = 10_000;
-/// How long an invite is good when its maker names no time.
-pub const INVITE_LIFETIME_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3_600);
-/// How long an invite may be good. Beyond it: 400.
-pub const INVITE_LIFETIME_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// Requests that wait for the account store. Beyond it: 503 with `Retry-After`.
 pub const ACCOUNTS_MAILBOX_MAX: usize = 256;
+/// How long a statement on the account store waits for a lock that another process holds. Beyond it:
+/// 503 with `Retry-After`.
+pub const ACCOUNTS_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Rows of a kind that the auth service's housekeeping drops in one transaction. What exceeds it waits
+/// for the next tick.
+pub const HOUSEKEEPING_STEP_ROWS: u32 = 256;
+/// Between two ticks of the auth service's housekeeping. What another process on the same store did to
+/// the keys is seen after this time at the latest.
+pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(500);
+/// Addresses from which a user is known to log in. Beyond it: the one not used for longest is
+/// forgotten.
+pub const KNOWN_ADDRESSES_PER_ACCOUNT_MAX: u32 = 16;
+/// Trades of refresh tokens that one address may try at once. Larger than the one of passwords, which
+/// cost a hash each; many users may share an address. Beyond it: 429.
+pub const REFRESHES_PER_ADDRESS_BURST: u32 = 1_000;
+/// Trades of refresh tokens that one address may try each second, in the long run. Beyond it: 429.
+pub const REFRESHES_PER_ADDRESS_PER_SECOND: f64 = 50.0;
+/// How long an invite is good when its maker names no time.
+pub const INVITE_LIFETIME_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// Accounts that one invite code may be good for. Beyond it: 400.
+pub const INVITE_USES_MAX: u32 = 10_000;
+/// How long an invite code may be good. Beyond it: 400.
+pub const INVITE_LIFETIME_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+/// Token keys that are published at the same time. Beyond it: no further one is made.
+pub const KEYS_PUBLISHED_MAX: usize = 16;
+/// From the publication of a token key to its first signature, unless the key before it is revoked:
+/// so that who remembers our keys has time to see it.
+pub const KEY_SIGNS_AFTER: Duration = Duration::from_secs(60);
 /// Bytes of a key file. A larger one is not a key.
 pub const KEY_FILE_BYTES_MAX: u64 = 16 * 1024;
 /// Skew between our clock and the issuer's, for `iat` and `nbf`. `exp` gets none.

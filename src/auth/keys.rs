@@ -1,5 +1,5 @@
-//! The key that signs tokens: made at first start, kept in the data directory, and its public half
-//! as a JWKS document.
+//! A key that signs tokens: its file, which nobody else may read, and its public half as part of a
+//! JWKS document. Which key signs when is `store::keys`'.
 
 use std::{
     fs::{self, File},
@@ -16,7 +16,7 @@ use ed25519_dalek::{
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey,
     jwk::{
-        AlgorithmParameters, CommonParameters, EllipticCurve, Jwk, JwkSet, KeyAlgorithm,
+        AlgorithmParameters, CommonParameters, EllipticCurve, Jwk, KeyAlgorithm,
         OctetKeyPairParameters, OctetKeyPairType, PublicKeyUse, ThumbprintHash,
     },
 };
@@ -24,9 +24,6 @@ use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
 use crate::limits;
-
-/// The file's name in the data directory.
-pub const FILE_NAME: &str = "token-key.pem";
 
 /// An Ed25519 key pair and its names.
 pub struct TokenKey {
@@ -60,23 +57,20 @@ pub enum KeyError {
 }
 
 impl TokenKey {
-    /// Reads the key of this data directory, and makes one if there is none.
+    /// Makes a key, and its file `KID.pem` (0600) in this folder.
     ///
     /// # Errors
-    /// When the file is unusable, or usable by others.
-    pub fn load_or_create(data_dir: &Path) -> Result<Self, KeyError> {
-        let path = data_dir.join(FILE_NAME);
-        let io_error = |source| KeyError::Io { path: path.clone(), source };
-        match Self::load(&path) {
-            Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            loaded => return loaded,
-        }
-        match create(&path, &SigningKey::from_bytes(&rand::random())) {
-            // Another process was first; its key is as good.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            created => created.map_err(io_error)?,
-        }
-        Self::load(&path)
+    /// When the file cannot be made.
+    pub fn create(folder: &Path) -> Result<Self, KeyError> {
+        // One in 2^250 keys is weak; another draw has none.
+        let key = loop {
+            if let Some(key) = Self::new(SigningKey::from_bytes(&rand::random())) {
+                break key;
+            }
+        };
+        let path = folder.join(file_name(&key.key_id));
+        write(&path, &key.signing).map_err(|source| KeyError::Io { path, source })?;
+        Ok(key)
     }
 
     /// Reads the key in this file.
@@ -143,11 +137,10 @@ impl TokenKey {
         DecodingKey::from_ed_der(self.signing.verifying_key().as_bytes())
     }
 
-    /// The public half as the document behind `/.well-known/jwks.json`.
+    /// The public half as an entry of the document behind `/.well-known/jwks.json`.
     #[must_use]
-    pub fn jwks(&self) -> JwkSet {
-        let public = self.signing.verifying_key();
-        JwkSet { keys: vec![jwk(public.as_bytes(), Some(self.key_id.clone()))] }
+    pub fn jwk(&self) -> Jwk {
+        jwk(self.signing.verifying_key().as_bytes(), Some(self.key_id.clone()))
     }
 }
 
@@ -155,6 +148,12 @@ impl std::fmt::Debug for TokenKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("TokenKey").field("key_id", &self.key_id).finish_non_exhaustive()
     }
+}
+
+/// What the file of a key is called. The id is base64url, so it names no other folder.
+#[must_use]
+pub fn file_name(key_id: &str) -> String {
+    format!("{key_id}.pem")
 }
 
 fn jwk(public: &[u8; 32], key_id: Option<String>) -> Jwk {
@@ -175,9 +174,9 @@ fn jwk(public: &[u8; 32], key_id: Option<String>) -> Jwk {
 
 /// Writes the key beside its place and links it there when it is durable: a crash leaves a whole key
 /// or none, and an existing key is never replaced.
-fn create(path: &Path, key: &SigningKey) -> io::Result<()> {
+fn write(path: &Path, key: &SigningKey) -> io::Result<()> {
     let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(io::Error::other)?;
-    let draft = path.with_extension(format!("{}.draft", std::process::id()));
+    let draft = path.with_extension("draft");
     let _ = fs::remove_file(&draft);
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
     let written = file
@@ -196,13 +195,20 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_key_is_made_once_and_is_private() {
+    /// A folder with a key, and the key's file.
+    fn folder() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
-        let first = TokenKey::load_or_create(dir.path()).unwrap();
-        let second = TokenKey::load_or_create(dir.path()).unwrap();
-        assert_eq!(first.key_id(), second.key_id());
-        assert_eq!(first.key_id().len(), 43);
+        let key = TokenKey::create(dir.path()).unwrap();
+        let path = dir.path().join(file_name(key.key_id()));
+        (dir, path)
+    }
+
+    #[test]
+    fn a_key_is_private_and_comes_back_from_its_file() {
+        let (dir, path) = folder();
+        let key = TokenKey::load(&path).unwrap();
+        assert_eq!(key.key_id().len(), 43);
+        assert_eq!(path, dir.path().join(file_name(key.key_id())));
         let files: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|file| file.unwrap()).collect();
         assert_eq!(files.len(), 1, "no draft is left");
         assert_eq!(files[0].metadata().unwrap().permissions().mode() & 0o777, 0o600);
@@ -210,24 +216,19 @@ mod tests {
 
     #[test]
     fn a_key_that_others_can_read_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        TokenKey::load_or_create(dir.path()).unwrap();
-        let path = dir.path().join(FILE_NAME);
+        let (_dir, path) = folder();
         for mode in [0o644, 0o640, 0o602] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert!(matches!(TokenKey::load_or_create(dir.path()), Err(KeyError::Readable(_))));
+            assert!(matches!(TokenKey::load(&path), Err(KeyError::Readable(_))));
         }
     }
 
     #[test]
     fn what_is_no_regular_file_is_refused_without_waiting() {
-        let dir = tempfile::tempdir().unwrap();
-        let other = tempfile::tempdir().unwrap();
-        TokenKey::load_or_create(other.path()).unwrap();
-        let path = dir.path().join(FILE_NAME);
-
-        symlink(other.path().join(FILE_NAME), &path).unwrap();
-        assert!(matches!(TokenKey::load_or_create(dir.path()), Err(KeyError::NotAFile(_))));
+        let (dir, key) = folder();
+        let path = dir.path().join("other.pem");
+        symlink(&key, &path).unwrap();
+        assert!(matches!(TokenKey::load(&path), Err(KeyError::NotAFile(_))));
         fs::remove_file(&path).unwrap();
 
         rustix::fs::mknodat(
@@ -238,39 +239,34 @@ mod tests {
             0,
         )
         .unwrap();
-        assert!(matches!(TokenKey::load_or_create(dir.path()), Err(KeyError::NotAFile(_))));
+        assert!(matches!(TokenKey::load(&path), Err(KeyError::NotAFile(_))));
         fs::remove_file(&path).unwrap();
 
         fs::create_dir(&path).unwrap();
-        assert!(matches!(TokenKey::load_or_create(dir.path()), Err(KeyError::NotAFile(_))));
+        assert!(matches!(TokenKey::load(&path), Err(KeyError::NotAFile(_))));
     }
 
     #[test]
-    fn a_damaged_key_is_refused_not_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        TokenKey::load_or_create(dir.path()).unwrap();
-        let path = dir.path().join(FILE_NAME);
+    fn a_damaged_key_is_refused() {
+        let (_dir, path) = folder();
         let pem = fs::read(&path).unwrap();
         for damaged in [&b""[..], &pem[..pem.len() / 2], &b"\xff\xfe"[..]] {
             fs::write(&path, damaged).unwrap();
-            assert!(matches!(TokenKey::load_or_create(dir.path()), Err(KeyError::Content(_))));
-            assert_eq!(fs::read(&path).unwrap(), damaged);
+            assert!(matches!(TokenKey::load(&path), Err(KeyError::Content(_))));
         }
     }
 
     #[test]
-    fn the_jwks_holds_the_public_half_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let key = TokenKey::load_or_create(dir.path()).unwrap();
-        let document = serde_json::to_value(key.jwks()).unwrap();
-        let jwk = &document["keys"][0];
+    fn the_public_entry_holds_the_public_half_only() {
+        let (_dir, path) = folder();
+        let key = TokenKey::load(&path).unwrap();
+        let jwk = serde_json::to_value(key.jwk()).unwrap();
         assert_eq!(jwk["kty"], "OKP");
         assert_eq!(jwk["crv"], "Ed25519");
         assert_eq!(jwk["alg"], "EdDSA");
         assert_eq!(jwk["use"], "sig");
         assert_eq!(jwk["kid"], key.key_id());
         assert!(jwk.get("d").is_none());
-        let listed = key.jwks().keys[0].clone();
-        assert!(DecodingKey::from_jwk(&listed).is_ok());
+        assert!(DecodingKey::from_jwk(&key.jwk()).is_ok());
     }
 }

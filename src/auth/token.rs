@@ -41,6 +41,12 @@ pub struct Claims {
     pub jti: String,
     /// What it is good for.
     pub scope: String,
+    /// The session that it belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sid: Option<String>,
+    /// The user's generation when it was issued: whoever ends all sessions of a user raises it.
+    #[serde(default, rename = "gen", skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u32>,
 }
 
 /// Issues tokens.
@@ -72,6 +78,32 @@ impl Issuer {
     /// # Errors
     /// When the key does not sign.
     pub fn issue(&self, account: &Account, id: u128, now_s: u64) -> Result<String, IssueError> {
+        self.issue_with(account, None, id, now_s)
+    }
+
+    /// Issues a token of a session: it can be taken back with the session, or with the user's
+    /// generation.
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn issue_in(
+        &self,
+        account: &Account,
+        session: (String, u32),
+        id: u128,
+        now_s: u64,
+    ) -> Result<String, IssueError> {
+        self.issue_with(account, Some(session), id, now_s)
+    }
+
+    fn issue_with(
+        &self,
+        account: &Account,
+        session: Option<(String, u32)>,
+        id: u128,
+        now_s: u64,
+    ) -> Result<String, IssueError> {
+        let (sid, generation) = session.unzip();
         let claims = Claims {
             sub: account.subject.clone(),
             name: account.username.as_str().to_owned(),
@@ -82,6 +114,8 @@ impl Issuer {
             exp: now_s.saturating_add(self.lifetime.as_secs()),
             jti: format!("{id:032x}"),
             scope: SCOPE.to_owned(),
+            sid,
+            generation,
         };
         let mut header = Header::new(Algorithm::EdDSA);
         header.typ = Some(TYPE.to_owned());

@@ -22,12 +22,19 @@ use thiserror::Error;
 
 use super::CliError;
 
+/// Whose data.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct DataArgs {
+    /// The data directory of the server [default: ./hubbub-data]
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+}
+
 /// Which server to administer.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct AdminArgs {
-    /// The data directory of the server, with its admin-secret [default: ./hubbub-data]
-    #[arg(long, value_name = "DIR")]
-    data_dir: Option<PathBuf>,
+    #[command(flatten)]
+    data: DataArgs,
     /// The internal port of the server, as http://ADDRESS:PORT [default: what the server that runs
     /// on the data directory wrote there]
     #[arg(long, value_name = "URL")]
@@ -78,11 +85,19 @@ pub(super) struct Admin {
     http: Client<HttpConnector, Full<Bytes>>,
 }
 
+impl DataArgs {
+    /// The data directory that is meant: a server in this folder, under this environment, would use
+    /// it.
+    pub(super) fn data_dir(&self) -> Result<PathBuf, CliError> {
+        let flags = Flags { data_dir: self.data_dir.clone(), ..Flags::default() };
+        Ok(Config::load(&flags, config::environment())?.config.server.data_dir)
+    }
+}
+
 impl AdminArgs {
     /// The server that is meant.
     pub(super) fn admin(&self) -> Result<Admin, CliError> {
-        let flags = Flags { data_dir: self.data_dir.clone(), ..Flags::default() };
-        let data_dir = Config::load(&flags, config::environment())?.config.server.data_dir;
+        let data_dir = self.data.data_dir()?;
         let url = match &self.internal {
             Some(url) => {
                 let is_bare = url.path() == "/" && url.query().is_none();

@@ -1,10 +1,17 @@
 //! `hubbub auth`: the auth service as a process of its own; and what its operator does.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use clap::{Args, Subcommand};
 use hubbub::{
+    auth::store::keys::{KeyState, KeyStore},
+    clock,
     config::{Config, Flags, Process},
+    limits::KEY_SIGNS_AFTER,
     server::auth::{self, AuthServer},
 };
 use hyper::Method;
@@ -13,7 +20,7 @@ use serde_json::json;
 
 use super::{
     CliError,
-    admin::AdminArgs,
+    admin::{AdminArgs, DataArgs},
     login::command,
     process::{self, is_secure, print, url_from_here},
     program::program,
@@ -71,25 +78,27 @@ enum AuthCommand {
     },
 }
 
+/// They work on the data directory itself, whether a server runs on it or not. One that does sees
+/// what was done within a second.
 #[derive(Debug, Subcommand)]
 enum KeysCommand {
-    /// List the keys: which signs, and which are good until when
-    List(AdminArgs),
+    /// List the keys, the newest first
+    List(DataArgs),
     /// Have a new key sign; the old one stays good for as long as its tokens
-    Rotate(AdminArgs),
+    Rotate(DataArgs),
     /// Take a key back: all tokens that it signed are refused at once
     Revoke {
         /// The key's id, as `list` has it
         kid: String,
         #[command(flatten)]
-        admin: AdminArgs,
+        data: DataArgs,
     },
 }
 
 pub(crate) fn run(args: AuthArgs) -> Result<(), CliError> {
     match args.command {
         None => process::run(&args.flags.into(), auth::start, greeting),
-        Some(AuthCommand::Keys(command)) => super::block_on(keys(command)),
+        Some(AuthCommand::Keys(command)) => keys(command),
         Some(AuthCommand::Invite { uses, expires, admin }) => {
             super::block_on(invite(uses, expires, admin))
         }
@@ -136,6 +145,40 @@ fn greeting(config: &Config, server: &AuthServer) -> String {
         program = program(),
         account = command(&url, "account add ada"),
     )
+}
+
+fn keys(command: KeysCommand) -> Result<(), CliError> {
+    let now_s = clock::unix_s();
+    let open = |data: DataArgs| Ok::<_, CliError>(KeyStore::open(&data.data_dir()?, now_s)?);
+    match command {
+        KeysCommand::List(data) => {
+            let mut page = String::new();
+            for key in open(data)?.list(now_s)? {
+                let state = match key.state {
+                    KeyState::Next => format!("signs from {}", time(key.signs_from_s)),
+                    KeyState::Signing => "signs".to_owned(),
+                    KeyState::Former => "signed, good for as long as its tokens".to_owned(),
+                    KeyState::Revoked(at_s) => format!("revoked {}", time(at_s)),
+                };
+                let made = time(key.created_at_s);
+                page.push_str(&format!("{}  made {made}  {state}\n", key.key_id));
+            }
+            print(&page)
+        }
+        KeysCommand::Rotate(data) => {
+            let key_id = open(data)?.rotate(KEY_SIGNS_AFTER, now_s)?;
+            let from = time(now_s + KEY_SIGNS_AFTER.as_secs());
+            print(&format!("{key_id} signs from {from}\n"))
+        }
+        KeysCommand::Revoke { kid, data } => match open(data)?.revoke(&kid, now_s)? {
+            Some(successor) => print(&format!("{kid} is revoked; {successor} signs\n")),
+            None => print(&format!("{kid} is revoked\n")),
+        },
+    }
+}
+
+fn time(unix_s: u64) -> humantime::Rfc3339Timestamp {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_secs(unix_s))
 }
 
 /// An invite, as far as it is shown.

@@ -4,7 +4,7 @@ use std::{future::Future, io, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use hubbub::{
-    auth::UsernameError,
+    auth::{UsernameError, store::keys::KeyStoreError},
     client::{AuthoritiesError, ClientError, Refusal, TokenError},
     config::{ConfigError, Flags},
     limits::CHANNEL_NAME_BYTES_MAX,
@@ -102,6 +102,8 @@ pub(crate) enum CliError {
     Token(#[from] TokenError),
     #[error(transparent)]
     Admin(#[from] admin::AdminError),
+    #[error(transparent)]
+    Keys(#[from] KeyStoreError),
     #[error(transparent)]
     Username(#[from] UsernameError),
     #[error(transparent)]

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::ask;
 
-/// The file of the key in the data directory: PKCS#8 in PEM.
-const KEY_FILE: &str = "token-key.pem";
+/// The folder of the keys in the data directory: a file `KID.pem` each, PKCS#8 in PEM.
+const KEY_FOLDER: &str = "keys";
 /// Who issues tokens, and for whom, unless the server is configured otherwise.
 const REALM: &str = "hubbub";
 /// No run is longer.
@@ -35,18 +35,19 @@ struct Claims<'a> {
 /// Tokens of the users `virtual-0`, `virtual-1`, …, as many as this, for the server at this public
 /// address. They are good for a day.
 pub(crate) async fn sign(server: SocketAddr, data_dir: &Path, count: usize) -> Result<Vec<String>> {
-    // The server says which key it verifies with; that it is the key of the file shows at the first
-    // login.
+    // The first of the server's keys is the one that signs; that it is the one in the file shows at
+    // the first login.
     let keys = ask::get(server, "/.well-known/jwks.json", DEADLINE).await?;
     let keys: JwkSet = serde_json::from_str(&keys).context("the server's public keys")?;
     let key = keys.keys.into_iter().next().context("the server has no public key")?;
-    let path = data_dir.join(KEY_FILE);
+    let key_id = key.common.key_id.context("the server's public key has no name")?;
+    let path = data_dir.join(KEY_FOLDER).join(format!("{key_id}.pem"));
     let pem = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
     let signing = EncodingKey::from_ed_pem(&pem)
         .with_context(|| format!("{} holds no Ed25519 key", path.display()))?;
     let mut header = Header::new(Algorithm::EdDSA);
     header.typ = Some("at+jwt".to_owned());
-    header.kid = Some(key.common.key_id.context("the server's public key has no name")?);
+    header.kid = Some(key_id);
     let now_s = std::time::SystemTime::UNIX_EPOCH.elapsed()?.as_secs();
     let issue = |number| {
         let name = format!("virtual-{number}");
@@ -102,8 +103,13 @@ mod tests {
         // A key that is not the server's.
         let other = tempfile::tempdir().unwrap();
         let missing = sign(address, other.path(), 1).await.unwrap_err();
-        assert!(missing.to_string().contains("token-key.pem"), "{missing}");
-        hubbub::auth::keys::TokenKey::load_or_create(other.path()).unwrap();
+        assert!(missing.to_string().contains(".pem cannot be read"), "{missing}");
+        let folder = other.path().join(KEY_FOLDER);
+        std::fs::create_dir(&folder).unwrap();
+        let forger = hubbub::auth::keys::TokenKey::create(&folder).unwrap();
+        let servers = std::fs::read_dir(data.path().join(KEY_FOLDER)).unwrap().next().unwrap();
+        let forgers = folder.join(format!("{}.pem", forger.key_id()));
+        std::fs::rename(forgers, folder.join(servers.unwrap().file_name())).unwrap();
         let forged = sign(address, other.path(), 1).await.unwrap();
         let forged = Client::connect(Options::new(url, GetToken::fixed(&forged[0])));
         assert!(forged.connected().await.is_err(), "a forged token was taken");

@@ -13,8 +13,8 @@ use bytesize::ByteSize;
 use hubbub::{
     auth::{
         Account, Username,
-        keys::TokenKey,
         password::Cost,
+        store::keys::KeyStore,
         token::{Issuer, Realm},
     },
     client::{Accounts, Client, GetToken, Options, ServerUrl},
@@ -165,7 +165,8 @@ impl<E: Engine> TestServer<E> {
     }
 
     fn token_from(&self, name: &str, lifetime: Duration, now_s: u64) -> String {
-        let key = TokenKey::load_or_create(&self.config.server.data_dir).unwrap();
+        let keys = KeyStore::open(&self.config.server.data_dir, now_s).unwrap();
+        let key = keys.signing_key(now_s).unwrap();
         let realm = Realm {
             issuer: self.config.auth.issuer.clone(),
             audience: self.config.auth.audience.clone(),

@@ -2,8 +2,8 @@
 
 use axum::{
     Json,
-    extract::{Path, Request, State},
-    http::StatusCode,
+    extract::{FromRequestParts, Path, Request, State},
+    http::{StatusCode, request},
 };
 
 use crate::{
@@ -31,6 +31,20 @@ pub const CREATE_REFUSALS: &[ErrorCode] = &[
 pub const REFUSALS: &[ErrorCode] =
     &[ErrorCode::NotFound, ErrorCode::Overloaded, ErrorCode::Internal];
 
+/// The user that an address names.
+#[derive(Debug)]
+pub struct User(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for User {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut request::Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::from_request_parts(parts, state).await;
+        let not_utf8 = |_| Problem::new(ErrorCode::BadRequest).detail("the path is not UTF-8");
+        path.map(|Path(username)| Self(username)).map_err(not_utf8)
+    }
+}
+
 /// Makes an account, whoever may make one otherwise.
 ///
 /// # Errors
@@ -45,7 +59,7 @@ pub async fn create(
     request: Request,
 ) -> Result<(StatusCode, Json<Created>), Problem> {
     let new: NewAccount = body::read(request, Takes::Json, api.body_bytes_max).await?;
-    let created = api.auth.create(&new.username, new.password, clock::unix_s());
+    let created = api.auth.register_by_operator(&new.username, new.password, clock::unix_s());
     let account = created.await.map_err(accounts::refusal)?;
     Ok((StatusCode::CREATED, Json(account.into())))
 }
@@ -61,7 +75,7 @@ pub async fn create(
 )]
 pub async fn disable(
     State(api): State<AuthApi>,
-    Path(username): Path<String>,
+    User(username): User,
 ) -> Result<StatusCode, Problem> {
     done(api.auth.set_disabled(&username, true, clock::unix_s()).await)
 }
@@ -77,7 +91,7 @@ pub async fn disable(
 )]
 pub async fn enable(
     State(api): State<AuthApi>,
-    Path(username): Path<String>,
+    User(username): User,
 ) -> Result<StatusCode, Problem> {
     done(api.auth.set_disabled(&username, false, clock::unix_s()).await)
 }
@@ -93,7 +107,7 @@ pub async fn enable(
 )]
 pub async fn log_out(
     State(api): State<AuthApi>,
-    Path(username): Path<String>,
+    User(username): User,
 ) -> Result<StatusCode, Problem> {
     done(api.auth.log_out(&username, clock::unix_s()).await)
 }
@@ -109,7 +123,7 @@ pub async fn log_out(
 )]
 pub async fn delete(
     State(api): State<AuthApi>,
-    Path(username): Path<String>,
+    User(username): User,
 ) -> Result<StatusCode, Problem> {
     done(api.auth.delete(&username, clock::unix_s()).await)
 }

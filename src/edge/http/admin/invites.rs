@@ -30,7 +30,7 @@ pub struct Invite {
     #[schema(minimum = 1, maximum = 10_000)]
     uses: Option<u32>,
     /// Seconds that it is good; without it, seven days.
-    #[schema(minimum = 1, maximum = 31_622_400)]
+    #[schema(minimum = 1, maximum = 31_536_000)]
     expires_in: Option<u64>,
 }
 

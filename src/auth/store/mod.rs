@@ -1,0 +1,261 @@
+//! The account store: users, sessions, invites, revocations and the list of keys, in a SQLite file
+//! of their own: `accounts.db` in the data directory.
+//!
+//! Several auth processes may share the file. So what must hold lives in it and nowhere else, and
+//! each change that matters is one transaction that begins as a writer (`BEGIN IMMEDIATE`), looks,
+//! decides and writes. What a process keeps in memory may be lost or be old by a second.
+//!
+//! One thread owns the handle; requests wait for it in a bounded mailbox. A look-up takes some
+//! microseconds and a change one sync, so one thread serves more than the password workers can ask.
+//!
+//! | file | the tables |
+//! |---|---|
+//! | `schema` | all of them, and their migrations |
+//! | `accounts` | who there is, and what the operator does to them |
+//! | `sessions` | sessions and their refresh tokens, the addresses that a user is known from |
+//! | `invites` | codes that are good for making accounts |
+//! | `revocations` | the feed of what was taken back |
+//! | `keys` | which key signs, with the key files beside; it has a connection of its own |
+//! | `upkeep` | what goes by itself when its time is over |
+
+use std::{
+    fs, io,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::Path,
+    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    thread::JoinHandle,
+};
+
+use rusqlite::{Connection, Transaction, TransactionBehavior};
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+use crate::limits;
+
+pub mod accounts;
+pub mod invites;
+pub mod keys;
+pub mod revocations;
+mod schema;
+pub mod sessions;
+mod upkeep;
+
+/// The file's name in the data directory.
+pub const FILE_NAME: &str = "accounts.db";
+
+/// The store. Cheap to share; its thread ends when the last reference drops.
+#[derive(Debug)]
+pub struct Store {
+    mailbox: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A user among the tables, never outside of the service.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct AccountId(i64);
+
+/// Why the store did not answer.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Too many requests wait, or another process held the file for too long.
+    #[error("the account store is busy")]
+    Busy,
+    /// The store has stopped.
+    #[error("the account store is stopped")]
+    Stopped,
+    /// SQLite failed.
+    #[error("the account store failed")]
+    Sqlite(#[source] rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DatabaseBusy | rusqlite::ErrorCode::DatabaseLocked) => {
+                Self::Busy
+            }
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
+/// Why the store could not be opened.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// The file cannot be made or read.
+    #[error("the account store cannot be opened")]
+    Io(#[from] io::Error),
+    /// SQLite failed.
+    #[error("the account store cannot be opened")]
+    Sqlite(#[from] rusqlite::Error),
+    /// A newer hubbub wrote the file.
+    #[error(
+        "the account store has schema {found}, this hubbub knows {} at most",
+        schema::MIGRATIONS.len()
+    )]
+    TooNew {
+        /// The schema's number in the file.
+        found: usize,
+    },
+}
+
+type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+
+impl Store {
+    /// Opens the store in this directory, and makes it (0600) if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or a newer version wrote it.
+    pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
+        let connection = connect(data_dir)?;
+        let (mailbox, jobs) = sync_channel(limits::ACCOUNTS_MAILBOX_MAX);
+        let thread = std::thread::Builder::new()
+            .name("accounts".to_owned())
+            .spawn(move || serve(connection, &jobs))?;
+        Ok(Self { mailbox: Some(mailbox), thread: Some(thread) })
+    }
+
+    /// Does this on the store's thread, whether the caller still waits for the answer or not.
+    async fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Box::new(move |connection| {
+            // A requester that has gone does not want its answer; there is nothing to do about it.
+            let _ = reply.send(job(connection));
+        }))?;
+        answer.await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    /// Does this on the store's thread, unless the caller has gone by then: for what is of use to
+    /// nobody but the caller.
+    async fn ask_while_awaited<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.put(Box::new(move |connection| {
+            if !reply.is_closed() {
+                let _ = reply.send(job(connection));
+            }
+        }))?;
+        answer.await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    fn put(&self, job: Job) -> Result<(), StoreError> {
+        let mailbox = self.mailbox.as_ref().ok_or(StoreError::Stopped)?;
+        mailbox.try_send(job).map_err(|error| match error {
+            TrySendError::Full(_) => StoreError::Busy,
+            TrySendError::Disconnected(_) => StoreError::Stopped,
+        })
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.mailbox = None;
+        if let Some(thread) = self.thread.take() {
+            // A store that panicked has nothing left to close.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(mut connection: Connection, jobs: &Receiver<Job>) {
+    for job in jobs {
+        job(&mut connection);
+    }
+}
+
+/// A connection to the store of this directory, with the newest schema.
+fn connect(data_dir: &Path) -> Result<Connection, OpenError> {
+    let path = data_dir.join(FILE_NAME);
+    // SQLite gives the -wal and -shm files the mode of the database, so this covers all three.
+    fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    let mut connection = Connection::open(&path)?;
+    connection.busy_timeout(limits::ACCOUNTS_LOCK_TIMEOUT)?;
+    connection.pragma_update(None, "journal_mode", "WAL")?;
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.set_prepared_statement_cache_capacity(64);
+    schema::migrate(&mut connection)?;
+    Ok(connection)
+}
+
+/// One transaction that is the only writer from its first statement on. An error takes it back.
+fn write<T, E: From<rusqlite::Error>>(
+    connection: &mut Connection,
+    change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+) -> Result<T, E> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let outcome = change(&transaction)?;
+    transaction.commit()?;
+    Ok(outcome)
+}
+
+/// Seconds or counts, as SQLite stores them: beyond its range is for ever.
+fn stored(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// The way back. What is below zero was written by nobody here.
+fn unstored(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or(0)
+}
+
+/// RFC 4648's base32 in lower case, without padding: no letter that reads as a digit.
+fn base32(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
+    let bit = |index: usize| bytes.get(index / 8).map_or(0, |byte| byte >> (7 - index % 8) & 1);
+    (0..bytes.len() * 8)
+        .step_by(5)
+        .map(|start| (start..start + 5).fold(0, |value, index| value << 1 | bit(index)))
+        .map(|value| char::from(ALPHABET[usize::from(value)]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_other_local_user_can_read_the_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let _store = Store::open(dir.path()).unwrap();
+        let mut files = 0;
+        for file in fs::read_dir(dir.path()).unwrap() {
+            let file = file.unwrap();
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{file:?}");
+            files += 1;
+        }
+        assert!(files >= 2, "the database and its log");
+    }
+
+    #[test]
+    fn a_file_of_a_newer_version_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let connection = Connection::open(dir.path().join(FILE_NAME)).unwrap();
+        connection.pragma_update(None, "user_version", 99).unwrap();
+        drop(connection);
+        assert!(matches!(Store::open(dir.path()), Err(OpenError::TooNew { found: 99 })));
+    }
+
+    #[test]
+    fn processes_may_start_on_a_fresh_directory_together() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            let starts: Vec<_> =
+                (0..4).map(|_| scope.spawn(|| connect(dir.path()).map(|_| ()))).collect();
+            for start in starts {
+                start.join().unwrap().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn base32_is_that_of_rfc_4648() {
+        assert_eq!(base32(b"foobar"), "mzxw6ytboi");
+        assert_eq!(base32(b"foob"), "mzxw6yq");
+    }
+}
