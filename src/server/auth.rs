@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    StartError, listen, listen_internally,
+    StartError, auth_metrics, listen, listen_internally,
     vitals::{self, Vitals},
 };
 use crate::{
@@ -92,7 +92,8 @@ pub fn start(config: &Config) -> Result<AuthServer, StartError> {
     let vitals = Arc::new(Vitals::new(1, || 0));
     runtime.spawn(vitals::beat(Arc::clone(&vitals), 0));
     let health = super::health(&vitals);
-    let metrics = Metrics::default();
+    let mut metrics = Metrics::default();
+    auth_metrics::register(&mut metrics, auth.stats());
     let internal_thread = internal::spawn(
         internal_listener,
         Internal::new(health.clone(), move || metrics.to_text())

@@ -58,6 +58,7 @@ use crate::{
 };
 
 pub mod auth;
+mod auth_metrics;
 pub mod cores;
 mod log_metrics;
 mod vitals;
@@ -171,7 +172,7 @@ fn start_on<E: Engine>(
     config: &Config,
     plan: Plan,
     engine: Arc<E>,
-    metrics: Metrics,
+    mut metrics: Metrics,
     failed_commits: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<Server<E>, StartError> {
     let live = Arc::new(Live::new(config.edge.clone())?);
@@ -197,6 +198,7 @@ fn start_on<E: Engine>(
     let trust = Trust::new(&auth.keys(), config.auth.realm(), &config.trust);
     let login = Arc::new(Login::new(trust, Arc::clone(&directory), edge.handle().clone()));
 
+    auth_metrics::register(&mut metrics, auth.stats());
     let metrics = Arc::new(metrics);
     let vitals = Arc::new(Vitals::new(plan.shards.len(), failed_commits));
     let limits = Arc::new(config.limits.clone());
