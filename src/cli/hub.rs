@@ -1,27 +1,27 @@
 //! `hubbub hub`: the server without accounts. Its users log in elsewhere, and bring their tokens.
 
-use std::net::SocketAddr;
-
 use hubbub::{
     config::{Config, Flags},
-    server,
+    engine::Engine,
+    server::{self, Server},
 };
 
 use super::{
     CliError,
     login::command,
-    serve::{self, Reached},
+    process::{self, url_from_here},
+    serve::{addresses, first_channel},
 };
 
 /// Runs a hub, as `hubbub serve` runs a server.
 pub(crate) fn hub(flags: &Flags) -> Result<(), CliError> {
-    serve::run(flags, server::start_hub, greeting)
+    process::run(flags, server::start_hub, greeting)
 }
 
 /// What a person sees first. Scripts wait for the first line.
-fn greeting(config: &Config, public: SocketAddr, internal: SocketAddr) -> String {
-    let addresses = serve::addresses(config, public, internal);
-    let Reached { server, hint } = serve::reached(config, public);
+fn greeting<E: Engine>(config: &Config, server: &Server<E>) -> String {
+    let addresses = addresses(config, server);
+    let (url, hint) = url_from_here(config, server.public_address());
     let trust = &config.trust;
     let issuer = if trust.jwks_url.is_empty() {
         trust.key_file.display().to_string()
@@ -37,8 +37,8 @@ fn greeting(config: &Config, public: SocketAddr, internal: SocketAddr) -> String
     // Where the keys of our auth service are, it is itself.
     let service = trust.jwks_url.strip_suffix("/.well-known/jwks.json");
     let hints = service.map(|service| {
-        let channel = serve::first_channel(config);
-        let chat = command(&server, &format!("chat {channel} --as ada --auth {service}"));
+        let channel = first_channel(config);
+        let chat = command(&url, &format!("chat {channel} --as ada --auth {service}"));
         format!(
             "\n\
              Try, in another terminal{hint}:\n\

@@ -129,7 +129,9 @@ mod tests {
     use ed25519_dalek::pkcs8::{EncodePublicKey as _, spki::der::pem::LineEnding};
 
     use super::*;
-    use crate::auth::keys::TokenKey;
+    use jsonwebtoken::jwk::JwkSet;
+
+    use crate::auth::keys::{self, TokenKey};
 
     fn file(content: &[u8], mode: u32) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -141,8 +143,8 @@ mod tests {
     #[test]
     fn a_key_of_ours_has_the_same_id_as_pem_and_as_jwks() {
         let dir = tempfile::tempdir().unwrap();
-        let key = TokenKey::load_or_create(dir.path()).unwrap();
-        let jwks = serde_json::to_vec(&key.jwks()).unwrap();
+        let key = TokenKey::create(dir.path()).unwrap();
+        let jwks = serde_json::to_vec(&JwkSet { keys: vec![key.jwk()] }).unwrap();
         let public: [u8; 32] = {
             let set = issuer::key_set(&jwks, Algorithm::EdDSA).unwrap();
             *set.find(Some(key.key_id())).unwrap().ed25519().unwrap()
@@ -176,8 +178,8 @@ mod tests {
     #[test]
     fn what_holds_no_public_key_of_the_algorithm_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        TokenKey::load_or_create(dir.path()).unwrap();
-        let private = fs::read(dir.path().join(crate::auth::keys::FILE_NAME)).unwrap();
+        let key = TokenKey::create(dir.path()).unwrap();
+        let private = fs::read(dir.path().join(keys::file_name(key.key_id()))).unwrap();
         let empty = br#"{"keys":[]}"#;
         let secret =
             br#"{"keys":[{"kty":"oct","k":"eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg"}]}"#;
