@@ -3,16 +3,25 @@
 //! They are signed with the server's own key, which lies in its data directory, and so are what its
 //! own logins would have given out; only the passwords are left out.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, anyhow};
-use jsonwebtoken::{Algorithm, EncodingKey, Header, jwk::JwkSet};
+use jsonwebtoken::{
+    Algorithm, EncodingKey, Header,
+    jwk::{Jwk, JwkSet},
+};
 use serde::Serialize;
 
 use super::ask;
 
-/// The file of the key in the data directory: PKCS#8 in PEM.
+/// The file of the key in the data directory, if it has none in the folder of keys: PKCS#8 in PEM.
 const KEY_FILE: &str = "token-key.pem";
+/// The folder of keys in the data directory. The newest signs.
+const KEYS_FOLDER: &str = "keys";
 /// Who issues tokens, and for whom, unless the server is configured otherwise.
 const REALM: &str = "hubbub";
 /// No run is longer.
@@ -39,8 +48,12 @@ pub(crate) async fn sign(server: SocketAddr, data_dir: &Path, count: usize) -> R
     // login.
     let keys = ask::get(server, "/.well-known/jwks.json", DEADLINE).await?;
     let keys: JwkSet = serde_json::from_str(&keys).context("the server's public keys")?;
-    let key = keys.keys.into_iter().next().context("the server has no public key")?;
-    let path = data_dir.join(KEY_FILE);
+    let path = key_file(data_dir);
+    // Of several it is the one that its file is named after, if any is.
+    let stem = path.file_stem().and_then(|it| it.to_str());
+    let is_named = |key: &&Jwk| key.common.key_id.as_deref() == stem;
+    let named = keys.keys.iter().find(is_named).or(keys.keys.first()).cloned();
+    let key = named.context("the server has no public key")?;
     let pem = std::fs::read(&path).with_context(|| format!("{} cannot be read", path.display()))?;
     let signing = EncodingKey::from_ed_pem(&pem)
         .with_context(|| format!("{} holds no Ed25519 key", path.display()))?;
@@ -66,6 +79,16 @@ pub(crate) async fn sign(server: SocketAddr, data_dir: &Path, count: usize) -> R
     (0..count).map(issue).collect()
 }
 
+/// The newest of the folder of keys, or the one key beside it.
+fn key_file(data_dir: &Path) -> PathBuf {
+    let keys = std::fs::read_dir(data_dir.join(KEYS_FOLDER)).into_iter().flatten().flatten();
+    let keys = keys.map(|entry| entry.path());
+    let keys = keys.filter(|path| path.extension().is_some_and(|it| it == "pem"));
+    let written = |path: &PathBuf| path.metadata().and_then(|it| it.modified()).ok();
+    let newest = keys.max_by_key(|path| (written(path), path.clone()));
+    newest.unwrap_or_else(|| data_dir.join(KEY_FILE))
+}
+
 #[cfg(test)]
 mod tests {
     use hubbub::{
@@ -75,6 +98,20 @@ mod tests {
     };
 
     use super::*;
+
+    #[test]
+    fn the_newest_of_the_keys_signs_and_without_a_folder_the_only_one() {
+        let data = tempfile::tempdir().unwrap();
+        assert_eq!(key_file(data.path()), data.path().join("token-key.pem"));
+        let keys = data.path().join("keys");
+        std::fs::create_dir(&keys).unwrap();
+        for (name, written_s) in [("a.pem", 10), ("b.pem", 30), ("c.pem", 20), ("d.json", 40)] {
+            let file = std::fs::File::create(keys.join(name)).unwrap();
+            let written = std::time::UNIX_EPOCH + Duration::from_secs(written_s);
+            file.set_modified(written).unwrap();
+        }
+        assert_eq!(key_file(data.path()), keys.join("b.pem"));
+    }
 
     #[tokio::test]
     async fn a_real_server_takes_the_tokens_and_knows_the_users_by_their_names() {
