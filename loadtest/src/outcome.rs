@@ -12,8 +12,8 @@ pub(crate) const VERSION: u32 = 1;
 
 /// Figures by name. Times are in milliseconds, sizes in bytes, shares in percent.
 ///
-/// - `handshake`, `login`, `subscribe`, `reconnect`, `ack`, `first`, `last`, `deliver`, each with
-///   `.count`, `.p50`, `.p90`, `.p95`, `.p99`, `.p99.9`, `.p99.99`, `.max`
+/// - `handshake`, `login`, `subscribe`, `reconnect`, `storm.login`, `storm.refusal`, `calm.deliver`,
+///   `storm.deliver`, `ack`, `first`, `last`, `deliver`, each with `.count`, `.p50`, `.p90`, `.p95`, `.p99`, `.p99.9`, `.p99.99`, `.max`
 /// - `users`, `messages`, `acks`, `deliveries`, `messages_per_s`, `deliveries_per_s` (plateau)
 /// - `lost` (deliveries), `acknowledged_lost`, `violations`, `errors`, `reconnects`, `gaps`, `unsent`,
 ///   `slow_closed` (slow readers), `probed` (messages that history was asked for at once),
@@ -22,10 +22,15 @@ pub(crate) const VERSION: u32 = 1;
 ///   `reconnect.cut`, `reconnect.resumed`, `reconnect.replayed` (messages), `reconnect.hashes` (of
 ///   passwords), `reconnect.server_us`, `reconnect.hub_us`, `reconnect.edge_us`,
 ///   `reconnect.generator_us` (CPU time, by users who came back)
+/// - `storm.deliver_excess` (of the p99 of deliveries in the storm, beyond a fifth or 5 ms more than
+///   before it), `storm.capacity`, `storm.offered`, `storm.valid` (logins per second that the server
+///   can do, that were due, and that were answered with a token), `storm.valid_share` (of the
+///   capacity), `storm.hashes` (per second), `storm.denied`, `storm.refused_429`,
+///   `storm.refused_503`, `storm.other_answers`, `storm.unanswered`, `storm.unsent`, `storm.wrong`
 /// - `generator.cpu_percent`, `generator.lag.p99`, `generator.lag.max`, `generator.dropped_samples`
 /// - `server.cpu_percent`, `server.hub_percent`, `server.cpu_us_per_delivery`,
 ///   `server.hub_us_per_delivery`, `server.rss_bytes`, `server.rss_bytes_max`,
-///   `server.bytes_per_connection`, `server.bytes_per_further_connection` (beyond 1,000),
+///   `server.rss_growth_bytes` (by logins), `server.bytes_per_connection`, `server.bytes_per_further_connection` (beyond 1,000),
 ///   `server.context_switches_per_s`, `server.fsyncs_per_s`, `server.messages_per_batch`, `server.wire_bytes_per_delivery`, `server.deliveries_per_write`
 ///
 /// A figure that was not measured is not there.

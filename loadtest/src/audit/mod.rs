@@ -340,6 +340,11 @@ impl Audit {
         self.readers[reader.index()].status = Status::GivenUp;
     }
 
+    /// A login was answered as it may not be.
+    pub(crate) fn misjudged(&mut self, what: String) {
+        self.violated(Violation::Misjudged { what });
+    }
+
     /// A user ended by itself, or was refused what it must not be refused.
     pub(crate) fn ended(&mut self, user: u32, error: String) {
         self.violated(Violation::Ended { user, error });

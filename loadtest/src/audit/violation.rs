@@ -64,6 +64,8 @@ pub(crate) enum Violation {
     LeakAfterLeaving { place: Place, user: u32, sequence: u64 },
     /// A message was delivered that history did not have at that moment.
     BeforeCommit { place: Place, sequence: u64, head: u64 },
+    /// Somebody was let in who may not be, or was not who may be.
+    Misjudged { what: String },
     /// A client ended, which none may do, or was refused what it must not be refused.
     Ended { user: u32, error: String },
 }
@@ -200,6 +202,7 @@ impl fmt::Display for Sentence<'_> {
                  that message there",
                 name(place)
             ),
+            Violation::Misjudged { what } => write!(f, "misjudged: {what}"),
             Violation::Ended { user, error } => write!(f, "ended: user {user}: {error}"),
         }
     }

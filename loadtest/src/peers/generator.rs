@@ -341,7 +341,7 @@ impl Generator {
         let number = self.connections.len();
         let user = u32::try_from(number).context("too many connections")?;
         let origin = Origin { user, source_addresses: 1, is_slow: false };
-        let mut stream = socket::open(self.address, origin)?;
+        let (mut stream, _) = socket::open(self.address, origin)?;
         let both = Interest::READABLE | Interest::WRITABLE;
         self.poll.registry().register(&mut stream, Token(number), both)?;
         self.connections.push(Connection {

@@ -39,6 +39,7 @@ fn write(page: &mut String, outcome: &Outcome, flamegraphs: &[(String, String)])
         }
     }
     rows(page, "Reconnect", &words::rows(&outcome.figures, &words::RECONNECT))?;
+    rows(page, "Storm", &words::rows(&outcome.figures, &words::STORM))?;
     rows(page, "Server", &words::rows(&outcome.figures, &words::SERVER))?;
     rows(page, "Generator", &words::rows(&outcome.figures, &words::GENERATOR))?;
     errors(page, outcome)?;
@@ -377,7 +378,8 @@ mod tests {
                 assert!(page.contains(&format!(">{value}</td>")), "{name}.{column} = {value}");
             }
         }
-        let rows = words::RECONNECT.iter().chain(&words::SERVER).chain(&words::GENERATOR);
+        let rows = words::RECONNECT.iter().chain(&words::STORM);
+        let rows = rows.chain(&words::SERVER).chain(&words::GENERATOR);
         for (name, label) in rows {
             let value = words::figure(name, outcome.figures[*name]);
             assert!(page.contains(&format!("<dt>{label}</dt><dd>{value}</dd>")), "{name}");

@@ -17,6 +17,7 @@ fn write(text: &mut String, outcome: &Outcome) -> fmt::Result {
     load(text, outcome)?;
     latencies(text, outcome)?;
     rows(text, "reconnect", &words::rows(&outcome.figures, &words::RECONNECT))?;
+    rows(text, "storm", &words::rows(&outcome.figures, &words::STORM))?;
     rows(text, "server", &words::rows(&outcome.figures, &words::SERVER))?;
     rows(text, "generator", &words::rows(&outcome.figures, &words::GENERATOR))?;
     errors(text, outcome)?;
@@ -78,13 +79,13 @@ fn latencies(text: &mut String, outcome: &Outcome) -> fmt::Result {
     let known: Vec<_> =
         words::LATENCIES.iter().filter(|(name, _)| figure(name, "count").is_some()).collect();
     if !known.is_empty() {
-        write!(text, "latency, ms ")?;
+        write!(text, "latency, ms     ")?;
         for column in words::COLUMNS {
             write!(text, "{column:>10}")?;
         }
         writeln!(text, "{:>13}", "count")?;
         for (name, _) in known {
-            write!(text, "  {name:<10}")?;
+            write!(text, "  {name:<14}")?;
             for column in words::COLUMNS {
                 let value = figure(name, column).map_or_else(|| "–".to_owned(), words::ms);
                 write!(text, "{value:>10}")?;

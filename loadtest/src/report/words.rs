@@ -8,11 +8,15 @@ use crate::{
 };
 
 /// The latencies in the order in which a user meets them: the figure's name, and what it means.
-pub(super) const LATENCIES: [(&str, &str); 8] = [
+pub(super) const LATENCIES: [(&str, &str); 12] = [
     ("handshake", "connect to upgraded"),
     ("login", "password to token"),
     ("subscribe", "command to reply"),
     ("reconnect", "cut off: connect to subscribed again"),
+    ("storm.login", "storm: due to token"),
+    ("storm.refusal", "storm: due to refused"),
+    ("calm.deliver", "due to each receiver, before the storm"),
+    ("storm.deliver", "due to each receiver, in the storm"),
     ("ack", "due to acknowledged"),
     ("first", "due to the first receiver"),
     ("last", "due to the last receiver"),
@@ -50,6 +54,24 @@ pub(super) const RECONNECT: [(&str, &str); 9] = [
     ("reconnect.hub_us", "of these in the hub"),
     ("reconnect.edge_us", "of these in the edge"),
     ("reconnect.generator_us", "CPU of the generator for each, µs"),
+];
+
+/// Figures of a storm of logins: the figure's name, and what people call it.
+pub(super) const STORM: [(&str, &str); 14] = [
+    ("storm.capacity", "valid logins/s without it"),
+    ("storm.offered", "logins due/s"),
+    ("storm.valid", "valid logins/s"),
+    ("storm.valid_share", "valid logins by those without it"),
+    ("storm.hashes", "passwords hashed/s"),
+    ("storm.denied", "unknown users, told so"),
+    ("storm.refused_429", "refused with 429"),
+    ("storm.refused_503", "refused with 503"),
+    ("storm.other_answers", "other answers"),
+    ("storm.unanswered", "without an answer"),
+    ("storm.unsent", "due but not sent"),
+    ("storm.wrong", "wrong answers"),
+    ("storm.deliver_excess", "p99 of deliveries beyond bounds"),
+    ("server.rss_growth_bytes", "memory grown by logins (RSS)"),
 ];
 
 /// Figures of the generator: the figure's name, and what people call it.

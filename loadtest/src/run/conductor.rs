@@ -27,6 +27,7 @@ use crate::{
     scenario::{
         Scenario,
         schedule::{Phase, Schedule},
+        storm::Part,
     },
     server::observer::Observer,
     swarm::{self, Event, Harvest, Order, Plan},
@@ -134,6 +135,11 @@ impl<'a> Conductor<'a> {
                     Some(Event::Phase(phase, at)) => self.phase(phase, at, &tell).await?,
                     Some(Event::Second(second)) => self.second(*second).await?,
                     Some(Event::Returned) => self.returned().await?,
+                    Some(Event::BeforeStorm) => {
+                        let sample = self.observer.sample().await?;
+                        self.notes.samples.storm.before(&sample);
+                    }
+                    Some(Event::Storm(part)) => self.part(part).await?,
                     Some(Event::Over(harvest)) => {
                         self.end_phase(self.began.elapsed());
                         return Ok(*harvest);
@@ -222,7 +228,7 @@ impl<'a> Conductor<'a> {
                 "all connect again".to_owned()
             }
         };
-        self.note_incident(what);
+        self.note_incident("chaos", what);
         Ok(())
     }
 
@@ -232,7 +238,26 @@ impl<'a> Conductor<'a> {
         if let Some((_, back)) = self.notes.samples.returns.last_mut() {
             *back = Some(sample);
         }
-        self.note_incident("all are back".to_owned());
+        self.note_incident("chaos", "all are back".to_owned());
+        Ok(())
+    }
+
+    /// A part of a plateau with a storm has begun.
+    async fn part(&mut self, part: Part) -> Result<()> {
+        let sample = self.observer.sample().await?;
+        let what = match part {
+            Part::Calm | Part::Pause => return Ok(()),
+            Part::Probe => "the capacity for logins is measured",
+            Part::Storm => {
+                self.notes.samples.storm.begins = Some(sample);
+                "the storm begins"
+            }
+            Part::Over => {
+                self.notes.samples.storm.ends = Some(sample);
+                "the storm is over"
+            }
+        };
+        self.note_incident("storm", what.to_owned());
         Ok(())
     }
 
@@ -242,9 +267,9 @@ impl<'a> Conductor<'a> {
         }
     }
 
-    fn note_incident(&mut self, what: String) {
+    fn note_incident(&mut self, kind: &str, what: String) {
         if let Some(live) = &mut self.live {
-            live.note(&format!("chaos: {what}"));
+            live.note(&format!("{kind}: {what}"));
         }
         self.notes.chaos.push(Incident { at: self.began.elapsed().as_secs_f64(), what });
     }
@@ -262,6 +287,7 @@ impl<'a> Conductor<'a> {
         if sample.resident_bytes > 0 {
             second.server_rss_bytes = Some(sample.resident_bytes);
             samples.resident_bytes_max = samples.resident_bytes_max.max(sample.resident_bytes);
+            samples.storm.see(&sample);
             if second.connected >= WARM_CONNECTIONS && samples.warm.is_none() {
                 samples.warm = Some((second.connected, sample.resident_bytes));
             }

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::returns;
+use super::{returns, storm};
 use crate::{
     latency::Latency,
     outcome::{Figures, Incident, Judged, Outcome, PhaseSpan, Second, VERSION},
@@ -45,6 +45,7 @@ pub(super) struct Samples {
     pub(super) warm: Option<(u32, u64)>,
     /// Whenever all connections had been cut: before they were made again, and when all were back.
     pub(super) returns: Vec<(Sample, Option<Sample>)>,
+    pub(super) storm: storm::Samples,
 }
 
 /// So many connections let a server make what it makes once, whoever comes.
@@ -76,6 +77,9 @@ pub(super) fn outcome(
     };
     samples.figures(deliveries, &mut figures);
     returns::figures(&harvest.returns, &samples.returns, &scenario.hashes_metric, &mut figures);
+    if let Some(it) = &harvest.storm {
+        storm::figures(&it.0, &it.1, &samples.storm, &scenario.hashes_metric, &mut figures);
+    }
     figures.insert("users".to_owned(), f64::from(scenario.users));
 
     if notes.is_profiled {
@@ -231,6 +235,13 @@ fn of_generator(figures: &Figures) -> Vec<String> {
                 .to_owned(),
         );
     }
+    let unsent = figure("storm.unsent");
+    if unsent > 0.0 {
+        warnings.push(format!(
+            "{unsent} logins were left out, because too many were open: the storm was less than \
+             asked for"
+        ));
+    }
     let gaps = figure("gaps");
     if gaps > 0.0 {
         warnings.push(format!(
@@ -353,6 +364,7 @@ mod tests {
             ("unacknowledged", 1.0, "never acknowledged"),
             ("never_connected", 1.0, "had not connected"),
             ("reconnect.server_us", 1.0, "while users came back is not known"),
+            ("storm.unsent", 1.0, "the storm was less than asked for"),
             ("gaps", 1.0, "announced 1 gaps"),
             ("probed", 0.0, "commit is not known"),
             ("generator.dropped_samples", 2.0, "2 seconds are missing"),

@@ -17,6 +17,7 @@ mod flamegraphs;
 mod mischief;
 mod returns;
 pub(crate) mod site;
+mod storm;
 
 use conductor::Extras;
 use site::Site;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail, ensure};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::{Publish, Scenario, chaos::Chaos, schedule::Schedule};
+use super::{Login, Publish, Scenario, chaos::Chaos, schedule::Schedule};
 use crate::Failure;
 
 /// What one process makes within the ports of a few addresses and the memory of a small machine.
@@ -27,9 +27,18 @@ impl Scenario {
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let checked = self.check_users().and_then(|()| self.check_stages());
         let checked = checked.and_then(|()| self.check_messages());
-        let checked = checked.and_then(|()| allow_open_files(self.users + OTHER_FILES));
+        let checked = checked
+            .and_then(|()| allow_open_files(self.users + self.files_of_storm() + OTHER_FILES));
         let named = checked.map_err(|error| error.context(format!("scenario {}", self.name)));
         named.map_err(Failure::Configuration)
+    }
+
+    /// Open requests, and connections that wait for the next one.
+    fn files_of_storm(&self) -> u32 {
+        self.storm.as_ref().map_or(0, |storm| {
+            let waiting = if storm.keep_alive { storm.accounts + storm.addresses } else { 0 };
+            storm.requests_max.saturating_add(waiting)
+        })
     }
 
     fn check_users(&self) -> Result<()> {
@@ -68,10 +77,18 @@ impl Scenario {
             humantime::format_duration(Duration::from_secs(whole.as_secs()))
         );
         ensure!(!whole.saturating_sub(self.idle).is_zero(), "all stages together last 0 s");
+        let schedule = Schedule::new(self);
+        if let Some(storm) = &self.storm {
+            ensure!(
+                self.login != Login::During,
+                "a storm and users who log in on the plateau cannot be told apart: `login` is \
+                 `first` or `none`"
+            );
+            storm.check(schedule.plateaus().next().cloned())?;
+        }
         if self.chaos.is_empty() {
             return Ok(());
         }
-        let schedule = Schedule::new(self);
         let plateau = schedule.plateaus().next();
         let Some(plateau) = plateau.map(|span| span.end - span.start) else {
             bail!("chaos happens on a plateau, and the stages have none");

@@ -31,8 +31,20 @@ pub(crate) struct Figure {
 }
 
 /// Each with the suffixes of `LATENCY`.
-const LATENCIES: [&str; 8] =
-    ["handshake", "login", "subscribe", "reconnect", "ack", "first", "last", "deliver"];
+const LATENCIES: [&str; 12] = [
+    "handshake",
+    "login",
+    "subscribe",
+    "reconnect",
+    "storm.login",
+    "storm.refusal",
+    "calm.deliver",
+    "storm.deliver",
+    "ack",
+    "first",
+    "last",
+    "deliver",
+];
 
 const LATENCY: [(&str, Kind, Better); 8] = [
     ("count", Kind::Plain, Better::Neither),
@@ -45,7 +57,7 @@ const LATENCY: [(&str, Kind, Better); 8] = [
     ("max", Kind::Time, Better::Lower),
 ];
 
-const FIGURES: [(&str, Kind, Better); 43] = [
+const FIGURES: [(&str, Kind, Better); 57] = [
     ("users", Kind::Plain, Better::Neither),
     ("messages", Kind::Plain, Better::Neither),
     ("acks", Kind::Plain, Better::Neither),
@@ -72,6 +84,19 @@ const FIGURES: [(&str, Kind, Better); 43] = [
     ("reconnect.hub_us", Kind::Plain, Better::Lower),
     ("reconnect.edge_us", Kind::Plain, Better::Lower),
     ("reconnect.generator_us", Kind::Plain, Better::Lower),
+    ("storm.deliver_excess", Kind::Time, Better::Lower),
+    ("storm.capacity", Kind::Plain, Better::Higher),
+    ("storm.offered", Kind::Plain, Better::Neither),
+    ("storm.valid", Kind::Plain, Better::Higher),
+    ("storm.valid_share", Kind::Plain, Better::Higher),
+    ("storm.denied", Kind::Plain, Better::Neither),
+    ("storm.refused_429", Kind::Plain, Better::Neither),
+    ("storm.refused_503", Kind::Plain, Better::Neither),
+    ("storm.other_answers", Kind::Plain, Better::Lower),
+    ("storm.unanswered", Kind::Plain, Better::Lower),
+    ("storm.unsent", Kind::Plain, Better::Lower),
+    ("storm.wrong", Kind::Plain, Better::Lower),
+    ("storm.hashes", Kind::Plain, Better::Neither),
     ("generator.cpu_percent", Kind::Percent, Better::Lower),
     ("generator.lag.p99", Kind::Time, Better::Lower),
     ("generator.lag.max", Kind::Time, Better::Lower),
@@ -82,6 +107,7 @@ const FIGURES: [(&str, Kind, Better); 43] = [
     ("server.hub_us_per_delivery", Kind::Plain, Better::Lower),
     ("server.rss_bytes", Kind::Bytes, Better::Lower),
     ("server.rss_bytes_max", Kind::Bytes, Better::Lower),
+    ("server.rss_growth_bytes", Kind::Bytes, Better::Lower),
     ("server.bytes_per_connection", Kind::Bytes, Better::Lower),
     ("server.bytes_per_further_connection", Kind::Bytes, Better::Lower),
     ("server.context_switches_per_s", Kind::Plain, Better::Lower),

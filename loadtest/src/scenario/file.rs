@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow, bail};
 use serde::Deserialize;
 
 use super::{
-    Login, Publish, Scenario, SlowReaders, Stage, chaos::Chaos, suggestion::nearest,
+    Login, Publish, Scenario, SlowReaders, Stage, chaos::Chaos, storm::Storm, suggestion::nearest,
     threshold::Threshold,
 };
 use crate::swarm::{body::BodyKind, encoding::Encoding};
@@ -39,6 +39,7 @@ struct File {
     deflate: Option<bool>,
     slow_readers: Option<SlowReaders>,
     chaos: Option<Vec<Chaos>>,
+    storm: Option<Storm>,
     reconnects_max: Option<u32>,
     thresholds: Option<Vec<Threshold>>,
     source_addresses: Option<u32>,
@@ -99,6 +100,7 @@ fn resolve(name: &str, file: File) -> Result<Scenario> {
         deflate: file.deflate.unwrap_or(default.deflate),
         slow_readers: file.slow_readers.unwrap_or(default.slow_readers),
         chaos: file.chaos.unwrap_or(default.chaos),
+        storm: file.storm.or(default.storm),
         reconnects_max: file.reconnects_max.unwrap_or(default.reconnects_max),
         thresholds: file.thresholds.unwrap_or(default.thresholds),
         source_addresses: file.source_addresses.unwrap_or(default.source_addresses),

@@ -17,11 +17,13 @@ pub(crate) mod figure;
 mod file;
 mod flags;
 pub(crate) mod schedule;
+pub(crate) mod storm;
 mod suggestion;
 pub(crate) mod threshold;
 
 use chaos::Chaos;
 pub(crate) use flags::{Flags, Overrides};
+use storm::Storm;
 use threshold::Threshold;
 
 /// Everything that a run needs to know but which server it meets.
@@ -59,6 +61,8 @@ pub(crate) struct Scenario {
     pub(crate) deflate: bool,
     pub(crate) slow_readers: SlowReaders,
     pub(crate) chaos: Vec<Chaos>,
+    /// Logins while the others chat.
+    pub(crate) storm: Option<Storm>,
     /// Users who connect again at once, after chaos has dropped all connections.
     pub(crate) reconnects_max: u32,
     pub(crate) thresholds: Vec<Threshold>,
@@ -96,6 +100,7 @@ impl Default for Scenario {
             deflate: false,
             slow_readers: SlowReaders::default(),
             chaos: Vec::new(),
+            storm: None,
             reconnects_max: 500,
             thresholds: Vec::new(),
             source_addresses: 16,
@@ -107,10 +112,11 @@ impl Default for Scenario {
 }
 
 /// Those that come with the program: a name, and the file.
-const SHIPPED: [(&str, &str); 11] = [
+const SHIPPED: [(&str, &str); 12] = [
     ("reference-250", include_str!("../../scenarios/reference-250.toml")),
     ("reference-425", include_str!("../../scenarios/reference-425.toml")),
     ("auth-storm", include_str!("../../scenarios/auth-storm.toml")),
+    ("login-rush", include_str!("../../scenarios/login-rush.toml")),
     ("connect-storm", include_str!("../../scenarios/connect-storm.toml")),
     ("reconnect-storm", include_str!("../../scenarios/reconnect-storm.toml")),
     ("reconnect-10k", include_str!("../../scenarios/reconnect-10k.toml")),

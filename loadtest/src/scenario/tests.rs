@@ -45,7 +45,7 @@ fn every_shipped_scenario_can_be_run() {
         assert_eq!(scenario.name, name);
         assert!(!scenario.about.is_empty() && !scenario.thresholds.is_empty(), "{name}");
         let is_cheap = scenario.server.contains_key("HUBBUB__AUTH__COST__MEMORY");
-        assert_eq!(is_cheap, name != "auth-storm", "{name}");
+        assert_eq!(is_cheap, !["auth-storm", "login-rush"].contains(&name), "{name}");
     }
 }
 
@@ -205,16 +205,16 @@ fn only_one_model_can_be_asked_for() {
 
 #[test]
 fn users_change_the_stages_in_proportion() {
-    let scenario = load(&["--scenario=auth-storm", "--users=900"]).unwrap();
+    let scenario = load(&["--scenario=login-rush", "--users=900"]).unwrap();
     let targets: Vec<_> = scenario.stages.iter().map(|stage| stage.target).collect();
     assert_eq!(targets, [100, 900, 0]);
 }
 
 #[test]
 fn stages_of_another_form_are_only_replaced_as_a_whole() {
-    let refused = refusal(load(&["--scenario=auth-storm", "--plateau=5s"]));
+    let refused = refusal(load(&["--scenario=login-rush", "--plateau=5s"]));
     assert!(refused.contains("give all of --ramp-up, --plateau and --ramp-down"), "{refused}");
-    let all = ["--scenario=auth-storm", "--ramp-up=1s", "--plateau=5s", "--ramp-down=1s"];
+    let all = ["--scenario=login-rush", "--ramp-up=1s", "--plateau=5s", "--ramp-down=1s"];
     assert_eq!(load(&all).unwrap().stages, three_stages(450, [1, 5, 1].map(Duration::from_secs)));
 }
 
@@ -262,6 +262,15 @@ fn what_cannot_be_run_is_refused_with_the_reason() {
         (
             "chaos = [\"drop:30s@40s\"]",
             "of chaos `drop:30s@40s` nobody would be back before the plateau ends",
+        ),
+        (
+            "[storm]\nlasts = \"1h\"",
+            "calm, probe and storm last 1h 30s together, and the plateau 1m",
+        ),
+        (
+            "login = \"during\"\n[storm]",
+            "a storm and users who log in on the plateau cannot be told apart: `login` is `first` or \
+             `none`",
         ),
         ("reconnects_max = 0", "reconnects_max is 0, and nobody could ever come back"),
         ("chaos = [\"kill@2m\"]", "chaos `kill@2m` comes after the plateau, which lasts 1m"),

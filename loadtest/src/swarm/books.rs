@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Harvest, Latencies, Returns, Totals, scan::Record};
+use super::{Harvest, Latencies, PartLatencies, Returns, Stormed, Totals, scan::Record};
 use crate::{
     audit::{Audit, Digest, Place, Reader},
     latency::Latency,
@@ -70,6 +70,8 @@ pub(crate) struct Books {
     messages: Vec<Message>,
     second: OpenSecond,
     latencies: Latencies,
+    /// Of a plateau with a storm.
+    pub(super) parts: Option<Box<PartLatencies>>,
     pub(crate) totals: Totals,
     pub(crate) audit: Audit,
     errors: BTreeMap<String, u64>,
@@ -93,6 +95,7 @@ impl Default for Books {
                 deliver: new(),
                 lag: new(),
             },
+            parts: None,
             totals: Totals::default(),
             audit: Audit::default(),
             errors: BTreeMap::new(),
@@ -166,8 +169,12 @@ impl Books {
             let short_us = u32::try_from(us).unwrap_or(NOBODY - 1);
             message.first_us = message.first_us.min(short_us);
             message.last_us = message.last_us.max(short_us);
-            if message.is_measured {
+            let (is_measured, intended_us) = (message.is_measured, message.intended_us);
+            if is_measured {
                 self.second.measured.record_us(us);
+                if let Some(parts) = &mut self.parts {
+                    parts.record(intended_us, us);
+                }
             } else {
                 self.second.unmeasured.record_us(us);
             }
@@ -256,7 +263,7 @@ impl Books {
     }
 
     /// The sum of all, once the last second has ended.
-    pub(crate) fn harvest(mut self, returns: Returns) -> Harvest {
+    pub(crate) fn harvest(mut self, returns: Returns, stormed: Option<Stormed>) -> Harvest {
         for message in self.messages.iter().filter(|it| it.is_measured && it.first_us != NOBODY) {
             self.latencies.first.record_us(message.first_us.into());
             self.latencies.last.record_us(message.last_us.into());
@@ -266,6 +273,7 @@ impl Books {
             totals: self.totals,
             findings: self.audit.findings(),
             returns,
+            storm: stormed.zip(self.parts).map(|(it, parts)| Box::new((it, *parts))),
             errors: self.errors,
             server_version: self.server_version,
         }
@@ -309,7 +317,7 @@ mod tests {
         let second = books.end_second(moment());
         assert_eq!((second.messages, second.deliveries), (2, 4));
         assert!((second.lag_max - 5.0).abs() < 1e-9, "{}", second.lag_max);
-        let harvest = books.harvest(Returns::default());
+        let harvest = books.harvest(Returns::default(), None);
         assert_eq!((harvest.totals.deliveries, harvest.totals.plateau_deliveries), (4, 2));
         assert_eq!(harvest.totals.plateau_messages, 1);
         let latencies = harvest.latencies;
@@ -327,7 +335,7 @@ mod tests {
         assert_eq!((first.errors, first.login.is_some()), (1, true));
         let second = books.end_second(moment());
         assert_eq!((second.errors, second.login.is_some()), (0, false));
-        assert_eq!(books.harvest(Returns::default()).errors["login: 503"], 1);
+        assert_eq!(books.harvest(Returns::default(), None).errors["login: 503"], 1);
     }
 
     #[test]
@@ -336,7 +344,7 @@ mod tests {
         for number in 0..10 * ERRORS_MAX {
             books.error(&format!("publish: {number} unknown"));
         }
-        let errors = books.harvest(Returns::default()).errors;
+        let errors = books.harvest(Returns::default(), None).errors;
         assert_eq!(errors.len(), ERRORS_MAX + 1);
         assert_eq!(errors.values().sum::<u64>(), 10 * ERRORS_MAX as u64);
         assert_eq!(errors[OTHER_ERRORS], 9 * ERRORS_MAX as u64);
@@ -352,7 +360,7 @@ mod tests {
         books.delivered(reader, 1, &record(id), true, 5_000_000);
         let second = books.end_second(moment());
         assert_eq!((second.deliveries, second.deliver), (1, None));
-        assert_eq!(books.harvest(Returns::default()).latencies.last.count(), 0);
+        assert_eq!(books.harvest(Returns::default(), None).latencies.last.count(), 0);
     }
 
     #[test]

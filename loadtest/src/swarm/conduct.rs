@@ -26,6 +26,8 @@ use crate::{
 const DRAIN_PATIENCE: Duration = patience(30);
 /// How long the last deliveries are waited for, when history is read.
 const DELIVERY_PATIENCE: Duration = patience(30);
+/// How long making the accounts of a storm may take.
+const ACCOUNTS_PATIENCE: Duration = Duration::from_secs(900);
 /// How long reading all of history may take.
 const HISTORY_PATIENCE: Duration = Duration::from_secs(900);
 /// How long the witness may get no answer with which it gets on.
@@ -45,6 +47,8 @@ enum Part {
     Witness,
     /// Users log in, the next one to do so being this one.
     Login(u32),
+    /// The accounts of a storm are made; until then at most.
+    Storm(u64),
     /// All are there, and nothing happens until then.
     Idle(u64),
     /// The stages, up to this time.
@@ -112,8 +116,9 @@ impl EventLoop {
         }
         let moment = self.moment();
         self.world.books.end_second(moment);
+        let stormed = self.end_storm();
         let books = std::mem::take(&mut self.world.books);
-        self.tell(Event::Over(Box::new(books.harvest(self.world.returning.counts))));
+        self.tell(Event::Over(Box::new(books.harvest(self.world.returning.counts, stormed))));
     }
 
     pub(super) fn tell(&mut self, event: Event) {
@@ -163,6 +168,14 @@ impl EventLoop {
                 }
             }
             Part::Login(next) => self.log_in_more(next),
+            Part::Storm(until_us) => {
+                if self.is_prepared_for_storm() {
+                    self.begin_idling();
+                } else if now_us >= until_us {
+                    self.world
+                        .fail(anyhow::anyhow!("the storm's accounts were not made in 15 minutes"));
+                }
+            }
             Part::Idle(until_us) if now_us >= until_us => self.begin_stages(until_us),
             Part::Stages(until_us) if now_us >= until_us => {
                 self.enter(Phase::Drain);
@@ -219,10 +232,17 @@ impl EventLoop {
         }
         self.course.part = Part::Login(next);
         if next == users && self.world.joining == 0 {
-            let idle = self.world.plan.scenario.idle;
-            self.enter(Phase::Idle);
-            self.course.part = Part::Idle(self.patience(idle));
+            if self.storm.is_some() {
+                self.tell(Event::BeforeStorm);
+            }
+            self.course.part = Part::Storm(self.patience(ACCOUNTS_PATIENCE));
         }
+    }
+
+    fn begin_idling(&mut self) {
+        let idle = self.world.plan.scenario.idle;
+        self.enter(Phase::Idle);
+        self.course.part = Part::Idle(self.patience(idle));
     }
 
     /// The first stage begins. All that is due by the schedule gets its timer.
@@ -244,11 +264,13 @@ impl EventLoop {
         for (stamp, (_, range)) in (0..).zip(&schedule.phases) {
             timers.set(zero_us + us(range.start), RUN, Due::Phase, stamp);
         }
+        let plateau_us = schedule.plateaus().next().map(|span| zero_us + us(span.start));
         let end_us = zero_us + us(schedule.end());
         timers.set(end_us, RUN, Due::Phase, THE_END);
         if matches!(scenario.publish, Publish::Open { .. }) {
             self.course.arrivals = Pace::new(scenario, 0, Duration::ZERO..schedule.end());
         }
+        plateau_us.into_iter().for_each(|plateau_us| self.schedule_storm(plateau_us));
         self.course.part = Part::Stages(end_us);
         self.set_arrival();
     }
@@ -273,6 +295,8 @@ impl EventLoop {
                     self.enter(phase);
                 }
             }
+            Due::Storm => self.timer_of_storm(timer),
+            Due::Account => self.make_account(timer.stamp),
             Due::Check => self.check(),
             _ => {}
         }
@@ -281,6 +305,7 @@ impl EventLoop {
     fn second(&mut self, timer: Timer) {
         let next_us = timer.at_us + SECOND_US;
         self.world.timers.set(next_us.max(self.world.now_us), RUN, Due::Second, 0);
+        self.end_slow_slots();
         let cpu = thread_cpu();
         let moment = Moment { cpu: cpu.saturating_sub(self.course.cpu), ..self.moment() };
         self.course.cpu = cpu;

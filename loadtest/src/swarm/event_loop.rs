@@ -25,6 +25,7 @@ use super::{
     Event, Order, Plan,
     conduct::Course,
     socket::{self, Origin},
+    storm::Tempest,
     timers::{Due, RUN, Timer},
     user::{Kind, SLOW_READ_PAUSE, Side, User, Want},
     world::World,
@@ -46,11 +47,11 @@ const SLEEP_MAX: Duration = Duration::from_secs(1);
 const WAKER: Token = Token(0);
 const CLOCK: Token = Token(1);
 /// The sockets follow: two of each user.
-const SOCKETS: usize = 2;
+pub(super) const SOCKETS: usize = 2;
 
 /// A socket, if it is open.
 #[derive(Debug, Default)]
-struct Port {
+pub(super) struct Port {
     stream: Option<TcpStream>,
     is_connecting: bool,
     /// Whether it is among the unread ones.
@@ -62,7 +63,7 @@ struct Port {
 /// All of the thread.
 #[derive(Debug)]
 pub(super) struct EventLoop {
-    poll: Poll,
+    pub(super) poll: Poll,
     /// Wakes the loop to the microsecond. The time-out of `epoll_wait` counts in milliseconds.
     clock: OwnedFd,
     clock_us: u64,
@@ -70,10 +71,12 @@ pub(super) struct EventLoop {
     orders: Receiver<Order>,
     pub(super) events: Sender<Event>,
     pub(super) users: Vec<User>,
-    ports: Vec<Port>,
+    pub(super) ports: Vec<Port>,
     pub(super) world: World,
     pub(super) course: Course,
-    buffer: Vec<u8>,
+    /// Logins beside the users. Their sockets come after all ports.
+    pub(super) storm: Option<Box<Tempest>>,
+    pub(super) buffer: Vec<u8>,
     /// Sockets that had more than one turn may read.
     unread: VecDeque<usize>,
     /// Users who may have something to write, each once.
@@ -96,6 +99,8 @@ impl EventLoop {
         let (sender, orders) = sync_channel(ORDERS_MAX);
         let world = World::new(plan);
         let scenario = &world.plan.scenario;
+        let storm = scenario.storm.clone();
+        let storm = storm.map(|it| Box::new(Tempest::new(it, scenario.seed)));
         let first_slow = scenario.users.saturating_sub(scenario.slow_readers.users);
         let kind = |number| match number {
             _ if number == scenario.users => Kind::Witness,
@@ -116,6 +121,7 @@ impl EventLoop {
             touched: Vec::new(),
             users,
             course: Course::new(),
+            storm,
             world,
             buffer: vec![0; READ_BYTES],
             unread: VecDeque::new(),
@@ -139,7 +145,10 @@ impl EventLoop {
             let has_all = self.take_timers();
             self.settle();
             for event in &kernel_events {
-                if let Some(port) = event.token().0.checked_sub(SOCKETS) {
+                let port = event.token().0.checked_sub(SOCKETS);
+                if let Some(slot) = port.and_then(|port| port.checked_sub(self.ports.len())) {
+                    self.slot_is_ready(slot);
+                } else if let Some(port) = port {
                     let is_closed = event.is_read_closed() || event.is_error();
                     self.socket_is_ready(port, is_closed);
                 }
@@ -249,7 +258,10 @@ impl EventLoop {
             for side in [Side::Connection, Side::Door] {
                 let port = 2 * user as usize + side as usize;
                 match self.users[user as usize].take_want(side) {
-                    Some(Want::Open) => self.open(port),
+                    Some(Want::Open) => {
+                        self.open(port);
+                        self.write(port);
+                    }
                     Some(Want::Close) => {
                         self.write(port);
                         self.ports[port].stream = None;
@@ -270,15 +282,17 @@ impl EventLoop {
         };
         let token = Token(port + SOCKETS);
         let both = Interest::READABLE | Interest::WRITABLE;
-        let opened = socket::open(self.world.plan.target.address, origin).and_then(|mut stream| {
-            // Both for good: an edge comes only when something changes.
-            self.poll.registry().register(&mut stream, token, both)?;
-            Ok(stream)
-        });
+        let opened = socket::open(self.world.plan.target.address, origin).and_then(
+            |(mut stream, is_open)| {
+                // Both for good: an edge comes only when something changes.
+                self.poll.registry().register(&mut stream, token, both)?;
+                Ok((stream, is_open))
+            },
+        );
         match opened {
-            Ok(stream) => {
+            Ok((stream, is_open)) => {
                 let is_unread = self.ports[port].is_unread;
-                let (stream, is_connecting) = (Some(stream), true);
+                let (stream, is_connecting) = (Some(stream), !is_open);
                 self.ports[port] = Port { stream, is_connecting, is_unread, is_closed: false };
             }
             Err(error) => self.broken(port, &error),
@@ -419,6 +433,6 @@ fn of_port(port: usize) -> (u32, Side) {
     (number, if port.is_multiple_of(2) { Side::Connection } else { Side::Door })
 }
 
-fn is_later(error: &std::io::Error) -> bool {
+pub(super) fn is_later(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted | ErrorKind::NotConnected)
 }

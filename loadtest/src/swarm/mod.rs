@@ -21,13 +21,14 @@ use event_loop::EventLoop;
 pub(crate) use event_loop::{EVENTS_PER_TURN, READ_BYTES, READS_PER_TURN};
 use mio::Waker;
 pub(crate) use returning::Returns;
+pub(crate) use storm::{PartLatencies, Stormed};
 use tokio::sync::mpsc;
 
 use crate::{
     audit::Findings,
     latency::Latency,
     outcome::Second,
-    scenario::{Login, Scenario, schedule::Phase},
+    scenario::{Login, Scenario, schedule::Phase, storm::Part},
 };
 
 pub(crate) mod body;
@@ -42,6 +43,7 @@ pub(crate) mod receiver;
 mod returning;
 pub(crate) mod scan;
 pub(crate) mod socket;
+mod storm;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -125,6 +127,10 @@ pub(crate) enum Event {
     Second(Box<Second>),
     /// All who were cut off are back.
     Returned,
+    /// The users are there, and the accounts of the storm are made next.
+    BeforeStorm,
+    /// This part of the plateau has begun.
+    Storm(Part),
     /// The run is over.
     Over(Box<Harvest>),
     /// It could not be made, or could not go on.
@@ -151,6 +157,7 @@ pub(crate) struct Harvest {
     pub(crate) totals: Totals,
     pub(crate) findings: Findings,
     pub(crate) returns: Returns,
+    pub(crate) storm: Option<Box<(Stormed, PartLatencies)>>,
     /// Failed attempts and closed connections, by what was said: `login: 503`, `closed: 4008`.
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) server_version: Option<String>,

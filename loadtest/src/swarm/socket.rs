@@ -24,24 +24,34 @@ pub(crate) struct Origin {
 }
 
 /// Begins to connect; the stream is writable when it has.
-pub(crate) fn open(target: SocketAddr, origin: Origin) -> std::io::Result<TcpStream> {
+pub(crate) fn open(target: SocketAddr, origin: Origin) -> std::io::Result<(TcpStream, bool)> {
+    open_from(target, source(target, origin), origin.is_slow)
+}
+
+/// The same from this address. Answers whether it is connected already: over the loopback a handshake
+/// takes no longer than the call, if the other side has room.
+pub(crate) fn open_from(
+    target: SocketAddr,
+    source: Option<SocketAddr>,
+    is_slow: bool,
+) -> std::io::Result<(TcpStream, bool)> {
     let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = socket_with(family, SocketType::STREAM, flags, Some(ipproto::TCP))?;
     sockopt::set_tcp_nodelay(&socket, true)?;
-    if origin.is_slow {
+    if is_slow {
         // Before connecting, because it bounds the window that is told in the handshake.
         sockopt::set_socket_recv_buffer_size(&socket, SLOW_RECEIVE_BYTES)?;
     }
-    if let Some(source) = source(target, origin) {
+    if let Some(source) = source {
         bind(&socket, &source)?;
     }
-    match connect(&socket, &target) {
-        Ok(()) | Err(Errno::INPROGRESS) => {
-            Ok(TcpStream::from_std(std::net::TcpStream::from(socket)))
-        }
-        Err(error) => Err(error.into()),
-    }
+    let is_open = match connect(&socket, &target) {
+        Ok(()) => true,
+        Err(Errno::INPROGRESS) => false,
+        Err(error) => return Err(error.into()),
+    };
+    Ok((TcpStream::from_std(std::net::TcpStream::from(socket)), is_open))
 }
 
 /// Closes with a reset, which leaves nothing of the connection on either side.

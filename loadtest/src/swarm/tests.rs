@@ -18,7 +18,10 @@ mod faults;
 
 use crate::{
     Failure,
-    scenario::{Publish, SlowReaders, Stage},
+    scenario::{
+        Publish, SlowReaders, Stage,
+        storm::{Rate, Storm},
+    },
 };
 use hubbub::wire::proto::{
     self, client_envelope::Command, history::From as After, reply::Result as Answer,

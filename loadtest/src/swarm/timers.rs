@@ -20,6 +20,10 @@ pub(crate) enum Due {
     Arrival,
     /// Of a user: its next message.
     Publish,
+    /// Of the run: the next login of a storm, or another part of the plateau.
+    Storm,
+    /// Of the run: an account of the storm, whose number is the stamp, is made again.
+    Account,
     /// Of a user: it becomes active.
     Join,
     /// Of a user: it is active no longer. The stamp is 1 if it is to leave its channels too.

@@ -14,3 +14,4 @@ mod many_runs;
 mod peers;
 mod refusals;
 mod stall;
+mod storm;

@@ -333,3 +333,68 @@ fn a_history_without_an_end_is_read_no_further_than_there_can_be_messages() {
     assert!(evidence.iter().any(|it| it.starts_with("foreign: ")), "{evidence:?}");
     assert!(evidence.iter().any(|it| it.starts_with("cut short: ")), "{evidence:?}");
 }
+
+/// What becomes of a storm at a server that gives a token to whoever asks.
+fn storm_at_a_credulous_server(keep_alive: bool, valid: f64) -> Box<Harvest> {
+    let ms = Duration::from_millis;
+    let mut plan = plan(faulty(Fault::None).0, 2_700);
+    plan.scenario.storm = Some(Storm {
+        rate: Rate::PerSecond(100.0),
+        valid,
+        accounts: 3,
+        addresses: 5,
+        keep_alive,
+        calm: ms(100),
+        probe: ms(100),
+        probe_requests: 1,
+        lasts: ms(400),
+        ..Storm::default()
+    });
+    harvest(plan)
+}
+
+#[test]
+fn a_storm_of_valid_logins_is_counted_with_and_without_new_connections() {
+    for keep_alive in [false, true] {
+        let harvest = storm_at_a_credulous_server(keep_alive, 1.0);
+        let (stormed, parts) = harvest.storm.as_deref().unwrap();
+        assert_eq!((harvest.findings.violations, stormed.wrong), (0, 0), "{harvest:?}");
+        assert!(stormed.capacity > 0.0 && stormed.offered > 10, "{stormed:?}");
+        let answered = stormed.login.count();
+        assert_eq!((answered, stormed.unsent, stormed.unanswered), (stormed.offered, 0, 0));
+        assert!(stormed.valid > 0 && stormed.valid <= answered, "{stormed:?}");
+        // The one message was due when the plateau began, or a little before.
+        assert!(parts.calm.count() <= 1 && parts.storm.count() == 0, "{parts:?}");
+    }
+}
+
+#[test]
+fn a_token_for_somebody_that_there_is_not_is_found() {
+    let harvest = storm_at_a_credulous_server(false, 0.0);
+    let (stormed, _) = harvest.storm.as_deref().unwrap();
+    assert_eq!((stormed.wrong, stormed.login.count()), (stormed.offered, 0));
+    assert_eq!(harvest.findings.violations, stormed.wrong);
+    let first = &harvest.findings.evidence[0];
+    assert!(first.starts_with("misjudged: a login of Stranger("), "{first}");
+}
+
+#[test]
+fn what_a_storm_cannot_send_is_its_own_fault_and_counted() {
+    // Nobody answers logins but those of the accounts, one at a time.
+    let mut plan = plan(faulty(Fault::None).0, 2_700);
+    plan.scenario.storm = Some(Storm {
+        rate: Rate::PerSecond(20_000.0),
+        accounts: 1,
+        requests_max: 1,
+        calm: Duration::from_millis(100),
+        probe: Duration::from_millis(100),
+        probe_requests: 1,
+        lasts: Duration::from_millis(200),
+        valid: 1.0,
+        ..Storm::default()
+    });
+    let harvest = harvest(plan);
+    let (stormed, _) = harvest.storm.as_deref().unwrap();
+    assert!(stormed.unsent > 0 && stormed.login.count() > 0, "{stormed:?}");
+    assert_eq!(stormed.unsent + stormed.login.count(), stormed.offered, "{stormed:?}");
+}

@@ -54,7 +54,7 @@ struct Problem {
 }
 
 /// What a refusal says, for people.
-pub(super) fn problem(body: &[u8]) -> String {
+pub(crate) fn problem(body: &[u8]) -> String {
     match serde_json::from_slice::<Problem>(body) {
         Ok(Problem { name, title, detail }) => {
             let detail = detail.map(|it| format!(" ({it})")).unwrap_or_default();

@@ -30,6 +30,7 @@ pub(crate) mod witness;
 
 use leaving::Leaving;
 use login::Door;
+pub(crate) use login::problem;
 use publishing::{Outstanding, Pacing};
 use replies::{Asked, Command};
 
