@@ -2,7 +2,7 @@
 //! Pure: the salt and the memory are the caller's.
 
 use argon2::{
-    Algorithm, Argon2, Block, Params, Version,
+    Algorithm, Block, Params, Version,
     password_hash::phc::{Output, ParamsString, PasswordHash, Salt},
 };
 use bytesize::ByteSize;
@@ -179,11 +179,9 @@ fn fill(
     output_len: usize,
     memory: &mut Memory,
 ) -> Result<Output, HashError> {
-    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
     let mut output = [0; Output::MAX_LENGTH];
     let output = output.get_mut(..output_len).ok_or(HashError::Malformed)?;
-    argon2
-        .hash_password_into_with_memory(password.0.as_bytes(), salt, output, memory.blocks(params))
+    hubbub_argon2::hash(password.0.as_bytes(), salt, params, memory.blocks(params), output)
         .map_err(|_| HashError::Malformed)?;
     Output::new(output).map_err(|_| HashError::Malformed)
 }
