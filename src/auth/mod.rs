@@ -12,6 +12,9 @@ use thiserror::Error;
 use crate::limits;
 
 pub mod accounts;
+pub mod buckets;
+pub mod calibrate;
+pub mod common_passwords;
 pub mod keys;
 pub mod password;
 pub mod token;
@@ -21,7 +24,7 @@ use accounts::{Accounts, AccountsError, OpenError};
 use keys::{KeyError, TokenKey};
 use password::{Cost, Password, PasswordRuleError};
 use token::{Issuer, Realm, Verifier};
-use workers::{StartError, WorkError, Workers};
+use workers::{Class, Options, StartError, WorkError, Workers};
 
 /// What an operator may set about accounts and tokens.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -215,14 +218,16 @@ impl Auth {
     pub fn start(
         settings: Settings,
         data_dir: &Path,
-        on_worker_start: impl Fn() + Clone + Send + 'static,
+        on_worker_start: impl Fn() + Send + Sync + 'static,
     ) -> Result<Self, AuthStartError> {
         let key = TokenKey::load_or_create(data_dir)?;
         let accounts = Accounts::open(data_dir)?;
         let signing = key.encoding_key().ok_or(AuthStartError::KeyUnusable)?;
         let key_id = key.key_id().to_owned();
         let issuer = Issuer::new(signing, key_id, settings.realm(), settings.token_lifetime);
-        let workers = Workers::start(settings.cost, settings.workers(), on_worker_start)?;
+        let count = settings.workers();
+        let options = Options { cost: settings.cost, min: count, max: count };
+        let workers = Workers::start(options, on_worker_start)?;
         Ok(Self { accounts, workers, issuer, key, settings })
     }
 
@@ -255,12 +260,12 @@ impl Auth {
         password: String,
     ) -> Result<Account, RegisterError> {
         let username = Username::parse(username)?;
-        let password = Password::new(password)?;
+        let password = Password::for_new(password, username.as_str())?;
         // Asked first so that a taken name costs no hash; the insert decides.
         if self.accounts.find(username.clone()).await?.is_some() {
             return Err(RegisterError::Taken);
         }
-        let hash = self.workers.hash(password).await?;
+        let hash = self.workers.hash(password, Class::Stranger).await?;
         Ok(self.accounts.create(username, hash).await?)
     }
 
@@ -282,8 +287,8 @@ impl Auth {
             Err(UsernameError) => None,
         };
         let hash = stored.as_ref().map(|stored| stored.password_hash.clone());
-        let verified = self.workers.verify(password, hash).await?;
-        let (true, Some(stored)) = (verified, stored) else {
+        let verdict = self.workers.verify(password, hash, Class::Stranger).await?;
+        let (true, Some(stored)) = (verdict.matches, stored) else {
             return Err(LogInError::InvalidCredentials);
         };
         let token = self
