@@ -216,6 +216,12 @@ async fn a_revoked_key_is_off_at_once_and_another_signs() {
     }
     let states: Vec<_> = outside.list(NOW_S).unwrap().iter().map(|key| key.state).collect();
     assert_eq!(states, [KeyState::Signing, KeyState::Revoked(NOW_S)]);
+
+    // A copy of the file, such as one from a backup, is not taken up again.
+    fs::write(path_of(dir.path(), &old), "a copy").unwrap();
+    let again = Service::open(settings(), dir.path());
+    assert_eq!(published(&again), std::slice::from_ref(&new));
+    assert_eq!(files(dir.path()), [file_name(&new)]);
 }
 
 #[tokio::test]
