@@ -6,6 +6,7 @@ use super::*;
 use crate::auth::{password::Cost, revocation::Revoked, token::Claims};
 
 mod accounts;
+mod admission;
 mod keys;
 mod model;
 mod sessions;

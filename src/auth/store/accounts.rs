@@ -177,25 +177,21 @@ impl Store {
     pub async fn find_by_token(
         &self,
         claims: Claims,
-        address: String,
         now_s: u64,
     ) -> Result<Option<Found>, StoreError> {
         self.ask_while_awaited(move |connection| {
             let Some(id) = behind(connection, &claims, now_s)? else { return Ok(None) };
             let found = connection
                 .prepare_cached(
-                    "SELECT password_hash, password_number,
-                            EXISTS (SELECT 1 FROM known_addresses k
-                                    WHERE k.account = ?1 AND k.address = ?2)
-                     FROM accounts WHERE id = ?1",
+                    "SELECT password_hash, password_number FROM accounts WHERE id = ?1",
                 )?
-                .query_row(params![id.0, address], |row| {
+                .query_row([id.0], |row| {
                     Ok(Found {
                         id,
                         password_hash: row.get(0)?,
                         password_number: row.get(1)?,
                         disabled: false,
-                        known_here: row.get(2)?,
+                        known_here: true,
                     })
                 })?;
             Ok(Some(found))
@@ -335,7 +331,8 @@ fn create(
     Ok(Creation::Created(Account { subject, username: new.username.clone() }))
 }
 
-/// The account behind the claims of a token that verifies, unless what they stand on is gone. A token
+/// The account behind the claims of a token that verifies, unless what they stand on is gone. Here the
+/// session's row says all that generations say to hubs: a new one leaves no row of the old. A token
 /// of a hubbub that had no sessions has no `sid`; it is as good as its user until it runs out.
 fn behind(
     connection: &Connection,
@@ -344,15 +341,12 @@ fn behind(
 ) -> rusqlite::Result<Option<AccountId>> {
     let found = connection
         .prepare_cached(
-            "SELECT id, generation FROM accounts
+            "SELECT id FROM accounts
              WHERE subject = ?1 AND disabled_at_s IS NULL AND deleted_at_s IS NULL",
         )?
-        .query_row([&claims.sub], |row| Ok((AccountId(row.get(0)?), row.get::<_, u32>(1)?)))
+        .query_row([&claims.sub], |row| Ok(AccountId(row.get(0)?)))
         .optional()?;
-    let Some((account, generation)) = found else { return Ok(None) };
-    if claims.generation.is_some_and(|claimed| claimed < generation) {
-        return Ok(None);
-    }
+    let Some(account) = found else { return Ok(None) };
     let Some(session) = &claims.sid else { return Ok(Some(account)) };
     let Some(session) = SessionId::parse(session) else { return Ok(None) };
     let live = sessions::is_live(connection, session, account, now_s)?;

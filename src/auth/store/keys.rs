@@ -98,6 +98,9 @@ impl KeyStore {
         let mut keys = Self { connection, data_dir: data_dir.to_owned() };
         make_folder(&keys.folder())?;
         keys.ensure(now_s)?;
+        for row in rows(&keys.connection)?.iter().filter(|row| row.revoked_at_s.is_some()) {
+            keys.remove_file_if_possible(&row.key_id);
+        }
         Ok(keys)
     }
 
@@ -149,7 +152,7 @@ impl KeyStore {
             signed.then(|| create(transaction, &folder, now_s, now_s)).transpose()
         })?;
         tracing::warn!(target: "hubbub::audit", key = %key_id, "key revoked");
-        self.remove_file(key_id)?;
+        self.remove_file_if_possible(key_id);
         Ok(successor)
     }
 
@@ -297,6 +300,13 @@ impl KeyStore {
             remove(&former)?;
         }
         Ok(())
+    }
+
+    /// For a key that is revoked: it is, whatever becomes of the file. The next start tries again.
+    fn remove_file_if_possible(&self, key_id: &str) {
+        if let Err(error) = self.remove_file(key_id) {
+            tracing::error!(%error, "the file of a revoked key could not be removed");
+        }
     }
 
     fn remove_file(&self, key_id: &str) -> Result<(), KeyError> {

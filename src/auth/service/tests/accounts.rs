@@ -355,3 +355,46 @@ async fn a_replay_is_audited_without_the_token() {
         assert!(!log.text().contains(&secret[..60]));
     }
 }
+
+#[tokio::test]
+async fn a_common_password_or_the_user_name_is_refused_where_a_password_is_set() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::with_anna(settings(), dir.path()).await;
+    let tokens = service.anna(NOW_S).await;
+    for password in ["password1", "anna-the-first", "short"] {
+        let password = password.to_owned();
+        let name = "anna-the-first";
+        let registered = service.register(name, password.clone(), None, HERE, NOW_S).await;
+        assert!(matches!(registered, Err(RegisterError::Password(_))), "{registered:?}");
+        let by_operator = service.register_by_operator(name, password, NOW_S).await;
+        assert!(matches!(by_operator, Err(RegisterError::Password(_))), "{by_operator:?}");
+    }
+    let (current, new) = (PASSWORD.to_owned(), "password1".to_owned());
+    let changed = service.change_password(&tokens.access_token, current, new, HERE, NOW_S).await;
+    assert!(matches!(changed, Err(ChangePasswordError::Password(_))), "{changed:?}");
+}
+
+#[tokio::test]
+async fn a_login_brings_an_outdated_hash_to_the_cost_of_today_and_ends_no_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::with_anna(settings(), dir.path()).await;
+    let before = service.anna(NOW_S).await;
+    drop(service);
+    let cost = Cost { memory: ByteSize::kib(128), passes: 1, lanes: 1 };
+    let service = Service::open(Settings { cost, ..settings() }, dir.path());
+    let stored = async || {
+        let found = service.store.find(Username::parse("anna").ok(), String::new()).await;
+        found.unwrap().unwrap().password_hash
+    };
+    assert!(stored().await.contains("m=64,"));
+    service.anna(NOW_S).await;
+    // The hash is made in the background, by a worker that has nothing else to do.
+    let upgraded = tokio::time::timeout(Duration::from_secs(30), async {
+        while !stored().await.contains("m=128,") {
+            tokio::task::yield_now().await;
+        }
+    });
+    upgraded.await.unwrap();
+    service.anna(NOW_S).await;
+    service.refresh(&before.refresh_token, HERE, NOW_S).await.unwrap();
+}
