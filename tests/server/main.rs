@@ -18,6 +18,7 @@ mod idempotency;
 mod auth;
 mod limits;
 mod slow_consumer;
+mod tokens;
 
 mod deflate;
 mod drain;
