@@ -401,6 +401,9 @@ impl Config {
         );
         must(!auth.issuer.is_empty(), "auth.issuer must not be empty");
         must(!auth.audience.is_empty(), "auth.audience must not be empty");
+        for sentence in self.trust.nonsense(&auth.issuer) {
+            must(false, &sentence);
+        }
 
         for origin in &self.edge.allowed_origins {
             must(

@@ -58,6 +58,7 @@ use crate::{
 pub mod cores;
 mod log_metrics;
 mod revocations;
+mod trust_metrics;
 mod vitals;
 
 /// A server at work. Dropping it without [`Server::drain`] leaves its threads running.
@@ -201,7 +202,7 @@ fn start_on<E: Engine>(
     accounts: Accounts,
     plan: Plan,
     engine: Arc<E>,
-    metrics: Metrics,
+    mut metrics: Metrics,
     failed_commits: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<Server<E>, StartError> {
     let live = Arc::new(Live::new(config.edge.clone())?);
@@ -231,6 +232,7 @@ fn start_on<E: Engine>(
     };
     let keys = auth.as_ref().map(|auth| auth.keys());
     let trust = Trust::new(keys, config.auth.realm(), &config.trust, edge.handle())?;
+    trust_metrics::register(&mut metrics, trust.stats());
     let count = u16::try_from(plan.shards.len()).expect("SHARDS_MAX has 16 bits");
     let register = Arc::new(Register::new(revocations::kept(&config.auth)));
     let (revoker, notices) = Revoker::new(Arc::clone(&register), usize::from(count));
