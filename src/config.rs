@@ -151,6 +151,16 @@ impl Default for LogOutput {
     }
 }
 
+/// Which process the flags are for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Process {
+    /// `hubbub serve`: its ports are those of `[server]`.
+    #[default]
+    Serve,
+    /// `hubbub auth`: its ports are those of `[auth]`.
+    Auth,
+}
+
 /// The flags that set something of the configuration.
 #[derive(Clone, PartialEq, Debug, Default, clap::Args)]
 pub struct Flags {
@@ -194,6 +204,9 @@ pub struct Flags {
     /// one but the last [default: auto]
     #[arg(long, value_name = "auto|N")]
     pub shards: Option<Shards>,
+    /// Whose flags they are.
+    #[arg(skip)]
+    pub process: Process,
 }
 
 /// A configuration, and where each of its values came from.
@@ -432,6 +445,11 @@ impl Config {
         must(
             !same_port || self.server.listen.port() == 0,
             "server.listen and server.internal_listen must differ",
+        );
+        let same_port = self.auth.listen == self.auth.internal_listen;
+        must(
+            !same_port || self.auth.listen.port() == 0,
+            "auth.listen and auth.internal_listen must differ",
         );
         must(!self.server.data_dir.as_os_str().is_empty(), "server.data_dir must not be empty");
         found

@@ -329,9 +329,11 @@ pub const KNOWN_ADDRESSES_PER_ACCOUNT_MAX: u32 = 16;
 pub const REFRESHES_PER_ADDRESS_BURST: u32 = 1_000;
 /// Trades of refresh tokens that one address may try each second, in the long run. Beyond it: 429.
 pub const REFRESHES_PER_ADDRESS_PER_SECOND: f64 = 50.0;
-/// Accounts that one invite code may be good for. More are cut to this.
+/// How long an invite is good when its maker names no time.
+pub const INVITE_LIFETIME_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3_600);
+/// Accounts that one invite code may be good for. Beyond it: 400.
 pub const INVITE_USES_MAX: u32 = 10_000;
-/// How long an invite code may be good. More is cut to this.
+/// How long an invite code may be good. Beyond it: 400.
 pub const INVITE_LIFETIME_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
 /// Token keys that are published at the same time. Beyond it: no further one is made.
 pub const KEYS_PUBLISHED_MAX: usize = 16;

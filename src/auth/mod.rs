@@ -26,6 +26,7 @@ mod housekeeping;
 pub mod keyring;
 pub mod keys;
 pub mod password;
+pub mod private_file;
 pub mod refresh_token;
 pub mod revocation;
 pub mod service;

@@ -5,9 +5,10 @@
 //! feed is short, and a hub that starts anew reads all of it.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// One thing that was taken back.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Revocation {
     /// Its place in the feed: 1, 2, 3, …
     pub number: u64,
@@ -19,7 +20,7 @@ pub struct Revocation {
 }
 
 /// What was revoked.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "revoked", rename_all = "lowercase")]
 pub enum Revoked {
     /// One session: tokens with this `sid`.
@@ -42,7 +43,7 @@ pub enum Revoked {
 }
 
 /// A part of the feed.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Page {
     /// Ascending, at most [`crate::limits::REVOCATIONS_PER_PAGE_MAX`].
     pub revocations: Vec<Revocation>,

@@ -1,19 +1,24 @@
-//! `hubbub account add`: makes an account, and logs it in for the commands that follow.
+//! `hubbub account add`: makes an account, and logs it in for the commands that follow. Its
+//! neighbours are the operator's.
 
 use std::{
     io::{self, Write as _},
     time::SystemTime,
 };
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use hubbub::{
+    auth::Username,
     client::{Accounts, ClientError, TokenError},
     wire::code::ErrorCode,
 };
+use hyper::Method;
 
 use super::{
     CliError,
+    admin::AdminArgs,
     login::{ServerArgs, prompt},
+    process::print,
     saved::{Place, SavedLogin},
     terminal::escape,
 };
@@ -30,10 +35,54 @@ pub(crate) enum AccountCommand {
         #[arg(long)]
         no_login: bool,
     },
+    /// Take from a user the right to log in, and end its sessions
+    Disable(OneUser),
+    /// Give a user back the right to log in
+    Enable(OneUser),
+    /// End all sessions of a user
+    Logout(OneUser),
+    /// Remove a user for good; nobody gets the name again
+    Delete(OneUser),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct OneUser {
+    /// The user name
+    name: String,
+    #[command(flatten)]
+    admin: AdminArgs,
 }
 
 pub(crate) async fn run(command: AccountCommand) -> Result<(), CliError> {
-    let AccountCommand::Add { name, server, no_login } = command;
+    match command {
+        AccountCommand::Add { name, server, no_login } => add(name, server, no_login).await,
+        AccountCommand::Disable(user) => {
+            administer(user, Method::POST, "/disable", "is disabled").await
+        }
+        AccountCommand::Enable(user) => {
+            administer(user, Method::POST, "/enable", "is enabled").await
+        }
+        AccountCommand::Logout(user) => {
+            administer(user, Method::POST, "/logout", "is logged out everywhere").await
+        }
+        AccountCommand::Delete(user) => administer(user, Method::DELETE, "", "is removed").await,
+    }
+}
+
+async fn administer(
+    user: OneUser,
+    method: Method,
+    verb: &str,
+    outcome: &str,
+) -> Result<(), CliError> {
+    // What it may be made of needs no escaping in a path.
+    let name = Username::parse(&user.name)?;
+    let path = format!("/v1/admin/accounts/{}{verb}", name.as_str());
+    user.admin.admin()?.tell(method, &path).await?;
+    print(&format!("{} {outcome}\n", name.as_str()))
+}
+
+async fn add(name: String, server: ServerArgs, no_login: bool) -> Result<(), CliError> {
     let password = match server.password()? {
         Some(password) => password,
         None => {

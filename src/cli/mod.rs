@@ -4,6 +4,7 @@ use std::{future::Future, io, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use hubbub::{
+    auth::{UsernameError, store::keys::KeyStoreError},
     client::{AuthoritiesError, ClientError, Refusal, TokenError},
     config::{ConfigError, Flags},
     limits::CHANNEL_NAME_BYTES_MAX,
@@ -12,12 +13,15 @@ use hubbub::{
 use thiserror::Error;
 
 mod account;
+mod admin;
+mod auth;
 mod channel;
 mod chat;
 mod explain;
 mod feed;
 mod hub;
 mod login;
+mod process;
 mod program;
 mod saved;
 mod send;
@@ -39,10 +43,12 @@ enum Command {
     Serve(Flags),
     /// Run a hub without accounts: it takes the tokens of an auth service elsewhere
     Hub(Flags),
+    /// Run the auth service alone, or administer one
+    Auth(auth::AuthArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
-    /// Make accounts
+    /// Make accounts, and administer them
     #[command(subcommand)]
     Account(account::AccountCommand),
     /// Make channels
@@ -69,6 +75,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
     match arguments.command {
         Command::Serve(flags) => serve::serve(&flags),
         Command::Hub(flags) => hub::hub(&flags),
+        Command::Auth(args) => auth::run(args),
         Command::Config(ConfigCommand::Show(flags)) => serve::show_config(&flags),
         Command::Account(command) => block_on(account::run(command)),
         Command::Channel(command) => block_on(channel::run(command)),
@@ -97,6 +104,12 @@ pub(crate) enum CliError {
     Client(#[from] ClientError),
     #[error(transparent)]
     Token(#[from] TokenError),
+    #[error(transparent)]
+    Admin(#[from] admin::AdminError),
+    #[error(transparent)]
+    Keys(#[from] KeyStoreError),
+    #[error(transparent)]
+    Username(#[from] UsernameError),
     #[error(transparent)]
     Authorities(#[from] AuthoritiesError),
     #[error("--ca is for a server that is reached by https://, and not for {0}")]

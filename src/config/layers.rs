@@ -11,7 +11,7 @@ use figment::{
     value::{Dict, Map, Value},
 };
 
-use super::{ConfigError, Flags, UnknownKey};
+use super::{ConfigError, Flags, Process, UnknownKey};
 
 /// The file that is read, if it is there, when no other is named.
 const FILE_NAME: &str = "hubbub.toml";
@@ -107,11 +107,15 @@ fn read_flags(flags: &Flags) -> Vec<Layer> {
     let path = |path: &Option<PathBuf>| {
         text(path.as_ref().map(|path| path.to_string_lossy().into_owned()))
     };
+    let (listen, internal_listen) = match flags.process {
+        Process::Serve => ("server.listen", "server.internal_listen"),
+        Process::Auth => ("auth.listen", "auth.internal_listen"),
+    };
     [
-        ("--listen", "server.listen", text(flags.listen.map(|address| address.to_string()))),
+        ("--listen", listen, text(flags.listen.map(|address| address.to_string()))),
         (
             "--internal-listen",
-            "server.internal_listen",
+            internal_listen,
             text(flags.internal_listen.map(|address| address.to_string())),
         ),
         ("--data-dir", "server.data_dir", path(&flags.data_dir)),

@@ -62,7 +62,12 @@ fn every_flag_has_its_key() {
         shards: Some(Shards::Number(3)),
         jwks_url: Some("http://127.0.0.1:3/keys".to_owned()),
         key_file: None,
+        process: Process::Serve,
     };
+    let auth = Flags { process: Process::Auth, ..flags.clone() };
+    let auth = load("", &[], auth).unwrap().config;
+    assert_eq!((auth.auth.listen.port(), auth.auth.internal_listen.port()), (1, 2));
+    assert_eq!(auth.server, Server { data_dir: "d".into(), ..Server::default() });
     let config = load("", &[], flags).unwrap().config;
     assert_eq!(config.server.listen.port(), 1);
     assert_eq!(config.server.internal_listen.port(), 2);
@@ -173,6 +178,7 @@ fn a_wrong_value_is_named_with_its_key_and_place() {
         ("[hub]\nshards = 'many'", "hub.shards"),
         ("[log]\nsynchronous = 'off'", "log.synchronous"),
         ("[auth]\nregistration = 'maybe'", "auth.registration"),
+        ("[edge]\ntrusted_proxies = ['10.0.0.1/8']", "edge.trusted_proxies"),
         ("server = 1", "server"),
     ] {
         let refused = load_file(file).unwrap_err();
@@ -198,6 +204,7 @@ fn values_that_make_no_sense_are_all_named() {
         ("[auth]\nissuer = ''", "auth.issuer"),
         ("[edge]\nallowed_origins = ['https://chat.example/']", "edge.allowed_origins"),
         ("[edge]\nallowed_origins = ['*']", "edge.allowed_origins"),
+        ("[auth]\nlisten = '127.0.0.1:7881'", "auth.internal_listen"),
         ("[edge.tls]\ncertificate = 'c.pem'", "edge.tls.key"),
         ("[edge.tls]\nkey = 'k.pem'", "edge.tls.certificate"),
         ("[channels]\ncreated_at_start = ['']", "channels.created_at_start"),

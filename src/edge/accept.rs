@@ -20,7 +20,10 @@ use tokio::{
 };
 use tower::Service as _;
 
-use super::tls::{self, Opened};
+use super::{
+    address::Peer,
+    tls::{self, Opened},
+};
 use crate::{
     hub::Permit,
     limits::{self, Limits},
@@ -130,8 +133,8 @@ pub async fn serve(
             () = stopped(&mut shutdown) => break,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, from)) => (stream, Peer(from.ip())),
             Err(error) => {
                 if !is_of_one_connection(&error) {
                     if !starved {
@@ -159,8 +162,8 @@ pub async fn serve(
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
             match tls {
-                None => serve_connection(stream, permit, router, &bounds, shutdown).await,
-                Some(tls) => serve_tls(stream, tls, permit, router, bounds, shutdown).await,
+                None => serve_connection(stream, peer, permit, router, &bounds, shutdown).await,
+                Some(tls) => serve_tls(stream, peer, tls, permit, router, bounds, shutdown).await,
             }
             drop(alive);
         });
@@ -173,6 +176,7 @@ pub async fn serve(
 /// Does the TLS handshake, then serves requests on it.
 async fn serve_tls(
     stream: TcpStream,
+    peer: Peer,
     tls: Arc<ServerConfig>,
     permit: Permit,
     router: Router,
@@ -190,7 +194,7 @@ async fn serve_tls(
             // The head has what the handshake left of its time. That the next heads have no more
             // either takes nothing from a client that is not slow.
             bounds.head_timeout = deadline.saturating_duration_since(Instant::now());
-            serve_connection(stream, permit, router, &bounds, shutdown).await;
+            serve_connection(stream, peer, permit, router, &bounds, shutdown).await;
         }
         // It holds its permit, which bounds how many are told at once.
         Ok(Ok(Opened::Plain(stream))) => tell(stream, SPEAK_HTTPS).await,
@@ -203,6 +207,7 @@ async fn serve_tls(
 /// Serves requests on one connection, until it ends or becomes a WebSocket.
 async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
+    peer: Peer,
     permit: Permit,
     router: Router,
     bounds: &Bounds,
@@ -211,6 +216,7 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(permit.clone());
+        request.extensions_mut().insert(peer);
         router.clone().call(request)
     });
     let connection = http1::Builder::new()

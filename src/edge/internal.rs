@@ -1,4 +1,4 @@
-//! The internal port: health, metrics and profiles, on a thread of their own, so that they answer when
+//! The internal port: health, metrics, profiles and administration, on a thread of their own, so that they answer when
 //! the rest is too busy to.
 
 use std::{fmt, io, net::TcpListener, sync::Arc, thread::JoinHandle};
@@ -7,16 +7,19 @@ use axum::{
     Router,
     extract::State,
     http::{HeaderName, header},
-    routing::get,
 };
 use tokio::sync::watch;
 
 use super::{
     accept::{self, Permits},
-    http::{finish, health, health::Health},
+    admin_access::Secret,
+    http::{admin, checks, finish, health::Health, openapi::Routes},
     profile,
 };
-use crate::limits::{self, Limits};
+use crate::{
+    limits::{self, Limits},
+    wire::code::ErrorCode,
+};
 
 /// What Prometheus expects of OpenMetrics text.
 const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -26,12 +29,20 @@ const METRICS_CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0;
 pub struct Internal {
     health: Health,
     metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    admin: Option<Routes>,
 }
 
 impl Internal {
     /// `metrics` writes all of them as OpenMetrics text. It must not block.
     pub fn new(health: Health, metrics: impl Fn() -> String + Send + Sync + 'static) -> Self {
-        Self { health, metrics: Arc::new(metrics) }
+        Self { health, metrics: Arc::new(metrics), admin: None }
+    }
+
+    /// The same, with these addresses for those who know the secret.
+    #[must_use]
+    pub fn with_admin(mut self, routes: Routes, secret: Secret) -> Self {
+        self.admin = Some(admin::guarded(routes, secret));
+        self
     }
 }
 
@@ -43,14 +54,24 @@ impl fmt::Debug for Internal {
 
 /// Everything on the internal port.
 pub fn router(internal: Internal) -> Router {
-    let checks = Router::new()
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
-        .with_state(internal.health.clone())
-        .route("/debug/profile", get(profile::profile));
-    finish(checks.route("/metrics", get(metrics).with_state(internal)))
+    let mut routes = checks("hubbub, the internal port", &internal.health)
+        .with(__path_metrics, metrics, &internal, &[])
+        .with(profile::__path_profile, profile::profile, &(), PROFILE_REFUSALS);
+    if let Some(admin) = internal.admin {
+        routes = routes.and(admin);
+    }
+    finish(routes.into_router())
 }
 
+/// The codes that a profile is refused with.
+const PROFILE_REFUSALS: &[ErrorCode] = &[ErrorCode::Busy, ErrorCode::Internal];
+
+/// Every counter and histogram.
+#[utoipa::path(
+    get, path = "/metrics", tag = "health",
+    responses((status = 200, description = "OpenMetrics text.", body = String,
+        content_type = METRICS_CONTENT_TYPE)),
+)]
 async fn metrics(State(internal): State<Internal>) -> ([(HeaderName, &'static str); 1], String) {
     ([(header::CONTENT_TYPE, METRICS_CONTENT_TYPE)], (internal.metrics)())
 }

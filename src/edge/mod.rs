@@ -12,6 +12,8 @@ use thiserror::Error;
 use crate::{auth::Auth, connection::login::Login, hub::Hub, limits::Limits, wire::Encoding};
 
 pub mod accept;
+pub mod address;
+pub mod admin_access;
 pub mod http;
 pub mod internal;
 pub mod live;
@@ -32,6 +34,8 @@ pub struct Settings {
     /// To whom compression is agreed when they offer it. Connections that exist keep what they agreed
     /// on.
     pub deflate: Deflate,
+    /// Reverse proxies whose `X-Forwarded-For` is believed. Nobody else's is.
+    pub trusted_proxies: Vec<address::Network>,
     /// The certificate of the public port. With one, it speaks TLS and nothing else.
     pub tls: tls::Files,
 }
@@ -103,6 +107,13 @@ pub struct Edge<E> {
     pub live: Arc<Live>,
     /// The operator's bounds.
     pub limits: Limits,
+}
+
+impl<E> Edge<E> {
+    /// What the addresses of accounts and tokens need, where there are any.
+    fn auth_api(&self) -> Option<http::AuthApi> {
+        self.auth.as_ref().map(|auth| http::AuthApi::new(auth, &self.live, &self.limits))
+    }
 }
 
 impl<E> fmt::Debug for Edge<E> {

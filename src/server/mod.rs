@@ -8,7 +8,14 @@
 //! internal       health, metrics, profiles              the other cores
 //! ```
 
-use std::{io, net::SocketAddr, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use thiserror::Error;
 use tokio::{
@@ -34,7 +41,8 @@ use crate::{
     edge::{
         Edge,
         accept::{self, Permits},
-        http::{self, health::Health},
+        admin_access::{self, Secret, SecretError},
+        http::{self, AuthApi, admin, health::Health, openapi::Routes},
         internal::{self, Internal},
         live::Live,
         tls::TlsError,
@@ -55,6 +63,8 @@ use crate::{
     metrics::Metrics,
 };
 
+pub mod auth;
+mod auth_metrics;
 pub mod cores;
 mod log_metrics;
 mod revocations;
@@ -66,6 +76,7 @@ mod vitals;
 pub struct Server<E> {
     public: SocketAddr,
     internal: SocketAddr,
+    data_dir: PathBuf,
     warning: Option<cores::Warning>,
     drain_timeout: Duration,
     engine: Arc<E>,
@@ -100,6 +111,17 @@ pub enum StartError {
         "trust.jwks_url and trust.key_file are for `hubbub hub`: this server has accounts of its own"
     )]
     AccountsTwice,
+    /// The secret of the admin addresses.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The data directory.
+    #[error("the data directory {} cannot be used", path.display())]
+    DataDir {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The list of cores.
     #[error(transparent)]
     Cores(#[from] PlanError),
@@ -222,11 +244,12 @@ fn start_on<E: Engine>(
 
     let rest = plan.rest.clone();
     let on_worker_start = move || pin(rest.as_deref());
+    let data_dir = config.server.data_dir.clone();
+    let secret = Secret::load_or_create(&data_dir)?;
     let auth = match accounts {
         Accounts::Here if has_own_issuer(&config.trust) => return Err(StartError::AccountsTwice),
         Accounts::Here => {
-            let data_dir = &config.server.data_dir;
-            Some(Arc::new(Auth::start(config.auth.clone(), data_dir, on_worker_start)?))
+            Some(Arc::new(Auth::start(config.auth.clone(), &data_dir, on_worker_start)?))
         }
         Accounts::Elsewhere => None,
     };
@@ -242,6 +265,9 @@ fn start_on<E: Engine>(
         Login::new(Arc::new(trust), register, Arc::clone(&directory), edge.handle().clone());
     let login = Arc::new(login);
 
+    if let Some(auth) = &auth {
+        auth_metrics::register(&mut metrics, auth.stats());
+    }
     let metrics = Arc::new(metrics);
     let vitals = Arc::new(Vitals::new(plan.shards.len(), failed_commits));
     let limits = Arc::new(config.limits.clone());
@@ -270,12 +296,18 @@ fn start_on<E: Engine>(
     let hub = Hub::new(mailboxes);
 
     let health = health(&vitals);
+    let admin = match &auth {
+        Some(auth) => admin::auth(&AuthApi::new(auth, &live, &config.limits)),
+        None => Routes::new(""),
+    };
+    let admin = admin.and(admin::hub(&bans));
     let internal_thread = internal::spawn(
         internal_listener,
         Internal::new(health.clone(), {
             let metrics = Arc::clone(&metrics);
             move || metrics.to_text()
-        }),
+        })
+        .with_admin(admin, secret),
         config.limits.clone(),
         is_internal_shutdown,
     )
@@ -305,9 +337,12 @@ fn start_on<E: Engine>(
         accept::serve(public_listener, router, permits, tls, &limits, is_shutdown).await;
     });
 
+    announce(&data_dir, internal)?;
+
     Ok(Server {
         public,
         internal,
+        data_dir,
         warning: plan.warning,
         drain_timeout: config.limits.drain_timeout,
         engine,
@@ -382,6 +417,7 @@ impl<E: Engine> Server<E> {
         let drained = async { timeout(within, self.hub.drain()).await };
         let in_time = self.edge.block_on(drained).is_ok();
         drop(self.hub);
+        admin_access::renounce(&self.data_dir, self.internal);
         // As above.
         let _ = self.internal_shutdown.send(true);
         let internal_ended = async {
@@ -463,6 +499,12 @@ fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
 
 fn listen_internally(address: SocketAddr) -> Result<std::net::TcpListener, StartError> {
     std::net::TcpListener::bind(address).map_err(|source| StartError::Listen { address, source })
+}
+
+/// Leaves word for the commands of the operator of where the internal port is.
+fn announce(data_dir: &Path, internal: SocketAddr) -> Result<(), StartError> {
+    admin_access::announce(data_dir, internal)
+        .map_err(|source| StartError::DataDir { path: data_dir.to_owned(), source })
 }
 
 fn edge_runtime(plan: &Plan) -> io::Result<Runtime> {

@@ -49,16 +49,12 @@ impl Vitals {
         self.is_draining.store(true, Ordering::Relaxed);
     }
 
-    /// Whether every shard's thread gets its turns. Load alone does not fail it.
+    /// Whether every shard's thread, or that of an auth service, gets its turns. Load alone does not fail it.
     pub(super) fn is_live(&self) -> Result<(), String> {
         let beats = self.beats_ms.iter().map(|beat_ms| beat_ms.load(Ordering::Relaxed));
         let beat = Duration::from_millis(beats.min().unwrap_or(0));
         let age = self.started.elapsed().saturating_sub(beat);
-        if age <= BEAT_AGE_MAX {
-            Ok(())
-        } else {
-            Err(format!("the hub has not beaten for {} s", age.as_secs()))
-        }
+        if age <= BEAT_AGE_MAX { Ok(()) } else { Err(format!("no turn for {} s", age.as_secs())) }
     }
 
     /// Whether new work is welcome.

@@ -17,6 +17,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+mod auth;
+
 /// How long anything may take. Far more than it does: who gets here has found a fault.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Lines of a program that are read ahead of the test.

@@ -1,6 +1,6 @@
 //! `POST /v1/accounts`: makes an account.
 
-use std::{net::IpAddr, sync::Arc};
+use std::borrow::Cow;
 
 use axum::{
     Json,
@@ -8,69 +8,92 @@ use axum::{
     http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
+    AuthApi,
     body::{self, Takes},
     problem::Problem,
 };
 use crate::{
-    auth::{Auth, RegisterError},
+    auth::{Account, RegisterError},
     clock,
     wire::code::ErrorCode,
 };
 
-#[derive(Deserialize)]
-struct NewAccount {
-    username: String,
-    password: String,
-    invite: Option<String>,
+/// What an account is made of.
+#[derive(Deserialize, ToSchema)]
+pub struct NewAccount {
+    /// 1 to 32 of `a`–`z`, `0`–`9`, `.`, `_` and `-`. Upper case is folded.
+    pub(super) username: String,
+    /// 8 to 1024 bytes of UTF-8, taken as they are.
+    pub(super) password: String,
+    /// The code of the invite, where one is needed.
+    pub(super) invite: Option<String>,
 }
 
 /// The account that was made.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Created {
+    /// What the user logs in with, in lower case.
     username: String,
+    /// The user's stable name among machines: `sub` of its tokens.
     user: String,
 }
 
-/// What the address needs.
-#[derive(Clone, Debug)]
-pub struct Accounts {
-    /// The auth service.
-    pub auth: Arc<Auth>,
-    /// Bytes of a body.
-    pub body_bytes_max: usize,
+impl From<Account> for Created {
+    fn from(account: Account) -> Self {
+        Self { username: account.username.as_str().to_owned(), user: account.subject }
+    }
 }
+
+/// The codes that [`create`] refuses with.
+pub const REFUSALS: &[ErrorCode] = &[
+    ErrorCode::InvalidUsername,
+    ErrorCode::InvalidPassword,
+    ErrorCode::UsernameTaken,
+    ErrorCode::Forbidden,
+    ErrorCode::RateLimited,
+    ErrorCode::Overloaded,
+    ErrorCode::Internal,
+];
 
 /// Makes an account.
 ///
 /// # Errors
 /// When registration is closed, name or password are not allowed, or there is no room.
+#[utoipa::path(
+    post, path = "/v1/accounts", tag = "accounts",
+    request_body = NewAccount,
+    responses((status = 201, description = "The account is made.", body = Created)),
+)]
 pub async fn create(
-    State(accounts): State<Accounts>,
+    State(api): State<AuthApi>,
     request: Request,
 ) -> Result<(StatusCode, Json<Created>), Problem> {
-    let new: NewAccount = body::read(request, Takes::Json, accounts.body_bytes_max).await?;
-    let from = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+    let from = api.client(&request);
+    let new: NewAccount = body::read(request, Takes::Json, api.body_bytes_max).await?;
     let registered =
-        accounts.auth.register(&new.username, new.password, new.invite, from, clock::unix_s());
+        api.auth.register(&new.username, new.password, new.invite, from, clock::unix_s());
     let account = registered.await.map_err(refusal)?;
-    let created = Created { username: account.username.as_str().to_owned(), user: account.subject };
-    Ok((StatusCode::CREATED, Json(created)))
+    Ok((StatusCode::CREATED, Json(account.into())))
 }
 
-fn refusal(error: RegisterError) -> Problem {
+/// What the answer to a failed sign-up is.
+pub(super) fn refusal(error: RegisterError) -> Problem {
+    let with = |code, detail: Cow<'static, str>| Problem::new(code).detail(detail);
     match error {
         RegisterError::Username(error) => {
-            Problem::new(ErrorCode::InvalidUsername).detail(error.to_string())
+            with(ErrorCode::InvalidUsername, error.to_string().into())
         }
         RegisterError::Password(error) => {
-            Problem::new(ErrorCode::InvalidPassword).detail(error.to_string())
+            with(ErrorCode::InvalidPassword, error.to_string().into())
         }
-        RegisterError::Closed => Problem::new(ErrorCode::Forbidden)
-            .detail("accounts are made by the operator of this server"),
+        RegisterError::Closed => {
+            with(ErrorCode::Forbidden, "accounts are made by the operator of this server".into())
+        }
         RegisterError::InvalidInvite => {
-            Problem::new(ErrorCode::Forbidden).detail("an invite code is needed")
+            with(ErrorCode::Forbidden, "an invite code that is good is needed".into())
         }
         RegisterError::RateLimited { retry_after } => {
             Problem::new(ErrorCode::RateLimited).retry_after(retry_after)

@@ -41,6 +41,10 @@ pub async fn read<T: DeserializeOwned>(
     let bytes = collect(body, bytes_max).await?;
     match format {
         // serde_json's message may quote a value, which may be a password: it is not passed on.
+        // An array would be taken for an object's values in their order.
+        Format::Json if first_byte(&bytes) == Some(b'[') => {
+            Err(bad_request("not the expected JSON: an object"))
+        }
         Format::Json => serde_json::from_slice(&bytes).map_err(|error| {
             bad_request(format!(
                 "not the expected JSON: line {}, column {}",
@@ -48,6 +52,10 @@ pub async fn read<T: DeserializeOwned>(
                 error.column()
             ))
         }),
+        // What is not UTF-8 would be replaced by one and the same character, in passwords too.
+        Format::Form if !is_utf8(&bytes) => {
+            Err(bad_request("the form is not percent-encoded UTF-8"))
+        }
         Format::Form => Form::from_request(Request::from_parts(parts, Body::from(bytes)), &())
             .await
             .map(|Form(decoded)| decoded)
@@ -81,6 +89,30 @@ fn format(request: &Request, takes: Takes) -> Result<Format, Problem> {
         }
         Takes::Json => refusal("expected application/json"),
     }
+}
+
+fn first_byte(json: &[u8]) -> Option<u8> {
+    json.iter().copied().find(|byte| !byte.is_ascii_whitespace())
+}
+
+/// Whether a form is percent-encoded UTF-8. What parts its fields is ASCII, so it need not be taken
+/// apart for that.
+fn is_utf8(form: &[u8]) -> bool {
+    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
+    let mut decoded = Vec::with_capacity(form.len());
+    let mut bytes = form.iter();
+    while let Some(byte) = bytes.next() {
+        let byte = match byte {
+            b'%' => match (digit(bytes.next()), digit(bytes.next())) {
+                (Some(high), Some(low)) => u8::try_from(high << 4 | low).ok(),
+                _ => None,
+            },
+            byte => Some(*byte),
+        };
+        let Some(byte) = byte else { return false };
+        decoded.push(byte);
+    }
+    std::str::from_utf8(&decoded).is_ok()
 }
 
 async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
@@ -120,6 +152,9 @@ mod tests {
         assert_eq!(decode("application/json", r#"{"text":"a b"}"#).await, expected);
         assert_eq!(decode("Application/JSON; charset=utf-8", r#"{"text":"a b"}"#).await, expected);
         assert_eq!(decode("application/x-www-form-urlencoded", "text=a+b").await, expected);
+        let umlaut = Ok(Greeting { text: "ä+&".to_owned() });
+        let form = "text=%c3%A4%2B%26&other=1";
+        assert_eq!(decode("application/x-www-form-urlencoded", form).await, umlaut);
     }
 
     #[tokio::test]
@@ -130,7 +165,13 @@ mod tests {
         for body in ["", "{", "{}", "[]", "\u{feff}{}", "1e400", twice, surrogate, deep.as_str()] {
             assert_eq!(decode("application/json", body.to_owned()).await, Err(400), "{body}");
         }
-        assert_eq!(decode("application/x-www-form-urlencoded", "other=1").await, Err(400));
+        let array = r#" ["a"]"#;
+        assert_eq!(decode("application/json", array).await, Err(400));
+        for body in ["other=1", "text=a&text=a", "text=%ff", "text=%", "text=%4", "text=%zz"] {
+            assert_eq!(decode("application/x-www-form-urlencoded", body).await, Err(400), "{body}");
+        }
+        let bytes = Body::from(&b"text=p\xe4"[..]);
+        assert_eq!(decode("application/x-www-form-urlencoded", bytes).await, Err(400));
     }
 
     #[tokio::test]

@@ -33,11 +33,25 @@ impl fmt::Debug for Health {
 }
 
 /// Whether the process beats.
+#[utoipa::path(
+    get, path = "/livez", tag = "health",
+    responses(
+        (status = 200, description = "It does.", body = String),
+        (status = 503, description = "It does not, with a few words on why.", body = String),
+    ),
+)]
 pub async fn live(State(health): State<Health>) -> (StatusCode, String) {
     answer((health.live)())
 }
 
 /// Whether the process takes work.
+#[utoipa::path(
+    get, path = "/readyz", tag = "health",
+    responses(
+        (status = 200, description = "It does.", body = String),
+        (status = 503, description = "Not now, with a few words on why.", body = String),
+    ),
+)]
 pub async fn ready(State(health): State<Health>) -> (StatusCode, String) {
     answer((health.ready)())
 }

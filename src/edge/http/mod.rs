@@ -1,6 +1,6 @@
 //! The HTTP API: one file per resource.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use axum::{
     Router,
@@ -8,48 +8,134 @@ use axum::{
     http::{HeaderValue, header},
     middleware::{self, Next},
     response::Response,
-    routing::{get, post},
+    routing::get,
 };
 
-use super::{Edge, upgrade};
-use crate::{auth::Auth, engine::Engine, wire::code::ErrorCode};
+use super::{Edge, address, live::Live, upgrade};
+use crate::{auth::Auth, engine::Engine, limits::Limits, wire::code::ErrorCode};
 
 pub mod accounts;
+pub mod admin;
+pub mod bearer;
 pub mod body;
 pub mod health;
 pub mod keys;
+pub mod me;
+pub mod openapi;
+pub mod password;
 pub mod problem;
+pub mod revocations;
 pub mod token;
 
 use health::Health;
+use openapi::Routes;
 use problem::Problem;
 
 /// What `/` answers until the page exists.
 const WELCOME: &str = "This is hubbub, a realtime chat server.\n\
     WebSocket: /v1/ws    Accounts: POST /v1/accounts    Tokens: POST /v1/token\n";
 
-/// Everything on the public port.
-pub fn public<E: Engine>(edge: Edge<E>) -> Router {
-    let bytes_max = usize::try_from(edge.limits.request_body_bytes_max.as_u64());
-    let api = api(edge.health.clone(), edge.auth.clone(), bytes_max.unwrap_or(usize::MAX));
-    finish(api.route("/v1/ws", get(upgrade::upgrade::<E>).with_state(Arc::new(edge))))
+/// The same where there are no accounts.
+const WELCOME_TO_HUB: &str = "This is a hub of hubbub, a realtime chat server.\n\
+    WebSocket: /v1/ws    Accounts and tokens: at its auth service, which is another address\n";
+
+/// The same where there is no hub.
+const WELCOME_TO_AUTH: &str = "This is the auth service of hubbub, a realtime chat server.\n\
+    Accounts: POST /v1/accounts    Tokens: POST /v1/token    The rest: /openapi.json\n";
+
+/// What the addresses of accounts and tokens need.
+#[derive(Clone, Debug)]
+pub struct AuthApi {
+    /// The auth service.
+    pub auth: Arc<Auth>,
+    /// Which proxies are trusted.
+    pub live: Arc<Live>,
+    /// Bytes of a body.
+    pub body_bytes_max: usize,
 }
 
-/// What is answered without the hub. A hub whose accounts are elsewhere has no addresses for them.
-fn api(health: Health, auth: Option<Arc<Auth>>, body_bytes_max: usize) -> Router {
-    let router = Router::new()
-        .route("/", get(async || WELCOME))
-        .route("/livez", get(health::live))
-        .route("/readyz", get(health::ready))
-        .with_state(health);
-    let Some(auth) = auth else { return router };
-    let accounts = accounts::Accounts { auth: Arc::clone(&auth), body_bytes_max };
-    let token = token::Token { auth: Arc::clone(&auth), body_bytes_max };
-    router
-        .route("/v1/accounts", post(accounts::create).with_state(accounts))
-        .route("/v1/token", post(token::issue).with_state(token))
-        .route("/.well-known/jwks.json", get(keys::jwks).with_state(auth))
+impl AuthApi {
+    /// Addresses of this auth service.
+    #[must_use]
+    pub fn new(auth: &Arc<Auth>, live: &Arc<Live>, limits: &Limits) -> Self {
+        let body_bytes_max = usize::try_from(limits.request_body_bytes_max.as_u64());
+        Self {
+            auth: Arc::clone(auth),
+            live: Arc::clone(live),
+            body_bytes_max: body_bytes_max.unwrap_or(usize::MAX),
+        }
+    }
+
+    /// Whose request this is.
+    fn client(&self, request: &Request) -> IpAddr {
+        address::client(request, &self.live.now().settings.trusted_proxies)
+    }
 }
+
+/// Everything on the public port of a hub. One whose accounts are elsewhere has no addresses for
+/// them.
+pub fn public<E: Engine>(edge: Edge<E>) -> Router {
+    let mut routes = checks("hubbub", &edge.health);
+    let welcome = if edge.auth.is_some() { WELCOME } else { WELCOME_TO_HUB };
+    if let Some(api) = &edge.auth_api() {
+        routes = routes.and(accounts_and_tokens(api));
+    }
+    let edge = Arc::new(edge);
+    let routes = routes.with(__path_websocket, upgrade::upgrade::<E>, &edge, WEBSOCKET_REFUSALS);
+    finish(routes.into_router().route("/", get(async move || welcome)))
+}
+
+/// Everything on the public port of an auth service that stands alone.
+pub fn auth(api: &AuthApi, health: &Health) -> Router {
+    let routes = checks("hubbub auth", health).and(accounts_and_tokens(api));
+    finish(routes.into_router().route("/", get(async || WELCOME_TO_AUTH)))
+}
+
+/// How the process feels.
+pub fn checks(title: &str, health: &Health) -> Routes {
+    Routes::new(title).with(health::__path_live, health::live, health, &[]).with(
+        health::__path_ready,
+        health::ready,
+        health,
+        &[],
+    )
+}
+
+/// What users and hubs ask of the auth service.
+fn accounts_and_tokens(api: &AuthApi) -> Routes {
+    Routes::new("")
+        .with(accounts::__path_create, accounts::create, api, accounts::REFUSALS)
+        .with(token::__path_issue, token::issue, api, token::REFUSALS)
+        .with(token::__path_revoke, token::revoke, api, token::REVOKE_REFUSALS)
+        .with(password::__path_change, password::change, api, password::REFUSALS)
+        .with(me::__path_me, me::me, api, me::REFUSALS)
+        .with(keys::__path_jwks, keys::jwks, api, &[])
+        .with(revocations::__path_revocations, revocations::revocations, api, revocations::REFUSALS)
+}
+
+/// The codes that a handshake is refused with by a status.
+const WEBSOCKET_REFUSALS: &[ErrorCode] = &[
+    ErrorCode::InvalidToken,
+    ErrorCode::TokenExpired,
+    ErrorCode::Forbidden,
+    ErrorCode::Overloaded,
+    ErrorCode::Draining,
+    ErrorCode::Internal,
+];
+
+/// Becomes a WebSocket (RFC 6455).
+///
+/// `docs/PROTOCOL.md` says what is spoken on it.
+#[utoipa::path(
+    get, path = "/v1/ws", tag = "chat", security(("bearer" = []), ()),
+    responses(
+        (status = 101, description = "From here on frames are spoken."),
+        (status = 426, description = "bad_request (100): another version of WebSocket.",
+            body = problem::Body, content_type = "application/problem+json"),
+    ),
+)]
+#[expect(dead_code, reason = "the document's words for `upgrade`, which is generic")]
+fn websocket() {}
 
 /// Answers the rest of all requests as problems, and what a browser should know about every answer.
 pub fn finish(router: Router) -> Router {
@@ -67,6 +153,10 @@ async fn harden(request: Request, next: Next) -> Response {
     };
     let headers = response.headers_mut();
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // Most answers are about somebody, or of this moment. Those that may be kept say so.
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
     response
 }
 

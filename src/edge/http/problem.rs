@@ -8,8 +8,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use crate::wire::code::ErrorCode;
+use crate::{auth::ServiceError, wire::code::ErrorCode};
 
 /// An HTTP refusal. Its status follows from the code, unless HTTP has a finer one.
 #[derive(Debug)]
@@ -22,21 +23,32 @@ pub struct Problem {
     oauth: Option<&'static str>,
 }
 
-/// The members of the body.
-#[derive(Serialize)]
-struct Body<'a> {
+/// A refusal (RFC 9457).
+#[derive(Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub struct Body<'a> {
+    /// `urn:hubbub:error:` and the name.
     r#type: String,
+    /// What the code means.
     title: &'static str,
+    /// The HTTP status.
     status: u16,
+    /// The number of the code, as in frames and in `hubbub explain`.
     code: u16,
+    /// The name of the code.
     name: &'static str,
+    /// Whether trying again, unchanged, may help.
     retryable: bool,
+    /// What about this very request was wrong.
     #[serde(skip_serializing_if = "Option::is_none")]
     detail: Option<&'a str>,
+    /// Milliseconds after which another attempt may pass.
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
+    /// RFC 6749's name for it, from the token endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<&'static str>,
+    /// What stands in `title`, for clients of OAuth.
     #[serde(skip_serializing_if = "Option::is_none")]
     error_description: Option<&'static str>,
 }
@@ -83,6 +95,18 @@ impl From<ErrorCode> for Problem {
     }
 }
 
+/// What a service that could do nothing about a request says. Who has the failure logs it.
+impl From<ServiceError> for Problem {
+    fn from(error: ServiceError) -> Self {
+        match error {
+            ServiceError::Overloaded { retry_after } => {
+                Self::new(ErrorCode::Overloaded).retry_after(retry_after)
+            }
+            ServiceError::Failed(_) => Self::new(ErrorCode::Internal),
+        }
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = Body {
@@ -112,14 +136,22 @@ impl IntoResponse for Problem {
             }
         }
         if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            // RFC 6750 §3: a token that was brought and is not good is told apart from none.
+            let challenge = match self.code {
+                ErrorCode::InvalidToken | ErrorCode::TokenExpired => {
+                    "Bearer error=\"invalid_token\""
+                }
+                _ => "Bearer",
+            };
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
         }
         response
     }
 }
 
-/// The HTTP status of a code.
-fn status(code: ErrorCode) -> StatusCode {
+/// The HTTP status of a code, where there is no finer one.
+#[must_use]
+pub fn status(code: ErrorCode) -> StatusCode {
     match code {
         ErrorCode::BadRequest
         | ErrorCode::UnknownCommand
@@ -197,9 +229,14 @@ mod tests {
 
     #[tokio::test]
     async fn an_unauthorized_request_learns_the_scheme() {
-        let (status, headers, _) = rendered(Problem::new(ErrorCode::InvalidToken)).await;
-        assert_eq!(status, StatusCode::UNAUTHORIZED);
-        assert_eq!(headers["www-authenticate"], "Bearer");
+        for (code, challenge) in [
+            (ErrorCode::NotAuthenticated, "Bearer"),
+            (ErrorCode::InvalidToken, "Bearer error=\"invalid_token\""),
+        ] {
+            let (status, headers, _) = rendered(Problem::new(code)).await;
+            assert_eq!(status, StatusCode::UNAUTHORIZED);
+            assert_eq!(headers["www-authenticate"], challenge);
+        }
     }
 
     #[test]

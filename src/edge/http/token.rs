@@ -1,99 +1,196 @@
-//! `POST /v1/token`: a password → an access token, in the shape of OAuth 2.0 (RFC 6749 §4.3).
-
-use std::{net::IpAddr, sync::Arc};
+//! `POST /v1/token` and `POST /v1/token/revoke`: tokens, in the shape of OAuth 2.0 (RFC 6749 §4.3 and
+//! §6, RFC 7009).
+//!
+//! Fields that nobody knows are ignored, as RFC 6749 has it; so are `client_id`, `client_secret` and
+//! HTTP Basic, since there are no clients to tell apart.
 
 use axum::{
     Json,
     extract::{Request, State},
-    http::{HeaderName, StatusCode, header},
+    http::StatusCode,
 };
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::{
+    AuthApi,
     body::{self, Takes},
     problem::Problem,
 };
 use crate::{
-    auth::{Auth, LogInError},
+    auth::{LogInError, RefreshError, ServiceError, Tokens},
     clock,
     wire::code::ErrorCode,
 };
 
-/// All optional, so that what is missing is answered in OAuth's words.
-#[derive(Deserialize)]
-struct Grant {
+/// What is asked for. All optional, so that what is missing is answered in OAuth's words.
+#[derive(Deserialize, ToSchema)]
+pub struct Grant {
+    /// `password` or `refresh_token`.
     grant_type: Option<String>,
+    /// With `password`.
     username: Option<String>,
+    /// With `password`.
     password: Option<String>,
+    /// With `refresh_token`.
+    refresh_token: Option<String>,
 }
 
-/// RFC 6749 §5.1.
-#[derive(Debug, Serialize)]
+/// Tokens (RFC 6749 §5.1).
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Granted {
+    /// The JWT that hubs take.
     access_token: String,
+    /// `Bearer`.
     token_type: &'static str,
+    /// Seconds until the access token runs out.
     expires_in: u64,
+    /// Good for one trade, for a new pair. The one traded in is used up.
+    refresh_token: String,
 }
 
-/// What the address needs.
-#[derive(Clone, Debug)]
-pub struct Token {
-    /// The auth service.
-    pub auth: Arc<Auth>,
-    /// Bytes of a body.
-    pub body_bytes_max: usize,
+impl From<Tokens> for Granted {
+    fn from(tokens: Tokens) -> Self {
+        Self {
+            access_token: tokens.access_token,
+            token_type: "Bearer",
+            expires_in: tokens.lifetime.as_secs(),
+            refresh_token: tokens.refresh_token,
+        }
+    }
 }
 
-/// Issues a token. The answer is not to be cached.
+/// The codes that [`issue`] refuses with.
+pub const REFUSALS: &[ErrorCode] = &[
+    ErrorCode::InvalidCredentials,
+    ErrorCode::InvalidToken,
+    ErrorCode::RateLimited,
+    ErrorCode::Overloaded,
+    ErrorCode::Internal,
+];
+
+/// Issues tokens for a password or a refresh token.
+///
+/// A refusal has RFC 6749's name for it too, as `error`. An unknown user, a wrong password and a user
+/// who may not log in get one and the same answer.
 ///
 /// # Errors
-/// When the password is wrong, the grant is another one, or there is no room.
-pub async fn issue(
-    State(token): State<Token>,
-    request: Request,
-) -> Result<([(HeaderName, &'static str); 1], Json<Granted>), Problem> {
-    let grant: Grant = body::read(request, Takes::JsonOrForm, token.body_bytes_max)
+/// When password or refresh token are wrong, the grant is another one, or there is no room.
+#[utoipa::path(
+    post, path = "/v1/token", tag = "tokens",
+    request_body(content(
+        (Grant = "application/json"),
+        (Grant = "application/x-www-form-urlencoded"),
+    )),
+    responses((status = 200, description = "Tokens. Not to be cached.", body = Granted)),
+)]
+pub async fn issue(State(api): State<AuthApi>, request: Request) -> Result<Json<Granted>, Problem> {
+    let (from, now_s) = (api.client(&request), clock::unix_s());
+    let grant: Grant = body::read(request, Takes::JsonOrForm, api.body_bytes_max)
         .await
         .map_err(|problem| problem.oauth("invalid_request"))?;
-    match grant.grant_type.as_deref() {
-        Some("password") => {}
+    let tokens = match given(grant.grant_type)?.as_deref() {
+        Some("password") => {
+            let username = given(grant.username)?;
+            // A password is whatever it is; only an empty one counts as missing.
+            let password = grant.password.filter(|password| !password.is_empty());
+            let (Some(username), Some(password)) = (username, password) else {
+                return Err(invalid_request("username or password is missing"));
+            };
+            api.auth.log_in(&username, password, from, now_s).await.map_err(not_logged_in)?
+        }
+        Some("refresh_token") => {
+            let Some(token) = given(grant.refresh_token)? else {
+                return Err(invalid_request("refresh_token is missing"));
+            };
+            api.auth.refresh(&token, from, now_s).await.map_err(not_refreshed)?
+        }
         None => return Err(invalid_request("grant_type is missing")),
         Some(_) => {
             let problem = Problem::new(ErrorCode::BadRequest).oauth("unsupported_grant_type");
-            return Err(problem.detail("the only grant_type is `password`"));
+            return Err(problem.detail("grant_type is `password` or `refresh_token`"));
         }
+    };
+    Ok(Json(tokens.into()))
+}
+
+/// The codes that [`revoke`] refuses with.
+pub const REVOKE_REFUSALS: &[ErrorCode] = &[ErrorCode::Overloaded, ErrorCode::Internal];
+
+/// A token that is not wanted any more.
+#[derive(Deserialize, ToSchema)]
+pub struct Unwanted {
+    /// The refresh token or access token of a session.
+    token: Option<String>,
+}
+
+/// Ends the session of a token.
+///
+/// A token that is nobody's, or not any more, is no error.
+///
+/// # Errors
+/// When the token is missing or the store fails.
+#[utoipa::path(
+    post, path = "/v1/token/revoke", tag = "tokens",
+    request_body(content(
+        (Unwanted = "application/json"),
+        (Unwanted = "application/x-www-form-urlencoded"),
+    )),
+    responses((status = 200, description = "No session has this token any more.")),
+)]
+pub async fn revoke(State(api): State<AuthApi>, request: Request) -> Result<StatusCode, Problem> {
+    let unwanted: Unwanted = body::read(request, Takes::JsonOrForm, api.body_bytes_max)
+        .await
+        .map_err(|problem| problem.oauth("invalid_request"))?;
+    let Some(token) = given(unwanted.token)? else {
+        return Err(invalid_request("token is missing"));
+    };
+    api.auth.revoke(&token, clock::unix_s()).await.map_err(|error| unserved(error, "revoked"))?;
+    Ok(StatusCode::OK)
+}
+
+/// A field with something in it. RFC 6749 takes an empty one for a missing one.
+fn given(field: Option<String>) -> Result<Option<String>, Problem> {
+    match field {
+        Some(text) if text.contains('\0') => Err(invalid_request("a field has a NUL in it")),
+        field => Ok(field.filter(|text| !text.is_empty())),
     }
-    let (Some(username), Some(password)) = (grant.username, grant.password) else {
-        return Err(invalid_request("username or password is missing"));
-    };
-    let (from, now_s) = (IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), clock::unix_s());
-    let issued = token.auth.log_in(&username, password, from, now_s).await.map_err(refusal)?;
-    let granted = Granted {
-        access_token: issued.access_token,
-        token_type: "Bearer",
-        expires_in: issued.lifetime.as_secs(),
-    };
-    Ok(([(header::CACHE_CONTROL, "no-store")], Json(granted)))
 }
 
 fn invalid_request(detail: &'static str) -> Problem {
     Problem::new(ErrorCode::BadRequest).oauth("invalid_request").detail(detail)
 }
 
-fn refusal(error: LogInError) -> Problem {
+fn not_logged_in(error: LogInError) -> Problem {
     match error {
-        LogInError::InvalidCredentials => Problem::new(ErrorCode::InvalidCredentials)
-            .status(StatusCode::UNAUTHORIZED)
-            .oauth("invalid_grant"),
-        LogInError::RateLimited { retry_after } => Problem::new(ErrorCode::RateLimited)
-            .oauth("temporarily_unavailable")
-            .retry_after(retry_after),
-        LogInError::Overloaded { retry_after } => Problem::new(ErrorCode::Overloaded)
-            .oauth("temporarily_unavailable")
-            .retry_after(retry_after),
-        LogInError::Failed(error) => {
-            tracing::error!(%error, "a token could not be issued");
-            Problem::new(ErrorCode::Internal).oauth("server_error")
+        LogInError::InvalidCredentials => {
+            Problem::new(ErrorCode::InvalidCredentials).oauth("invalid_grant")
         }
+        LogInError::RateLimited { retry_after } => rate_limited(retry_after),
+        LogInError::Overloaded { retry_after } => {
+            unserved(ServiceError::Overloaded { retry_after }, "issued")
+        }
+        LogInError::Failed(error) => unserved(ServiceError::Failed(error), "issued"),
     }
+}
+
+fn not_refreshed(error: RefreshError) -> Problem {
+    match error {
+        RefreshError::InvalidGrant => Problem::new(ErrorCode::InvalidToken).oauth("invalid_grant"),
+        RefreshError::RateLimited { retry_after } => rate_limited(retry_after),
+        RefreshError::Service(error) => unserved(error, "refreshed"),
+    }
+}
+
+fn rate_limited(retry_after: std::time::Duration) -> Problem {
+    Problem::new(ErrorCode::RateLimited).oauth("temporarily_unavailable").retry_after(retry_after)
+}
+
+fn unserved(error: ServiceError, what: &'static str) -> Problem {
+    let is_mistake = matches!(error, ServiceError::Failed(_));
+    if is_mistake {
+        tracing::error!(%error, "a token could not be {what}");
+    }
+    let name = if is_mistake { "server_error" } else { "temporarily_unavailable" };
+    Problem::from(error).oauth(name)
 }
