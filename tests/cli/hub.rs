@@ -146,6 +146,35 @@ fn a_hub_starts_while_its_auth_service_is_down_and_finds_it_later() {
 }
 
 #[test]
+fn a_key_that_is_taken_back_makes_clients_renew_and_go_on() {
+    let home = TempDir::new().unwrap();
+    let home = home.path();
+    let auth = Process::auth(home, "127.0.0.1:0");
+    let hub = Process::hub(home, &auth.public);
+    let (at_auth, at_hub) = (auth.url(), hub.url());
+    add_account(home, &at_auth, "ada");
+    let words = ["tail", "lobby", "--json", "--since", "0"];
+    let tail = Running::start(hubbub(home, &as_user(&words, "ada", &at_hub, &at_auth)));
+    // With a password, and so with a token that was issued just now.
+    let send = || {
+        let mut send = hubbub(home, &as_user(&["send", "lobby", "x"], "ada", &at_hub, &at_auth));
+        success(&send.env("HUBBUB_PASSWORD", "correct horse battery").output().unwrap())
+    };
+    assert_eq!(send(), "1\n");
+    tail.line();
+
+    let keys = success(&run(home, &["auth", "keys", "list", "--data-dir", "auth-data"]));
+    let signing = keys.lines().find(|line| line.ends_with("  signs")).expect("one of them signs");
+    let key_id = signing.split(' ').next().unwrap();
+    success(&run(home, &["auth", "keys", "revoke", key_id, "--data-dir", "auth-data"]));
+    // It is told that its token ran out, not that it may not come back.
+    while hub.metric("hubbub_revoked_connections_total") < 1.0 {}
+    assert_eq!(send(), "2\n");
+    let message: Value = serde_json::from_str(&tail.line()).unwrap();
+    assert_eq!(message["sequence"], 2);
+}
+
+#[test]
 fn a_hub_that_trusts_nobody_does_not_start() {
     let home = TempDir::new().unwrap();
     let home = home.path();
