@@ -1,12 +1,21 @@
-//! What the fuzz targets share: the server's WebSocket layer, and a client's way to feed it.
+//! What the fuzz targets share: the server's WebSocket layer with a client's way to feed it, and the
+//! half of its tokens that verifies.
 //!
-//! The layer is pure and names nothing but the bounds and the codes, so its files are compiled in
-//! here by themselves: with the whole server, and SQLite in it, a fuzz build would take minutes.
+//! Both are pure and name nothing but the bounds and the codes, so their files are compiled in here
+//! by themselves: with the whole server, and SQLite in it, a fuzz build would take minutes.
 
 #[path = "../../src/limits.rs"]
 pub mod limits;
 #[path = "../../src/websocket/mod.rs"]
 pub mod websocket;
+/// Verifying without issuing.
+#[path = "../../src/auth/token"]
+pub mod token {
+    pub mod claims;
+    pub mod key;
+    pub mod outside;
+    pub mod verify;
+}
 /// The codes alone.
 #[path = "../../src/wire"]
 pub mod wire {

@@ -194,7 +194,7 @@ mod tests {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 connections += 1;
                 let mut request = vec![0; 4_096];
-                while let Some(answer) = answers.next() {
+                for answer in answers.by_ref() {
                     let length = stream.read(&mut request).await.unwrap();
                     assert!(request[..length].starts_with(b"GET /keys HTTP/1.1\r\n"));
                     stream.write_all(answer.as_bytes()).await.unwrap();

@@ -158,9 +158,9 @@ fn a_key_that_is_taken_back_makes_clients_renew_and_go_on() {
     // With a password, and so with a token that was issued just now.
     let send = || {
         let mut send = hubbub(home, &as_user(&["send", "lobby", "x"], "ada", &at_hub, &at_auth));
-        success(&send.env("HUBBUB_PASSWORD", "correct horse battery").output().unwrap())
+        send.env("HUBBUB_PASSWORD", "correct horse battery").output().unwrap()
     };
-    assert_eq!(send(), "1\n");
+    assert_eq!(success(&send()), "1\n");
     tail.line();
 
     let keys = success(&run(home, &["auth", "keys", "list", "--data-dir", "auth-data"]));
@@ -169,7 +169,9 @@ fn a_key_that_is_taken_back_makes_clients_renew_and_go_on() {
     success(&run(home, &["auth", "keys", "revoke", key_id, "--data-dir", "auth-data"]));
     // It is told that its token ran out, not that it may not come back.
     while hub.metric("hubbub_revoked_connections_total") < 1.0 {}
-    assert_eq!(send(), "2\n");
+    // The auth service itself sees it within a second, and signs with the revoked key until then.
+    let sent = (0..100).any(|_| send().status.success());
+    assert!(sent, "no token is good any more");
     let message: Value = serde_json::from_str(&tail.line()).unwrap();
     assert_eq!(message["sequence"], 2);
 }

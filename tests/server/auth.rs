@@ -32,7 +32,10 @@ async fn as_subprotocol<E: Engine>(server: &TestServer<E>, token: &str) -> Peer 
 }
 
 /// Status and body of a handshake with a token in the header.
-async fn refused_handshake<E: Engine>(server: &TestServer<E>, token: &str) -> (u16, String) {
+pub(crate) async fn refused_handshake<E: Engine>(
+    server: &TestServer<E>,
+    token: &str,
+) -> (u16, String) {
     let mut socket = Socket::connect(server.address()).await;
     let request = handshake(server.address(), &[PROTO], Some(token));
     socket.write(request.replace("Upgrade\r\n", "Upgrade, close\r\n").as_bytes()).await;

@@ -21,6 +21,7 @@ mod expiry;
 mod limits;
 mod revocation;
 mod slow_consumer;
+mod tokens;
 
 mod deflate;
 mod drain;

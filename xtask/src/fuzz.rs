@@ -13,7 +13,7 @@ use crate::{
     tools::{Command, cargo_fuzz, nightly},
 };
 
-const TARGETS: [&str; 3] = ["reader", "negotiation", "inflate"];
+const TARGETS: [&str; 4] = ["reader", "negotiation", "inflate", "verify_token"];
 
 /// How long `cargo xtask test` runs each target.
 const STEP_SECONDS: u32 = 8;

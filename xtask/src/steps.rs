@@ -35,7 +35,7 @@ const STEPS: &[Step] = &[
     Step { name: "autobahn", about: "RFC 6455 and 7692, the quick part", run: autobahn::quick },
     Step { name: "python", about: "a Python client, from proto/ alone", run: python },
     Step { name: "interop", about: "ws, websockets, aiohttp and Chromium", run: interop },
-    Step { name: "fuzz", about: "reader, negotiation, inflate: 8 s each", run: fuzz::step },
+    Step { name: "fuzz", about: "the WebSocket layer and tokens: 8 s each", run: fuzz::step },
     Step { name: "release", about: "cargo build --release", run: release },
     Step { name: "reference", about: "100 users, every delivery audited", run: reference },
     Step {

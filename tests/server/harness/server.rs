@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicU16, Ordering},
@@ -162,6 +163,11 @@ impl<E: Engine> TestServer<E> {
     /// The internal address. It stays the same.
     pub(crate) const fn internal_address(&self) -> SocketAddr {
         self.config.server.internal_listen
+    }
+
+    /// Where its data are.
+    pub(crate) fn data_dir(&self) -> &Path {
+        &self.config.server.data_dir
     }
 
     /// What the Rust client wants to know of the server.
