@@ -9,49 +9,59 @@ use hubbub::{
 use super::{
     CliError,
     login::command,
-    process::{self, url_from_here},
-    serve::{addresses, first_channel},
+    process::{self, is_secure, url_from_here},
 };
 
-/// Runs a hub, as `hubbub serve` runs a server.
+/// Where the keys of an auth service are, beside its other addresses.
+const JWKS_PATH: &str = "/.well-known/jwks.json";
+
+/// Runs a hub until it is told to stop.
 pub(crate) fn hub(flags: &Flags) -> Result<(), CliError> {
     process::run(flags, server::start_hub, greeting)
 }
 
 /// What a person sees first. Scripts wait for the first line.
 fn greeting<E: Engine>(config: &Config, server: &Server<E>) -> String {
-    let addresses = addresses(config, server);
-    let (url, hint) = url_from_here(config, server.public_address());
-    let trust = &config.trust;
-    let issuer = if trust.jwks_url.is_empty() {
-        trust.key_file.display().to_string()
-    } else {
-        trust.jwks_url.clone()
-    };
-    let others = trust.issuers.iter().map(|outside| outside.issuer.as_str());
-    let issuers: Vec<_> = Some(issuer.as_str())
-        .filter(|issuer| !issuer.is_empty())
-        .into_iter()
-        .chain(others)
-        .collect();
-    // Where the keys of our auth service are, it is itself.
-    let service = trust.jwks_url.strip_suffix("/.well-known/jwks.json");
-    let hints = service.map(|service| {
-        let channel = first_channel(config);
-        let chat = command(&url, &format!("chat {channel} --as ada --auth {service}"));
-        format!(
-            "\n\
-             Try, in another terminal{hint}:\n\
-             \x20 {account}\n\
-             \x20 {chat}\n",
-            account = command(service, "account add ada"),
-        )
-    });
+    let (public, internal) = (server.public_address(), server.internal_address());
+    let secure = if is_secure(config) { "s" } else { "" };
     format!(
-        "{addresses}\x20 tokens      of {issuers}\n\
+        "listening on http{secure}://{public}\n\
+         \n\
+         hubbub {version}, a hub\n\
+         \x20 WebSocket   ws{secure}://{public}/v1/ws\n\
+         \x20 tokens      of {issuers}\n\
+         \x20 health      http://{internal}/readyz\n\
+         \x20 metrics     http://{internal}/metrics\n\
+         \x20 data        {data}\n\
          {hints}\n\
          Ctrl-C stops it.\n",
-        issuers = issuers.join(", "),
-        hints = hints.unwrap_or_default(),
+        version = env!("CARGO_PKG_VERSION"),
+        issuers = issuers(config).join(", "),
+        data = config.server.data_dir.display(),
+        hints = hints(config, server).unwrap_or_default(),
     )
+}
+
+/// Whose tokens are taken.
+fn issuers(config: &Config) -> Vec<String> {
+    let trust = &config.trust;
+    let mut issuers = vec![trust.jwks_url.clone(), trust.key_file.display().to_string()];
+    issuers.extend(trust.issuers.iter().map(|outside| outside.issuer.clone()));
+    issuers.retain(|issuer| !issuer.is_empty());
+    issuers
+}
+
+/// What to try, if it is known where users log in.
+fn hints<E: Engine>(config: &Config, server: &Server<E>) -> Option<String> {
+    let service = config.trust.jwks_url.strip_suffix(JWKS_PATH)?;
+    let channel = config.channels.created_at_start.first().map_or("lobby", String::as_str);
+    let (url, hint) = url_from_here(config, server.public_address());
+    Some(format!(
+        "\n\
+         Try, in another terminal{hint}:\n\
+         \x20 {account}\n\
+         \x20 {chat}\n",
+        account = command(service, "account add ada"),
+        chat = command(&url, &format!("chat {channel} --as ada --auth {service}")),
+    ))
 }

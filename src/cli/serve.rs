@@ -34,29 +34,10 @@ pub(crate) fn show_config(flags: &Flags) -> Result<(), CliError> {
 
 /// What a person sees first. Scripts wait for the first line.
 fn greeting<E: Engine>(config: &Config, server: &Server<E>) -> String {
-    let addresses = addresses(config, server);
-    let (url, hint) = url_from_here(config, server.public_address());
-    format!(
-        "{addresses}\n\
-         Try, in another terminal{hint}:\n\
-         \x20 {account}\n\
-         \x20 {chat}\n\
-         \n\
-         Ctrl-C stops it.\n",
-        account = command(&url, "account add ada"),
-        chat = command(&url, &format!("chat {} --as ada", first_channel(config))),
-    )
-}
-
-/// The first channel that there is.
-pub(super) fn first_channel(config: &Config) -> &str {
-    config.channels.created_at_start.first().map_or("lobby", String::as_str)
-}
-
-/// Where the server is and keeps its data.
-pub(super) fn addresses<E: Engine>(config: &Config, server: &Server<E>) -> String {
     let (public, internal) = (server.public_address(), server.internal_address());
+    let channel = config.channels.created_at_start.first().map_or("lobby", String::as_str);
     let secure = if is_secure(config) { "s" } else { "" };
+    let (url, hint) = url_from_here(config, public);
     format!(
         "listening on http{secure}://{public}\n\
          \n\
@@ -64,8 +45,16 @@ pub(super) fn addresses<E: Engine>(config: &Config, server: &Server<E>) -> Strin
          \x20 WebSocket   ws{secure}://{public}/v1/ws\n\
          \x20 health      http://{internal}/readyz\n\
          \x20 metrics     http://{internal}/metrics\n\
-         \x20 data        {data}\n",
+         \x20 data        {data}\n\
+         \n\
+         Try, in another terminal{hint}:\n\
+         \x20 {account}\n\
+         \x20 {chat}\n\
+         \n\
+         Ctrl-C stops it.\n",
         version = env!("CARGO_PKG_VERSION"),
         data = config.server.data_dir.display(),
+        account = command(&url, "account add ada"),
+        chat = command(&url, &format!("chat {channel} --as ada")),
     )
 }

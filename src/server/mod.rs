@@ -255,6 +255,7 @@ fn start_on<E: Engine>(
     };
     let keys = auth.as_ref().map(|auth| auth.keys());
     let trust = Trust::new(keys, config.auth.realm(), &config.trust, edge.handle())?;
+    trust_metrics::register(&mut metrics, trust.stats());
     let count = u16::try_from(plan.shards.len()).expect("SHARDS_MAX has 16 bits");
     let register = Arc::new(Register::new(revocations::kept(&config.auth)));
     let (revoker, notices) = Revoker::new(Arc::clone(&register), usize::from(count));
@@ -298,8 +299,9 @@ fn start_on<E: Engine>(
     let health = health(&vitals);
     let admin = match &auth {
         Some(auth) => admin::auth(&AuthApi::new(auth, &live, &config.limits)),
-        None => Routes::new("hubbub"),
+        None => Routes::new(""),
     };
+    let admin = admin.and(admin::hub(&bans));
     let internal_thread = internal::spawn(
         internal_listener,
         Internal::new(health.clone(), {

@@ -85,7 +85,7 @@ impl Auth {
 }
 
 /// Status and body of one request.
-fn exchange(
+pub(super) fn exchange(
     server: &str,
     request: &str,
     token: Option<&str>,

@@ -2,7 +2,7 @@
 
 use ed25519_dalek::{SigningKey, pkcs8::DecodePrivateKey as _};
 use hubbub::{
-    auth::keys::{self, TokenKey},
+    auth::{keys, store::keys::KeyStore},
     engine::Engine,
     limits::{Limits, TOKEN_BYTES_MAX},
     wire::{
@@ -22,10 +22,11 @@ mod bad;
 
 /// Makes tokens with the very key of this server.
 fn forge<E: Engine>(server: &TestServer<E>) -> Forge {
-    let file = server.data_dir().join(keys::FILE_NAME);
-    let key = SigningKey::from_pkcs8_pem(&std::fs::read_to_string(file).unwrap()).unwrap();
-    let key_id = TokenKey::load_or_create(server.data_dir()).unwrap().key_id().to_owned();
     let now_s = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let keys = KeyStore::open(server.data_dir(), now_s).unwrap();
+    let key_id = keys.signing_key(now_s).unwrap().key_id().to_owned();
+    let file = server.data_dir().join("keys").join(keys::file_name(&key_id));
+    let key = SigningKey::from_pkcs8_pem(&std::fs::read_to_string(file).unwrap()).unwrap();
     Forge { key, key_id, realm: "hubbub".to_owned(), now_s }
 }
 

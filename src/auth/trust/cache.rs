@@ -133,7 +133,7 @@ mod tests {
         let verified = Verified {
             subject: name.to_owned(),
             name: name.to_owned(),
-            issued_at_s: Some(0),
+            issued_at_s: None,
             expires_at_s: 1,
             session: None,
             generation: None,

@@ -127,11 +127,10 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use ed25519_dalek::pkcs8::{EncodePublicKey as _, spki::der::pem::LineEnding};
-
-    use super::*;
     use jsonwebtoken::jwk::JwkSet;
 
-    use crate::auth::keys::{self, TokenKey};
+    use super::*;
+    use crate::auth::keys::TokenKey;
 
     fn file(content: &[u8], mode: u32) -> tempfile::NamedTempFile {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -179,7 +178,8 @@ mod tests {
     fn what_holds_no_public_key_of_the_algorithm_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let key = TokenKey::create(dir.path()).unwrap();
-        let private = fs::read(dir.path().join(keys::file_name(key.key_id()))).unwrap();
+        let file_name = crate::auth::keys::file_name(key.key_id());
+        let private = fs::read(dir.path().join(file_name)).unwrap();
         let empty = br#"{"keys":[]}"#;
         let secret =
             br#"{"keys":[{"kty":"oct","k":"eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHh4eHg"}]}"#;

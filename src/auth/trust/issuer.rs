@@ -124,8 +124,9 @@ impl Issuer {
         }
         let key = match (self.keys.find(key_id), &self.source) {
             (Some(key), _) => key,
+            // Not invalid: whoever has it may have come by it rightly, and is to fetch another.
             (None, _) if key_id.is_some_and(|id| self.keys.is_revoked(id)) => {
-                return Err(TokenError::Invalid(Reason::Key));
+                return Err(TokenError::Expired);
             }
             (None, Source::Remote(remote)) => remote.wait_for(|| self.keys.find(key_id)).await?,
             (None, Source::Process(_) | Source::File) => {

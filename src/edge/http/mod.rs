@@ -35,6 +35,10 @@ use problem::Problem;
 const WELCOME: &str = "This is hubbub, a realtime chat server.\n\
     WebSocket: /v1/ws    Accounts: POST /v1/accounts    Tokens: POST /v1/token\n";
 
+/// The same where there are no accounts.
+const WELCOME_TO_HUB: &str = "This is a hub of hubbub, a realtime chat server.\n\
+    WebSocket: /v1/ws    Accounts and tokens: at its auth service, which is another address\n";
+
 /// The same where there is no hub.
 const WELCOME_TO_AUTH: &str = "This is the auth service of hubbub, a realtime chat server.\n\
     Accounts: POST /v1/accounts    Tokens: POST /v1/token    The rest: /openapi.json\n";
@@ -72,12 +76,13 @@ impl AuthApi {
 /// them.
 pub fn public<E: Engine>(edge: Edge<E>) -> Router {
     let mut routes = checks("hubbub", &edge.health);
+    let welcome = if edge.auth.is_some() { WELCOME } else { WELCOME_TO_HUB };
     if let Some(api) = &edge.auth_api() {
         routes = routes.and(accounts_and_tokens(api));
     }
     let edge = Arc::new(edge);
     let routes = routes.with(__path_websocket, upgrade::upgrade::<E>, &edge, WEBSOCKET_REFUSALS);
-    finish(routes.into_router().route("/", get(async || WELCOME)))
+    finish(routes.into_router().route("/", get(async move || welcome)))
 }
 
 /// Everything on the public port of an auth service that stands alone.

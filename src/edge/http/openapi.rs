@@ -33,6 +33,8 @@ pub const BEARER: &str = "bearer";
 #[openapi(components(schemas(
     accounts::NewAccount,
     accounts::Created,
+    admin::bans::Ban,
+    admin::bans::BanList,
     admin::invites::Invite,
     admin::invites::Invited,
     keys::Jwk,

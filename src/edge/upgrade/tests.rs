@@ -1,4 +1,7 @@
-use std::{net::SocketAddr, sync::Mutex};
+use std::{
+    net::SocketAddr,
+    sync::{LazyLock, Mutex},
+};
 
 use axum::{Router, routing::get};
 use futures_util::StreamExt as _;
@@ -31,7 +34,9 @@ struct Server {
 }
 
 fn identity() -> Identity {
-    let credential = Register::new(Duration::MAX).credential("anna", None, None, "key");
+    // Fingerprints of one register only are comparable.
+    static REGISTER: LazyLock<Register> = LazyLock::new(|| Register::new(Duration::MAX));
+    let credential = REGISTER.credential("anna", None, None, "key");
     let claim = Box::new(Claim { credential, issued_at_s: None });
     Identity { user: UserId(7), name: "anna".to_owned(), expires_at: u64::MAX, claim }
 }

@@ -11,9 +11,22 @@ use super::within;
 
 /// Status and body of an address.
 pub(crate) async fn get(server: SocketAddr, path: &str) -> (u16, String) {
+    ask(server, "GET", path, None).await
+}
+
+/// Status and body of a request without a body, with a secret if it needs one.
+pub(crate) async fn ask(
+    server: SocketAddr,
+    method: &str,
+    path: &str,
+    secret: Option<&str>,
+) -> (u16, String) {
     let answer = within(path, async {
         let mut stream = TcpStream::connect(server).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+        let secret = secret.map(|it| format!("Authorization: Bearer {it}\r\n")).unwrap_or_default();
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {server}\r\n{secret}Connection: close\r\n\r\n"
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

@@ -137,6 +137,12 @@ impl<E: Engine> TestServer<E> {
         Arc::clone(self.server.as_ref().expect("it runs").bans())
     }
 
+    /// What its operator shows on the internal port.
+    pub(crate) fn admin_secret(&self) -> String {
+        let file = self.config.server.data_dir.join("admin-secret");
+        std::fs::read_to_string(file).unwrap().trim().to_owned()
+    }
+
     /// A new session of this user, who has an account from the first one on.
     pub(crate) async fn session(&self, name: &str) -> Tokens {
         const PASSWORD: &str = "correct horse battery";

@@ -13,9 +13,10 @@ use axum::{
 };
 
 use super::{AuthApi, bearer, openapi::Routes, problem::Problem};
-use crate::{edge::admin_access::Secret, wire::code::ErrorCode};
+use crate::{edge::admin_access::Secret, engine::Engine, hub::bans::Bans, wire::code::ErrorCode};
 
 pub mod accounts;
+pub mod bans;
 pub mod invites;
 
 /// The codes that the guard refuses with.
@@ -31,6 +32,15 @@ pub fn auth(api: &AuthApi) -> Routes {
         .with(accounts::__path_enable, accounts::enable, api, accounts::REFUSALS)
         .with(accounts::__path_log_out, accounts::log_out, api, accounts::REFUSALS)
         .with(invites::__path_make, invites::make, api, invites::REFUSALS)
+}
+
+/// What an operator does about who may come in.
+#[must_use]
+pub fn hub<E: Engine>(hub_bans: &Arc<Bans<E>>) -> Routes {
+    Routes::new("")
+        .with(bans::__path_ban, bans::ban::<E>, hub_bans, bans::BAN_REFUSALS)
+        .with(bans::__path_lift, bans::lift::<E>, hub_bans, bans::LIFT_REFUSALS)
+        .with(bans::__path_list, bans::list::<E>, hub_bans, bans::LIST_REFUSALS)
 }
 
 /// These addresses, for those who know the secret. Whatever an operator may ask of a part of the
