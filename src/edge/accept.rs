@@ -16,6 +16,7 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
+    task::{coop::unconstrained, yield_now},
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tower::Service as _;
@@ -112,19 +113,38 @@ pub async fn serve(
     permits: Permits,
     tls: impl Fn() -> Option<Arc<ServerConfig>>,
     limits: &Limits,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
 ) {
     let bounds = Bounds {
         head_bytes_max: usize::try_from(limits.request_head_bytes_max.as_u64())
             .unwrap_or(usize::MAX),
         head_timeout: limits.request_head_timeout,
     };
+    // Counts its own turns: tokio's are so short that in a storm the kernel's queue would overflow
+    // behind the connections that were accepted before, and the clients' kernels wait a second.
+    unconstrained(accept(listener, router, permits, tls, bounds, shutdown)).await;
+}
+
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    permits: Permits,
+    tls: impl Fn() -> Option<Arc<ServerConfig>>,
+    bounds: Bounds,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let refusals = Arc::new(Semaphore::new(limits::REFUSALS_MAX));
     // Every connection's task holds a clone; when the last is gone, `ended` says so.
     let (alive, mut ended) = mpsc::channel::<()>(1);
     // Said once, not at every attempt.
     let mut starved = false;
+    let mut left_of_turn = limits::ACCEPTS_PER_TURN;
     loop {
+        left_of_turn -= 1;
+        if left_of_turn == 0 {
+            left_of_turn = limits::ACCEPTS_PER_TURN;
+            yield_now().await;
+        }
         let accepted = tokio::select! {
             biased;
             () = stopped(&mut shutdown) => break,
