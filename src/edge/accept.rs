@@ -21,7 +21,10 @@ use tokio::{
 };
 use tower::Service as _;
 
-use super::tls::{self, Opened};
+use super::{
+    plain::{HubFollows, Plain},
+    tls::{self, Opened},
+};
 use crate::{
     hub::Permit,
     limits::{self, Limits},
@@ -179,8 +182,11 @@ async fn accept(
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
             match tls {
-                None => serve_connection(stream, permit, router, &bounds, shutdown).await,
-                Some(tls) => serve_tls(stream, tls, permit, router, bounds, shutdown).await,
+                None => serve_plain(stream, permit, router, &bounds, shutdown).await,
+                // Boxed, since its sessions are large, and nobody pays for them without TLS.
+                Some(tls) => {
+                    Box::pin(serve_tls(stream, tls, permit, router, bounds, shutdown)).await;
+                }
             }
             drop(alive);
         });
@@ -188,6 +194,19 @@ async fn accept(
     drop((listener, alive));
     // Each connection bounds itself; this wait is bounded by theirs.
     ended.recv().await;
+}
+
+/// Serves requests on a socket without TLS.
+async fn serve_plain(
+    stream: TcpStream,
+    permit: Permit,
+    router: Router,
+    bounds: &Bounds,
+    shutdown: watch::Receiver<bool>,
+) {
+    let hub_follows = HubFollows::default();
+    let stream = Plain::new(stream, hub_follows.clone());
+    serve_connection(stream, hub_follows, permit, router, bounds, shutdown).await;
 }
 
 /// Does the TLS handshake, then serves requests on it.
@@ -210,7 +229,9 @@ async fn serve_tls(
             // The head has what the handshake left of its time. That the next heads have no more
             // either takes nothing from a client that is not slow.
             bounds.head_timeout = deadline.saturating_duration_since(Instant::now());
-            serve_connection(stream, permit, router, &bounds, shutdown).await;
+            // Its session sends whole records: what it is told of the hub's words is not heard.
+            let hub_follows = HubFollows::default();
+            serve_connection(stream, hub_follows, permit, router, &bounds, shutdown).await;
         }
         // It holds its permit, which bounds how many are told at once.
         Ok(Ok(Opened::Plain(stream))) => tell(stream, SPEAK_HTTPS).await,
@@ -223,6 +244,7 @@ async fn serve_tls(
 /// Serves requests on one connection, until it ends or becomes a WebSocket.
 async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
+    hub_follows: HubFollows,
     permit: Permit,
     router: Router,
     bounds: &Bounds,
@@ -231,6 +253,7 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(permit.clone());
+        request.extensions_mut().insert(hub_follows.clone());
         router.clone().call(request)
     });
     let connection = http1::Builder::new()

@@ -15,6 +15,7 @@ pub mod accept;
 pub mod http;
 pub mod internal;
 pub mod live;
+mod plain;
 pub mod profile;
 pub mod tls;
 pub mod upgrade;
