@@ -128,6 +128,7 @@ pub async fn serve(
     unconstrained(accept(listener, router, permits, tls, bounds, shutdown)).await;
 }
 
+/// The loop itself, which ends its turn after [`limits::ACCEPTS_PER_TURN`].
 async fn accept(
     listener: TcpListener,
     router: Router,
