@@ -114,6 +114,9 @@ pub const LOGIN_LIFETIME_MAX: Duration = Duration::from_secs(366 * 24 * 3_600);
 /// Connections that the kernel holds ready while the accept loop is busy. Beyond it, a client's
 /// connect is tried again by its own kernel, a second later.
 pub const LISTEN_BACKLOG: u32 = 4_096;
+/// Connections that are accepted before those that were accepted get a turn: all that the kernel
+/// held ready. An accept is a small part of what a connection costs, and does not wait well.
+pub const ACCEPTS_PER_TURN: u32 = LISTEN_BACKLOG;
 /// What a drain keeps of its time for the end of threads and files.
 pub const DRAIN_RESERVE: Duration = Duration::from_secs(1);
 /// How often the hub's thread says that it has its turns.

@@ -16,12 +16,14 @@ use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
     sync::{Semaphore, mpsc, watch},
+    task::{coop::unconstrained, yield_now},
     time::{Instant, sleep, timeout, timeout_at},
 };
 use tower::Service as _;
 
 use super::{
     address::Peer,
+    plain::{HubFollows, Plain},
     tls::{self, Opened},
 };
 use crate::{
@@ -115,19 +117,39 @@ pub async fn serve(
     permits: Permits,
     tls: impl Fn() -> Option<Arc<ServerConfig>>,
     limits: &Limits,
-    mut shutdown: watch::Receiver<bool>,
+    shutdown: watch::Receiver<bool>,
 ) {
     let bounds = Bounds {
         head_bytes_max: usize::try_from(limits.request_head_bytes_max.as_u64())
             .unwrap_or(usize::MAX),
         head_timeout: limits.request_head_timeout,
     };
+    // Counts its own turns: tokio's are so short that in a storm the kernel's queue would overflow
+    // behind the connections that were accepted before, and the clients' kernels wait a second.
+    unconstrained(accept(listener, router, permits, tls, bounds, shutdown)).await;
+}
+
+/// The loop itself, which ends its turn after [`limits::ACCEPTS_PER_TURN`].
+async fn accept(
+    listener: TcpListener,
+    router: Router,
+    permits: Permits,
+    tls: impl Fn() -> Option<Arc<ServerConfig>>,
+    bounds: Bounds,
+    mut shutdown: watch::Receiver<bool>,
+) {
     let refusals = Arc::new(Semaphore::new(limits::REFUSALS_MAX));
     // Every connection's task holds a clone; when the last is gone, `ended` says so.
     let (alive, mut ended) = mpsc::channel::<()>(1);
     // Said once, not at every attempt.
     let mut starved = false;
+    let mut left_of_turn = limits::ACCEPTS_PER_TURN;
     loop {
+        left_of_turn -= 1;
+        if left_of_turn == 0 {
+            left_of_turn = limits::ACCEPTS_PER_TURN;
+            yield_now().await;
+        }
         let accepted = tokio::select! {
             biased;
             () = stopped(&mut shutdown) => break,
@@ -162,8 +184,11 @@ pub async fn serve(
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
             match tls {
-                None => serve_connection(stream, peer, permit, router, &bounds, shutdown).await,
-                Some(tls) => serve_tls(stream, peer, tls, permit, router, bounds, shutdown).await,
+                None => serve_plain(stream, peer, permit, router, &bounds, shutdown).await,
+                // Boxed, since its sessions are large, and nobody pays for them without TLS.
+                Some(tls) => {
+                    Box::pin(serve_tls(stream, peer, tls, permit, router, bounds, shutdown)).await;
+                }
             }
             drop(alive);
         });
@@ -171,6 +196,20 @@ pub async fn serve(
     drop((listener, alive));
     // Each connection bounds itself; this wait is bounded by theirs.
     ended.recv().await;
+}
+
+/// Serves requests on a socket without TLS.
+async fn serve_plain(
+    stream: TcpStream,
+    peer: Peer,
+    permit: Permit,
+    router: Router,
+    bounds: &Bounds,
+    shutdown: watch::Receiver<bool>,
+) {
+    let hub_follows = HubFollows::default();
+    let stream = Plain::new(stream, hub_follows.clone());
+    serve_connection(stream, peer, hub_follows, permit, router, bounds, shutdown).await;
 }
 
 /// Does the TLS handshake, then serves requests on it.
@@ -194,7 +233,9 @@ async fn serve_tls(
             // The head has what the handshake left of its time. That the next heads have no more
             // either takes nothing from a client that is not slow.
             bounds.head_timeout = deadline.saturating_duration_since(Instant::now());
-            serve_connection(stream, peer, permit, router, &bounds, shutdown).await;
+            // Its session sends whole records: what it is told of the hub's words is not heard.
+            let hub_follows = HubFollows::default();
+            serve_connection(stream, peer, hub_follows, permit, router, &bounds, shutdown).await;
         }
         // It holds its permit, which bounds how many are told at once.
         Ok(Ok(Opened::Plain(stream))) => tell(stream, SPEAK_HTTPS).await,
@@ -208,6 +249,7 @@ async fn serve_tls(
 async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     stream: S,
     peer: Peer,
+    hub_follows: HubFollows,
     permit: Permit,
     router: Router,
     bounds: &Bounds,
@@ -217,6 +259,7 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(permit.clone());
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(hub_follows.clone());
         router.clone().call(request)
     });
     let connection = http1::Builder::new()

@@ -17,6 +17,7 @@ pub mod admin_access;
 pub mod http;
 pub mod internal;
 pub mod live;
+mod plain;
 pub mod profile;
 pub mod tls;
 pub mod upgrade;

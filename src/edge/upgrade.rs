@@ -24,7 +24,12 @@ use tokio::{
 };
 use tokio_rustls::server::TlsStream;
 
-use super::{Edge, Settings, http::problem::Problem, tls};
+use super::{
+    Edge, Settings,
+    http::problem::Problem,
+    plain::{HubFollows, Plain},
+    tls,
+};
 use crate::{
     auth::token::{Reason, TokenError},
     connection::login::LoginError,
@@ -104,6 +109,11 @@ async fn answer(
     };
 
     let permit = request.extensions().get::<Permit>().cloned().unwrap_or_default();
+    if let Fate::HandOver { identity: Some(_), .. } = fate
+        && let Some(hub_follows) = request.extensions().get::<HubFollows>()
+    {
+        hub_follows.say();
+    }
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         if let Err(error) = carry_out(upgrade, fate, permit, hand_over).await {
@@ -213,8 +223,8 @@ enum EndedError {
 fn take_socket(
     upgraded: Upgraded,
 ) -> Result<(TcpStream, Option<Box<ServerConnection>>, Bytes), EndedError> {
-    let upgraded = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => return Ok((parts.io.into_inner(), None, parts.read_buf)),
+    let upgraded = match upgraded.downcast::<TokioIo<Plain>>() {
+        Ok(parts) => return Ok((parts.io.into_inner().into_inner(), None, parts.read_buf)),
         Err(upgraded) => upgraded,
     };
     let secure = upgraded.downcast::<TokioIo<TlsStream<TcpStream>>>();

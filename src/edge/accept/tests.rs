@@ -1,7 +1,7 @@
-use std::{future::Future, net::SocketAddr, time::Instant};
+use std::{future::Future, io::Write as _, net::SocketAddr, time::Instant};
 
 use axum::{http::StatusCode, routing::get};
-use tokio::task::JoinHandle;
+use tokio::{net::TcpSocket, task::JoinHandle};
 
 use super::*;
 
@@ -193,4 +193,30 @@ fn open_files_bound_the_places() {
     let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     assert!(permits.count() as u64 <= files - kept_files(files));
     assert_eq!(Permits::for_process(3).count(), 3);
+}
+
+#[tokio::test]
+async fn all_that_wait_are_accepted_before_the_first_is_served() {
+    const WAITING: usize = 300;
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    let listener = socket.listen(2 * WAITING as u32).unwrap();
+    let address = listener.local_addr().unwrap();
+    // The kernel takes them, whether or not somebody accepts.
+    let mut waiting: Vec<_> =
+        (0..WAITING).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    for stream in &mut waiting {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    }
+    let permits = Permits::new(2 * WAITING);
+    let taken = permits.clone();
+    let router = Router::new().route("/", get(async move || taken.taken().to_string()));
+    let (_shutdown, stop) = watch::channel(false);
+    tokio::spawn(async move {
+        serve(listener, router, permits, || None, &Limits::default(), stop).await;
+    });
+    let first = waiting.remove(0);
+    first.set_nonblocking(true).unwrap();
+    let answer = read_all(&mut TcpStream::from_std(first).unwrap()).await;
+    assert!(answer.ends_with(&format!("\r\n\r\n{WAITING}")), "{answer}");
 }

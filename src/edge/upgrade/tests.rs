@@ -141,6 +141,13 @@ async fn a_handshake_hands_the_socket_to_the_hub_with_its_permit() {
 }
 
 #[tokio::test]
+async fn what_the_hub_writes_on_its_socket_waits_for_no_acknowledgement() {
+    let server = Server::start(true).await;
+    let _client = server.connect(&[PROTO]).await.unwrap();
+    assert!(server.handover().await.stream.nodelay().unwrap());
+}
+
+#[tokio::test]
 async fn frames_behind_the_request_are_handed_over_too() {
     let server = Server::start(true).await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
