@@ -100,6 +100,8 @@ enum Fault {
     EndlessHistory,
     /// Sends bytes that are no envelope, in place of a delivery.
     Garbage,
+    /// Closes after each answer to a login, without having said so.
+    HangsUp,
 }
 
 impl Server {
@@ -319,6 +321,9 @@ impl Server {
             };
             let length = body.len();
             write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+            if self.fault == Fault::HangsUp {
+                return;
+            }
         }
     }
 
