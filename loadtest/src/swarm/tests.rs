@@ -50,6 +50,8 @@ struct Server {
     /// What clients answered to pings.
     pongs: Mutex<Vec<Vec<u8>>>,
     has_closed: Condvar,
+    /// Whether the user has connected before.
+    is_known: Mutex<bool>,
     changes_epoch: bool,
     leaks_to_witness: bool,
     loses_acknowledged: bool,
@@ -91,6 +93,8 @@ enum Fault {
     ForgetsInAudit,
     /// Lets nobody in again who was in.
     ShutsOut,
+    /// Lets the user connect once.
+    Once,
     /// Numbers its messages from the largest number on.
     LargestSequence,
     /// Puts off whoever makes a channel, or asks for history.
@@ -135,6 +139,10 @@ impl Server {
         };
         let Ok(mut socket) = accept_hdr(stream, who) else { return };
         if user_id == 1 && self.fault == Fault::ShutsOut && self.resumes() {
+            return;
+        }
+        let is_first = || !std::mem::replace(&mut *self.is_known.lock().unwrap(), true);
+        if user_id == 1 && self.fault == Fault::Once && !is_first() {
             return;
         }
         let server_version = "fake".to_owned();
