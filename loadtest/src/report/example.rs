@@ -138,6 +138,8 @@ fn figures() -> Figures {
             ("reconnect.hub_us", 20.1),
             ("reconnect.edge_us", 70.2),
             ("reconnect.generator_us", 44.0),
+            ("reconnect.generator_percent", 40.1),
+            ("storm.generator_percent", 13.2),
             ("storm.deliver_excess", -3.2),
             ("storm.capacity", 64.2),
             ("storm.offered", 1_283.0),

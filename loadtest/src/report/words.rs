@@ -44,7 +44,7 @@ pub(super) const SERVER: [(&str, &str); 13] = [
 ];
 
 /// Figures of users who were cut off: the figure's name, and what people call it.
-pub(super) const RECONNECT: [(&str, &str); 9] = [
+pub(super) const RECONNECT: [(&str, &str); 10] = [
     ("reconnect.cut", "connections cut"),
     ("reconnect.resumed", "users back in their channels"),
     ("reconnect.rate", "users back per second"),
@@ -54,10 +54,11 @@ pub(super) const RECONNECT: [(&str, &str); 9] = [
     ("reconnect.hub_us", "of these in the hub"),
     ("reconnect.edge_us", "of these in the edge"),
     ("reconnect.generator_us", "CPU of the generator for each, µs"),
+    ("reconnect.generator_percent", "CPU of the generator meanwhile"),
 ];
 
 /// Figures of a storm of logins: the figure's name, and what people call it.
-pub(super) const STORM: [(&str, &str); 14] = [
+pub(super) const STORM: [(&str, &str); 15] = [
     ("storm.capacity", "valid logins/s without it"),
     ("storm.offered", "logins due/s"),
     ("storm.valid", "valid logins/s"),
@@ -71,6 +72,7 @@ pub(super) const STORM: [(&str, &str); 14] = [
     ("storm.unsent", "due but not sent"),
     ("storm.wrong", "wrong answers"),
     ("storm.deliver_excess", "p99 of deliveries beyond bounds"),
+    ("storm.generator_percent", "CPU of the generator meanwhile"),
     ("server.rss_growth_bytes", "memory grown by logins (RSS)"),
 ];
 

@@ -201,6 +201,17 @@ fn of_generator(figures: &Figures) -> Vec<String> {
              faster than these figures"
         ));
     }
+    for (name, when) in [
+        ("reconnect.generator_percent", "while users came back"),
+        ("storm.generator_percent", "in the storm"),
+    ] {
+        let percent = figure(name);
+        if percent > BUSY_PERCENT {
+            warnings.push(format!(
+                "the generator was the bottleneck {when}: it used {percent:.0} % of its core"
+            ));
+        }
+    }
     let lag = figure("generator.lag.p99");
     if lag > LAG_P99_MAX {
         warnings.push(format!(
@@ -359,6 +370,8 @@ mod tests {
         assert_eq!(of_generator(&sound), [""; 0]);
         let cases = [
             ("generator.cpu_percent", 90.0, "the generator was the bottleneck"),
+            ("reconnect.generator_percent", 90.0, "the bottleneck while users came back"),
+            ("storm.generator_percent", 90.0, "the bottleneck in the storm"),
             ("generator.lag.p99", 11.0, "the generator was late"),
             ("unsent", 1.0, "left out"),
             ("unacknowledged", 1.0, "never acknowledged"),

@@ -31,6 +31,8 @@ pub(super) fn figures(
     add("replayed", replayed);
     add("rate", resumed / returns.time.as_secs_f64());
     add("generator_us", returns.cpu.as_secs_f64() * 1e6 / resumed);
+    let share = returns.cpu.as_secs_f64() / returns.time.as_secs_f64();
+    add("generator_percent", share * 100.0);
     let pairs = || samples.iter().filter_map(|(began, back)| Some((began, back.as_ref()?)));
     let cpu: f64 = pairs().map(|(began, back)| back.cpu_since(began).as_secs_f64()).sum();
     if cpu > 0.0 {
@@ -90,6 +92,7 @@ mod tests {
             ("replayed", 50.0),
             ("rate", 3_000.0),
             ("generator_us", 20.0),
+            ("generator_percent", 6.0),
             ("server_us", 100.0),
             ("hub_us", 20.0),
             ("edge_us", 50.0),
@@ -110,9 +113,7 @@ mod tests {
         let pair = (sample(0, 0, 0, None), Some(sample(0, 0, 0, None)));
         figures(&Returns { resumed: 0, ..returns() }, &[pair], HASHES, &mut none);
         let kept: Vec<_> = none.keys().map(String::as_str).collect();
-        assert_eq!(
-            kept,
-            ["reconnect.cut", "reconnect.rate", "reconnect.replayed", "reconnect.resumed"]
-        );
+        let known = ["cut", "generator_percent", "rate", "replayed", "resumed"];
+        assert_eq!(kept, known.map(|name| format!("reconnect.{name}")));
     }
 }

@@ -63,6 +63,7 @@ pub(super) fn figures(
     add("storm.capacity", stormed.capacity);
     add("storm.offered", plain(stormed.offered) / seconds);
     add("storm.valid", valid);
+    add("storm.generator_percent", stormed.cpu.as_secs_f64() / seconds * 100.0);
     add("storm.valid_share", valid / stormed.capacity);
     let [too_many, overloaded] = stormed.refused;
     for (name, count) in [
@@ -104,6 +105,7 @@ mod tests {
         Stormed {
             capacity: 60.0,
             time: Duration::from_secs(10),
+            cpu: Duration::from_secs(1),
             offered: 12_000,
             unsent: 1,
             valid: 570,
@@ -141,6 +143,7 @@ mod tests {
             ("storm.offered", 1_200.0),
             ("storm.valid", 57.0),
             ("storm.valid_share", 0.95),
+            ("storm.generator_percent", 10.0),
             ("storm.refused_429", 2.0),
             ("storm.refused_503", 11_000.0),
             ("storm.wrong", 5.0),

@@ -57,7 +57,7 @@ const LATENCY: [(&str, Kind, Better); 8] = [
     ("max", Kind::Time, Better::Lower),
 ];
 
-const FIGURES: [(&str, Kind, Better); 57] = [
+const FIGURES: [(&str, Kind, Better); 59] = [
     ("users", Kind::Plain, Better::Neither),
     ("messages", Kind::Plain, Better::Neither),
     ("acks", Kind::Plain, Better::Neither),
@@ -84,6 +84,7 @@ const FIGURES: [(&str, Kind, Better); 57] = [
     ("reconnect.hub_us", Kind::Plain, Better::Lower),
     ("reconnect.edge_us", Kind::Plain, Better::Lower),
     ("reconnect.generator_us", Kind::Plain, Better::Lower),
+    ("reconnect.generator_percent", Kind::Percent, Better::Lower),
     ("storm.deliver_excess", Kind::Time, Better::Lower),
     ("storm.capacity", Kind::Plain, Better::Higher),
     ("storm.offered", Kind::Plain, Better::Neither),
@@ -97,6 +98,7 @@ const FIGURES: [(&str, Kind, Better); 57] = [
     ("storm.unsent", Kind::Plain, Better::Lower),
     ("storm.wrong", Kind::Plain, Better::Lower),
     ("storm.hashes", Kind::Plain, Better::Neither),
+    ("storm.generator_percent", Kind::Percent, Better::Lower),
     ("generator.cpu_percent", Kind::Percent, Better::Lower),
     ("generator.lag.p99", Kind::Time, Better::Lower),
     ("generator.lag.max", Kind::Time, Better::Lower),

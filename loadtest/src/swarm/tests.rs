@@ -50,6 +50,8 @@ struct Server {
     /// What clients answered to pings.
     pongs: Mutex<Vec<Vec<u8>>>,
     has_closed: Condvar,
+    /// Whether the user has connected before.
+    is_known: Mutex<bool>,
     changes_epoch: bool,
     leaks_to_witness: bool,
     loses_acknowledged: bool,
@@ -91,6 +93,8 @@ enum Fault {
     ForgetsInAudit,
     /// Lets nobody in again who was in.
     ShutsOut,
+    /// Lets the user connect once.
+    Once,
     /// Numbers its messages from the largest number on.
     LargestSequence,
     /// Puts off whoever makes a channel, or asks for history.
@@ -100,6 +104,8 @@ enum Fault {
     EndlessHistory,
     /// Sends bytes that are no envelope, in place of a delivery.
     Garbage,
+    /// Closes after each answer to a login, without having said so.
+    HangsUp,
 }
 
 impl Server {
@@ -133,6 +139,10 @@ impl Server {
         };
         let Ok(mut socket) = accept_hdr(stream, who) else { return };
         if user_id == 1 && self.fault == Fault::ShutsOut && self.resumes() {
+            return;
+        }
+        let is_first = || !std::mem::replace(&mut *self.is_known.lock().unwrap(), true);
+        if user_id == 1 && self.fault == Fault::Once && !is_first() {
             return;
         }
         let server_version = "fake".to_owned();
@@ -319,6 +329,9 @@ impl Server {
             };
             let length = body.len();
             write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
+            if self.fault == Fault::HangsUp {
+                return;
+            }
         }
     }
 

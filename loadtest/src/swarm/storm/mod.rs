@@ -11,6 +11,7 @@ use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 
 use super::{
     Event,
+    conduct::thread_cpu,
     event_loop::EventLoop,
     http::Response,
     timers::{Due, RUN, Timer},
@@ -70,6 +71,8 @@ pub(crate) struct Stormed {
     pub(crate) capacity: f64,
     /// How long the storm lasted.
     pub(crate) time: Duration,
+    /// CPU time of the thread meanwhile.
+    pub(crate) cpu: Duration,
     /// Logins that were due in it.
     pub(crate) offered: u64,
     /// Of these, those that were left out, because too many were open.
@@ -97,6 +100,7 @@ impl Stormed {
         Self {
             capacity: 0.0,
             time: Duration::ZERO,
+            cpu: Duration::ZERO,
             offered: 0,
             unsent: 0,
             valid: 0,
@@ -217,10 +221,13 @@ impl EventLoop {
                 #[expect(clippy::cast_precision_loss, reason = "a run has far less than 2^52 µs")]
                 let now_us = at_us as f64;
                 (tempest.began_us, tempest.next_us, tempest.gap_us) = (at_us, now_us, 1e6 / rate);
+                // The difference is taken when it is over.
+                tempest.stormed.cpu = thread_cpu();
                 self.set_arrival_of_storm();
             }
             Part::Over => {
                 tempest.stormed.time = Duration::from_micros(at_us - tempest.began_us);
+                tempest.stormed.cpu = thread_cpu().saturating_sub(tempest.stormed.cpu);
             }
         }
         if part == Part::Pause

@@ -33,6 +33,10 @@ struct Slot {
     stream: Option<TcpStream>,
     is_connecting: bool,
     request: Option<Request>,
+    /// Whose address the connection comes from.
+    who: Option<Who>,
+    /// Whether it had a request before this one.
+    is_used_again: bool,
     sent_us: u64,
     out: Vec<u8>,
     unfinished: Vec<u8>,
@@ -78,10 +82,11 @@ impl Slots {
 
     /// The server has closed a connection that waited.
     fn forget(&mut self, index: usize) {
-        for waiting in self.idle.values_mut() {
+        let slot = &mut self.slots[index];
+        slot.stream = None;
+        if let Some(waiting) = slot.who.and_then(|who| self.idle.get_mut(&who)) {
             waiting.retain(|it| *it != index);
         }
-        self.slots[index].stream = None;
         self.free.push(index);
     }
 }
@@ -93,7 +98,8 @@ impl EventLoop {
         tempest.slots.open += 1;
         let slot = &mut tempest.slots.slots[index];
         request.write(&self.world.plan.target.host, &mut slot.out);
-        (slot.request, slot.sent_us) = (Some(request), self.world.now_us);
+        (slot.request, slot.who) = (Some(request), Some(request.who));
+        (slot.sent_us, slot.is_used_again) = (self.world.now_us, slot.stream.is_some());
         if slot.stream.is_none() {
             let token = Token(self.ports.len() + index + SOCKETS);
             let both = Interest::READABLE | Interest::WRITABLE;
@@ -198,8 +204,13 @@ impl EventLoop {
         if tempest.slots.slots[index].request.is_none() {
             return tempest.slots.forget(index);
         }
-        if let Some(request) = tempest.slots.end(index, false) {
-            self.unanswered_in_storm(request, &socket::in_short(error));
+        // A server may close a connection that waits, and does not know that a request is coming.
+        let slot = &tempest.slots.slots[index];
+        let has_waited = slot.is_used_again && slot.unfinished.is_empty();
+        match tempest.slots.end(index, false) {
+            Some(request) if has_waited => self.send_of_storm(request),
+            Some(request) => self.unanswered_in_storm(request, &socket::in_short(error)),
+            None => {}
         }
     }
 
