@@ -57,8 +57,8 @@ use crate::{
     metrics::Metrics,
 };
 
+mod accounts_metrics;
 pub mod auth;
-mod auth_metrics;
 pub mod cores;
 mod log_metrics;
 mod vitals;
@@ -198,7 +198,7 @@ fn start_on<E: Engine>(
     let trust = Trust::new(&auth.keys(), config.auth.realm(), &config.trust);
     let login = Arc::new(Login::new(trust, Arc::clone(&directory), edge.handle().clone()));
 
-    auth_metrics::register(&mut metrics, auth.stats());
+    accounts_metrics::register(&mut metrics, auth.stats());
     let metrics = Arc::new(metrics);
     let vitals = Arc::new(Vitals::new(plan.shards.len(), failed_commits));
     let limits = Arc::new(config.limits.clone());

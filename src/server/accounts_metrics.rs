@@ -1,4 +1,5 @@
-//! The auth service's own counters among the process's metrics: read when the page is asked for.
+//! What became of logins, sessions and keys, among the process's metrics: read when the page is asked
+//! for.
 
 use std::{fmt, sync::Arc};
 
@@ -15,13 +16,14 @@ use crate::{
 
 /// Adds what the auth service counts.
 pub(super) fn register(metrics: &mut Metrics, stats: Arc<Stats>) {
-    metrics.register_others(|registry| registry.register_collector(Box::new(AuthCounters(stats))));
+    metrics
+        .register_others(|registry| registry.register_collector(Box::new(AccountCounters(stats))));
 }
 
 #[derive(Debug)]
-struct AuthCounters(Arc<Stats>);
+struct AccountCounters(Arc<Stats>);
 
-impl Collector for AuthCounters {
+impl Collector for AccountCounters {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         let stats = &*self.0;
         let counters: [(&str, &str, &Counter); 14] = [
@@ -35,8 +37,8 @@ impl Collector for AuthCounters {
             ("auth_logouts", "Sessions ended by their own token", &stats.logouts),
             ("auth_limited_by_address", "Too many from one address", &stats.limited_by_address),
             ("auth_limited_by_account", "Too many for one user name", &stats.limited_by_account),
-            ("auth_overloaded", "Requests that found no room", &stats.overloaded),
-            ("auth_failed", "Requests that the auth service failed", &stats.failed),
+            ("auth_requests_overloaded", "Requests that found no room", &stats.overloaded),
+            ("auth_requests_failed", "Requests that the auth service failed", &stats.failed),
             ("auth_housekeeping_failed", "Housekeeping that failed", &stats.housekeeping_failed),
             ("auth_rehashes", "Hashes made anew at another cost", &stats.rehashes),
         ];
@@ -55,5 +57,38 @@ impl Collector for AuthCounters {
             gauge.encode(metric)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytesize::ByteSize;
+
+    use super::*;
+    use crate::auth::{Auth, Settings, password::Cost};
+
+    #[tokio::test]
+    async fn the_page_has_what_became_of_a_login_and_nobodys_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let cost = Cost { memory: ByteSize::kib(64), passes: 1, lanes: 1 };
+        let settings = Settings { workers_max: 1, cost, ..Settings::default() };
+        let auth = Auth::start(settings, dir.path(), || {}).unwrap();
+        let mut metrics = Metrics::default();
+        register(&mut metrics, auth.stats());
+        let here = std::net::IpAddr::from([127, 0, 0, 1]);
+        let password = || "correct horse battery".to_owned();
+        auth.register("anna", password(), None, here, 1_800_000_000).await.unwrap();
+        auth.log_in("anna", password(), here, 1_800_000_000).await.unwrap();
+        auth.log_in("bert", password(), here, 1_800_000_000).await.unwrap_err();
+        let page = metrics.to_text();
+        for line in [
+            "hubbub_auth_registrations_total 1",
+            "hubbub_auth_logins_total 1",
+            "hubbub_auth_logins_refused_total 1",
+            "hubbub_auth_replays_total 0",
+        ] {
+            assert!(page.lines().any(|one| one == line), "{line}\n{page}");
+        }
+        assert!(!page.contains("anna") && !page.contains("bert"));
     }
 }
