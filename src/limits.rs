@@ -228,15 +228,28 @@ pub const AUTH_MAILBOX_PER_WORKER_MAX: usize = 24;
 pub const AUTH_WAIT_MAX: Duration = Duration::from_secs(1);
 /// How long a password may really wait. Older ones are dropped unhashed: 503.
 pub const AUTH_DEADLINE: Duration = Duration::from_secs(2);
+/// One of so many hashes is a stranger's while any stranger's password waits, and one of so many
+/// places that passwords wait in is kept for them. Known users come first otherwise.
+pub const AUTH_STRANGER_SHARE: u32 = 16;
+/// How long a password may have waited when the next is taken. Beyond it one more auth worker is
+/// started, if the bound of workers allows it, and no further one for as long again.
+pub const AUTH_GROW_AFTER: Duration = Duration::from_millis(100);
+/// How long an auth worker may have nothing to do. Beyond it, it ends and its memory with it, unless
+/// as few are left as there must be.
+pub const AUTH_WORKER_IDLE_MAX: Duration = Duration::from_secs(30);
 /// Auth workers that may be configured.
 pub const AUTH_WORKERS_MAX: usize = 64;
+
+/// Token buckets in one table of the auth service. Beyond it full ones are dropped, or the least
+/// recently used, which begins full again: at most 16 MiB for a table.
+pub const BUCKETS_MAX: usize = 65_536;
 
 /// Bytes of a password, at least. Below it: `invalid_password`.
 pub const PASSWORD_BYTES_MIN: usize = 8;
 /// Bytes of a password. Beyond it: `invalid_password`, before any hashing.
 pub const PASSWORD_BYTES_MAX: usize = 1024;
 /// Memory of one hash. A stored hash that asks for more is refused.
-pub const HASH_MEMORY_KIB_MAX: u32 = 128 * 1024;
+pub const HASH_MEMORY_KIB_MAX: u32 = 256 * 1024;
 /// Passes of one hash. A stored hash that asks for more is refused.
 pub const HASH_PASSES_MAX: u32 = 16;
 /// Lanes of one hash. A stored hash that asks for more is refused.

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::{
     UsernameError,
+    admission::{RateError, TooMany},
     keyring::KeyringError,
     password::PasswordRuleError,
     store::{OpenError, StoreError, keys::KeyStoreError},
@@ -29,6 +30,9 @@ pub enum AuthStartError {
     /// A key.
     #[error(transparent)]
     Keyring(#[from] KeyringError),
+    /// How many tries there are.
+    #[error(transparent)]
+    Rate(#[from] RateError),
     /// The thread of the housekeeping.
     #[error("the housekeeping of the auth service could not be started")]
     Thread(#[source] std::io::Error),
@@ -231,5 +235,29 @@ impl From<ServiceError> for LogInError {
             ServiceError::Overloaded { retry_after } => Self::Overloaded { retry_after },
             ServiceError::Failed(error) => Self::Failed(error),
         }
+    }
+}
+
+impl From<TooMany> for RegisterError {
+    fn from(TooMany { retry_after }: TooMany) -> Self {
+        Self::RateLimited { retry_after }
+    }
+}
+
+impl From<TooMany> for LogInError {
+    fn from(TooMany { retry_after }: TooMany) -> Self {
+        Self::RateLimited { retry_after }
+    }
+}
+
+impl From<TooMany> for RefreshError {
+    fn from(TooMany { retry_after }: TooMany) -> Self {
+        Self::RateLimited { retry_after }
+    }
+}
+
+impl From<TooMany> for ChangePasswordError {
+    fn from(TooMany { retry_after }: TooMany) -> Self {
+        Self::RateLimited { retry_after }
     }
 }

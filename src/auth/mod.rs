@@ -20,6 +20,9 @@ use thiserror::Error;
 use crate::limits;
 
 pub mod admission;
+pub mod buckets;
+pub mod calibrate;
+pub mod common_passwords;
 pub mod errors;
 mod housekeeping;
 pub mod keyring;
@@ -127,11 +130,14 @@ impl Settings {
         Realm { issuer: self.issuer.clone(), audience: self.audience.clone() }
     }
 
-    fn workers_max(&self) -> usize {
-        if self.workers_max > 0 {
-            return self.workers_max;
-        }
-        std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+    /// The pool of password workers. Who leaves its bound to us gets half of the cores, but what was
+    /// asked for at least.
+    fn workers(&self) -> workers::Options {
+        let half =
+            || std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
+        let min = self.workers_min.max(1);
+        let max = if self.workers_max > 0 { self.workers_max } else { half().max(min) };
+        workers::Options { cost: self.cost, min, max }
     }
 }
 

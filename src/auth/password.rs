@@ -1,14 +1,17 @@
 //! A password → its argon2id hash, as a PHC string; and back: does this password belong to it?
 //! Pure: the salt and the memory are the caller's.
 
+use std::sync::Arc;
+
 use argon2::{
-    Algorithm, Argon2, Block, Params, Version,
+    Algorithm, Block, Params, Version,
     password_hash::phc::{Output, ParamsString, PasswordHash, Salt},
 };
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::common_passwords;
 use crate::limits;
 
 /// Bytes of a salt.
@@ -56,8 +59,10 @@ impl Cost {
     }
 }
 
-/// A password that obeys the rules: 8 to 1024 bytes, taken verbatim. Never printed.
-pub struct Password(String);
+/// A password that obeys the rules: 8 to 1024 bytes, taken verbatim. Never printed. Clones share the
+/// one copy in memory.
+#[derive(Clone)]
+pub struct Password(Arc<str>);
 
 impl Password {
     /// Takes a password as it is: nothing is trimmed, folded or normalised.
@@ -71,7 +76,21 @@ impl Password {
         if password.len() > limits::PASSWORD_BYTES_MAX {
             return Err(PasswordRuleError::TooLong);
         }
-        Ok(Self(password))
+        Ok(Self(password.into()))
+    }
+
+    /// Takes a password that a user chooses: one that nobody would guess first, so none of the
+    /// [most common ones](super::common_passwords) and not the user name, in upper or lower case. A
+    /// login does not ask this, since a stored password may be older than the rule.
+    ///
+    /// # Errors
+    /// As [`Password::new`], and when it is common.
+    pub fn for_new(password: String, username: &str) -> Result<Self, PasswordRuleError> {
+        let password = Self::new(password)?;
+        if password.0.eq_ignore_ascii_case(username) || common_passwords::contains(&password.0) {
+            return Err(PasswordRuleError::Common);
+        }
+        Ok(password)
     }
 }
 
@@ -90,6 +109,9 @@ pub enum PasswordRuleError {
     /// More bytes than allowed.
     #[error("a password has at most {} bytes", limits::PASSWORD_BYTES_MAX)]
     TooLong,
+    /// It is among the first that anybody would try.
+    #[error("the password is among the most common ones, or the user name")]
+    Common,
 }
 
 /// Why a password could not be hashed or compared.
@@ -129,6 +151,22 @@ impl Memory {
             self.0.shrink_to_fit();
         }
     }
+
+    /// Bytes that it holds.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        (self.0.capacity() * Block::SIZE) as u64
+    }
+}
+
+/// What a comparison found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// The password is the one of the stored hash.
+    pub matches: bool,
+    /// It is, but the hash was made at another cost than is current: it had better be made anew,
+    /// while the password is at hand.
+    pub outdated: bool,
 }
 
 /// Hashes a password into a PHC string.
@@ -153,14 +191,20 @@ pub fn hash(
     Ok(phc.to_string())
 }
 
-/// Whether the password is the one of the stored hash. Takes the same time whether it is or not.
+/// Whether the password is the one of the stored hash, and that hash of the current cost. Takes the
+/// same time whether it is or not.
 ///
 /// # Errors
 /// When the stored hash is malformed or asks for more than we spend on any hash.
-pub fn verify(password: &Password, stored: &str, memory: &mut Memory) -> Result<bool, HashError> {
+pub fn verify(
+    password: &Password,
+    stored: &str,
+    current: Cost,
+    memory: &mut Memory,
+) -> Result<Verdict, HashError> {
     let phc = PasswordHash::new(stored).map_err(|_| HashError::Malformed)?;
-    let current = phc.version == Some(Version::V0x13.into());
-    if phc.algorithm != Algorithm::Argon2id.ident() || !current {
+    let version = phc.version == Some(Version::V0x13.into());
+    if phc.algorithm != Algorithm::Argon2id.ident() || !version {
         return Err(HashError::Malformed);
     }
     let params = Params::try_from(&phc).map_err(|_| HashError::Malformed)?;
@@ -169,7 +213,9 @@ pub fn verify(password: &Password, stored: &str, memory: &mut Memory) -> Result<
         return Err(HashError::Malformed);
     };
     // `Output` compares in constant time.
-    Ok(fill(password, &salt, &params, expected.len(), memory)? == expected)
+    let matches = fill(password, &salt, &params, expected.len(), memory)? == expected;
+    let outdated = matches && params != current.params()?;
+    Ok(Verdict { matches, outdated })
 }
 
 fn fill(
@@ -179,11 +225,9 @@ fn fill(
     output_len: usize,
     memory: &mut Memory,
 ) -> Result<Output, HashError> {
-    let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
     let mut output = [0; Output::MAX_LENGTH];
     let output = output.get_mut(..output_len).ok_or(HashError::Malformed)?;
-    argon2
-        .hash_password_into_with_memory(password.0.as_bytes(), salt, output, memory.blocks(params))
+    hubbub_argon2::hash(password.0.as_bytes(), salt, params, memory.blocks(params), output)
         .map_err(|_| HashError::Malformed)?;
     Output::new(output).map_err(|_| HashError::Malformed)
 }
@@ -213,9 +257,12 @@ mod tests {
         let mut memory = Memory::default();
         let stored = hash(&password("correct horse"), &[7; 16], SMALL, &mut memory).unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=64,t=1,p=1$"), "{stored}");
-        assert!(verify(&password("correct horse"), &stored, &mut memory).unwrap());
-        assert!(!verify(&password("correct horsf"), &stored, &mut memory).unwrap());
-        assert!(!verify(&password(" correct horse"), &stored, &mut memory).unwrap());
+        let mut matches =
+            |text: &str| verify(&password(text), &stored, SMALL, &mut memory).unwrap().matches;
+        assert!(matches("correct horse"));
+        assert!(!matches("correct horsf"));
+        assert!(!matches(" correct horse"));
+        assert!(!matches("Correct horse"));
     }
 
     #[test]
@@ -233,7 +280,39 @@ mod tests {
         // argon2 -id -t 2 -m 16 -p 1, of the phc-winner-argon2 test suite.
         let stored = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$\
                       CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
-        assert!(verify(&password("password"), stored, &mut Memory::default()).unwrap());
+        let verdict = verify(&password("password"), stored, SMALL, &mut Memory::default()).unwrap();
+        assert_eq!(verdict, Verdict { matches: true, outdated: true });
+    }
+
+    #[test]
+    fn a_hash_of_another_cost_is_outdated_if_the_password_matches() {
+        let mut memory = Memory::default();
+        for cost in [
+            SMALL,
+            Cost { memory: ByteSize::kib(128), ..SMALL },
+            Cost { passes: 2, ..SMALL },
+            Cost { lanes: 2, ..SMALL },
+        ] {
+            let stored = hash(&password("correct horse"), &[7; 16], cost, &mut memory).unwrap();
+            let mut verify = |text| verify(&password(text), &stored, SMALL, &mut memory).unwrap();
+            let outdated = cost != SMALL;
+            assert_eq!(verify("correct horse"), Verdict { matches: true, outdated }, "{cost:?}");
+            assert_eq!(verify("wrong horse!"), Verdict { matches: false, outdated: false });
+        }
+    }
+
+    #[test]
+    fn common_passwords_and_the_user_name_are_refused_when_they_are_chosen() {
+        let chosen = |text: &str| Password::for_new(text.to_owned(), "wilhelmina").err();
+        for common in ["password", "PASSWORD", "PassWord1", "12345678", "Wilhelmina"] {
+            assert_eq!(chosen(common), Some(PasswordRuleError::Common), "{common}");
+            assert!(Password::new(common.to_owned()).is_ok(), "a login takes {common}");
+        }
+        for taken in ["correct horse", "wilhelmina9", "passw\u{f6}rd"] {
+            assert_eq!(chosen(taken), None, "{taken}");
+        }
+        assert_eq!(chosen("short"), Some(PasswordRuleError::TooShort));
+        assert_eq!(chosen(&"x".repeat(1025)), Some(PasswordRuleError::TooLong));
     }
 
     #[test]
@@ -243,7 +322,7 @@ mod tests {
             let stored = format!(
                 "$argon2id$v=19${params}$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc"
             );
-            let refused = verify(&password("password"), &stored, &mut memory);
+            let refused = verify(&password("password"), &stored, SMALL, &mut memory);
             assert_eq!(refused, Err(HashError::CostTooHigh), "{params}");
         }
         assert_eq!(memory.0.len(), 0);
@@ -261,7 +340,7 @@ mod tests {
             "$argon2id$v=19$m=64,t=1,p=1".to_owned(),
         ];
         for stored in wrong {
-            let refused = verify(&password("password"), &stored, &mut Memory::default());
+            let refused = verify(&password("password"), &stored, SMALL, &mut Memory::default());
             assert_eq!(refused, Err(HashError::Malformed), "{stored}");
         }
     }
@@ -282,5 +361,6 @@ mod tests {
         hash(&password("correct horse"), &[7; 16], costly, &mut memory).unwrap();
         memory.shrink_to(SMALL);
         assert_eq!(memory.0.len(), 64);
+        assert_eq!(memory.bytes(), 64 * 1024);
     }
 }

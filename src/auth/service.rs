@@ -4,7 +4,12 @@
 //! room among the workers, the hash. The last word is a transaction of the store, which looks again at
 //! what was true before the hash.
 
-use std::{net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use jsonwebtoken::jwk::JwkSet;
 use tokio::sync::watch;
@@ -12,10 +17,10 @@ use tokio::sync::watch;
 use super::{
     Account, AdministerError, AuthStartError, ChangePasswordError, Invite, LogInError, MeError,
     Profile, RefreshError, RegisterError, Registration, ServiceError, Settings, Tokens, Username,
-    admission::{Admission, Guesser, address_of},
+    admission::{Admission, Guesser, TooMany, address_of},
     housekeeping::{Housekeeper, Housekeeping},
     keyring::Keyring,
-    password::Password,
+    password::{Password, Verdict},
     refresh_token::{Presented, SessionId},
     revocation,
     stats::Stats,
@@ -26,7 +31,7 @@ use super::{
         sessions::{Live, NewSession, Refreshed, Rules},
     },
     token::Verifier,
-    workers::Workers,
+    workers::{Class, Workers},
 };
 use crate::{clock, limits};
 
@@ -52,7 +57,7 @@ impl Auth {
     pub fn start(
         settings: Settings,
         data_dir: &Path,
-        on_thread_start: impl Fn() + Clone + Send + 'static,
+        on_thread_start: impl Fn() + Clone + Send + Sync + 'static,
     ) -> Result<Self, AuthStartError> {
         let (mut auth, housekeeping) =
             Self::open(settings, data_dir, on_thread_start.clone(), clock::unix_s())?;
@@ -66,14 +71,15 @@ impl Auth {
     fn open(
         settings: Settings,
         data_dir: &Path,
-        on_worker_start: impl Fn() + Clone + Send + 'static,
+        on_worker_start: impl Fn() + Send + Sync + 'static,
         now_s: u64,
     ) -> Result<(Self, Housekeeping), AuthStartError> {
         let store = Arc::new(Store::open(data_dir)?);
         let keys = KeyStore::open(data_dir, now_s)?;
         keys.raise_lifetime(settings.access_token_lifetime)?;
         let keyring = Arc::new(Keyring::open(&keys, settings.clone(), now_s)?);
-        let workers = Workers::start(settings.cost, settings.workers_max(), on_worker_start)?;
+        let admission = Admission::new(&settings)?;
+        let workers = Workers::start(settings.workers(), on_worker_start)?;
         let stats = Arc::new(Stats::default());
         let housekeeping = Housekeeping {
             keys,
@@ -85,7 +91,7 @@ impl Auth {
         let auth = Self {
             store,
             workers: Arc::new(workers),
-            admission: Admission::new(&settings),
+            admission,
             keyring,
             stats,
             settings,
@@ -144,11 +150,8 @@ impl Auth {
             Registration::Closed => return Err(RegisterError::Closed),
         };
         let username = Username::parse(username)?;
-        let password = Password::new(password)?;
-        self.admission.password_from(from).map_err(|retry_after| {
-            self.stats.limited_by_address.add();
-            RegisterError::RateLimited { retry_after }
-        })?;
+        let password = Password::for_new(password, username.as_str())?;
+        self.admit(from)?;
         self.create_account(username, password, invite, Some(address_of(from)), now_s).await
     }
 
@@ -163,7 +166,7 @@ impl Auth {
         now_s: u64,
     ) -> Result<Account, RegisterError> {
         let username = Username::parse(username)?;
-        let password = Password::new(password)?;
+        let password = Password::for_new(password, username.as_str())?;
         self.create_account(username, password, None, None, now_s).await
     }
 
@@ -182,7 +185,9 @@ impl Auth {
             Vacancy::Taken => return Err(RegisterError::Taken),
             Vacancy::InvalidInvite => return Err(RegisterError::InvalidInvite),
         }
-        let hashed = self.workers.hash(password).await;
+        // The operator waits behind no stranger.
+        let class = if address.is_some() { Class::Stranger } else { Class::Known };
+        let hashed = self.workers.hash(password, class).await;
         let password_hash = hashed.map_err(|error| self.count(error))?;
         let new = NewAccount { username, password_hash, invite, address };
         let created = self.store.create_account(new, now_s).await;
@@ -215,23 +220,18 @@ impl Auth {
             self.stats.logins_refused.add();
             LogInError::InvalidCredentials
         })?;
-        self.admission.password_from(from).map_err(|retry_after| {
-            self.stats.limited_by_address.add();
-            LogInError::RateLimited { retry_after }
-        })?;
+        self.admit(from)?;
         let (username, address) = (Username::parse(username).ok(), address_of(from));
         let found = self.store.find(username.clone(), address.clone()).await;
         let found = found.map_err(|error| self.count(error))?;
-        let guesser = match &found {
-            Some(found) if found.known_here => Guesser::Known(found.id, address.clone()),
-            _ => Guesser::Stranger(username.map_or_else(String::new, |name| name.0)),
+        let (guesser, class) = match &found {
+            Some(found) if found.known_here => {
+                (Guesser::Known(found.id, from.into()), Class::Known)
+            }
+            _ => (self.admission.stranger(username.as_ref()), Class::Stranger),
         };
-        let matched =
-            self.compare(password, found.as_ref(), guesser).await.map_err(|error| match error {
-                CompareError::TooMany { retry_after } => LogInError::RateLimited { retry_after },
-                CompareError::Service(error) => error.into(),
-            })?;
-        let live = match found.filter(|found| matched && !found.disabled) {
+        let verdict = self.compare(password.clone(), found.as_ref(), guesser, class).await?;
+        let live = match found.filter(|found| verdict.matches && !found.disabled) {
             Some(found) => {
                 let new = NewSession {
                     account: found.id,
@@ -239,7 +239,11 @@ impl Auth {
                     address,
                 };
                 let begun = self.store.begin_session(new, self.rules(), now_s).await;
-                begun.map_err(|error| self.count(error))?
+                let begun = begun.map_err(|error| self.count(error))?;
+                if verdict.outdated && begun.is_some() {
+                    self.hash_again(password, found);
+                }
+                begun
             }
             None => None,
         };
@@ -251,6 +255,13 @@ impl Auth {
         Ok(self.issue(live, now_s)?)
     }
 
+    /// Takes a password from this address.
+    fn admit(&self, from: IpAddr) -> Result<(), TooMany> {
+        self.admission
+            .take_password(from, Instant::now())
+            .inspect_err(|_| self.stats.limited_by_address.add())
+    }
+
     /// Whether the password is the account's, at the same cost if there is no account. Counts as a
     /// wrong one until it has proven right.
     async fn compare(
@@ -258,18 +269,32 @@ impl Auth {
         password: Password,
         found: Option<&Found>,
         guesser: Guesser,
-    ) -> Result<bool, CompareError> {
-        self.admission.guess(guesser.clone()).map_err(|retry_after| {
-            self.stats.limited_by_account.add();
-            CompareError::TooMany { retry_after }
-        })?;
+        class: Class,
+    ) -> Result<Verdict, CompareError> {
+        self.admission
+            .take_guess(guesser, Instant::now())
+            .inspect_err(|_| self.stats.limited_by_account.add())?;
         let hash = found.map(|found| found.password_hash.clone());
-        let verified = self.workers.verify(password, hash).await;
+        let verdict = self.workers.verify(password, hash, class).await;
         // What was never compared told nothing about the password.
-        if !matches!(verified, Ok(false)) {
-            self.admission.give_back(&guesser);
+        if !matches!(verdict, Ok(Verdict { matches: false, .. })) {
+            self.admission.give_back(guesser);
         }
-        verified.map_err(|error| CompareError::Service(self.count(error)))
+        Ok(verdict.map_err(|error| self.count(error))?)
+    }
+
+    /// Hashes the same password at the cost of today, in the background, if a worker has nothing else
+    /// to do. Otherwise a later login does.
+    fn hash_again(&self, password: Password, found: Found) {
+        let (workers, store) = (Arc::clone(&self.workers), Arc::clone(&self.store));
+        let stats = Arc::clone(&self.stats);
+        tokio::spawn(async move {
+            let Ok(Some(hash)) = workers.rehash(password).await else { return };
+            match store.replace_hash(found.id, found.password_hash, hash).await {
+                Ok(()) => stats.rehashes.add(),
+                Err(error) => tracing::warn!(%error, "a hash at the new cost was not stored"),
+            }
+        });
     }
 
     /// Trades a refresh token for new tokens of the same session. The one traded is used up; who
@@ -285,10 +310,9 @@ impl Auth {
         from: IpAddr,
         now_s: u64,
     ) -> Result<Tokens, RefreshError> {
-        self.admission.refresh_from(from).map_err(|retry_after| {
-            self.stats.limited_by_address.add();
-            RefreshError::RateLimited { retry_after }
-        })?;
+        self.admission
+            .take_refresh(from, Instant::now())
+            .inspect_err(|_| self.stats.limited_by_address.add())?;
         let refused = || {
             self.stats.refreshes_refused.add();
             RefreshError::InvalidGrant
@@ -347,30 +371,21 @@ impl Auth {
         now_s: u64,
     ) -> Result<Tokens, ChangePasswordError> {
         let claims = self.verifier().verify(access_token, now_s)?;
-        let new = Password::new(new)?;
+        let new = Password::for_new(new, &claims.name)?;
         let current =
             Password::new(current).map_err(|_| ChangePasswordError::InvalidCredentials)?;
-        self.admission.password_from(from).map_err(|retry_after| {
-            self.stats.limited_by_address.add();
-            ChangePasswordError::RateLimited { retry_after }
-        })?;
+        self.admit(from)?;
         let address = address_of(from);
-        let found = self.store.find_by_token(claims.clone(), address.clone(), now_s).await;
+        let found = self.store.find_by_token(claims.clone(), now_s).await;
         let found = found.map_err(|error| self.count(error))?;
         let found = found.ok_or(ChangePasswordError::Forbidden)?;
-        let matched = self
-            .compare(current, Some(&found), Guesser::Insider(found.id))
-            .await
-            .map_err(|error| match error {
-                CompareError::TooMany { retry_after } => {
-                    ChangePasswordError::RateLimited { retry_after }
-                }
-                CompareError::Service(error) => error.into(),
-            })?;
-        if !matched {
+        // Who holds a token of the user is no stranger.
+        let guesser = Guesser::Insider(found.id);
+        let verdict = self.compare(current, Some(&found), guesser, Class::Known).await?;
+        if !verdict.matches {
             return Err(ChangePasswordError::InvalidCredentials);
         }
-        let hashed = self.workers.hash(new).await;
+        let hashed = self.workers.hash(new, Class::Known).await;
         let password_hash = hashed.map_err(|error| self.count(error))?;
         let session =
             NewSession { account: found.id, password_number: found.password_number, address };
@@ -501,13 +516,38 @@ impl Auth {
 
 /// Why a password was not compared.
 enum CompareError {
-    /// Too many were wrong.
-    TooMany {
-        /// When a retry may pass.
-        retry_after: Duration,
-    },
-    /// No room, or a failure.
+    TooMany(TooMany),
     Service(ServiceError),
+}
+
+impl From<TooMany> for CompareError {
+    fn from(error: TooMany) -> Self {
+        Self::TooMany(error)
+    }
+}
+
+impl From<ServiceError> for CompareError {
+    fn from(error: ServiceError) -> Self {
+        Self::Service(error)
+    }
+}
+
+impl From<CompareError> for LogInError {
+    fn from(error: CompareError) -> Self {
+        match error {
+            CompareError::TooMany(error) => error.into(),
+            CompareError::Service(error) => error.into(),
+        }
+    }
+}
+
+impl From<CompareError> for ChangePasswordError {
+    fn from(error: CompareError) -> Self {
+        match error {
+            CompareError::TooMany(error) => error.into(),
+            CompareError::Service(error) => error.into(),
+        }
+    }
 }
 
 #[cfg(test)]

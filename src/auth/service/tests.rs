@@ -5,6 +5,10 @@ use bytesize::ByteSize;
 use super::*;
 use crate::auth::{password::Cost, revocation::Revoked, token::Claims};
 
+mod accounts;
+mod admission;
+mod keys;
+mod model;
 mod sessions;
 
 const NOW_S: u64 = 1_800_000_000;
@@ -65,6 +69,48 @@ impl Service {
     async fn revoked(&self) -> Vec<Revoked> {
         let page = self.revocations(0).await.unwrap();
         page.revocations.into_iter().map(|entry| entry.what).collect()
+    }
+}
+
+/// What is written to the log meanwhile, on this thread.
+struct Log {
+    written: Arc<std::sync::Mutex<Vec<u8>>>,
+    _default: tracing::subscriber::DefaultGuard,
+}
+
+impl Log {
+    fn read() -> Self {
+        let written = Arc::new(std::sync::Mutex::new(Vec::new()));
+        let sink = Arc::clone(&written);
+        let subscriber = tracing_subscriber::fmt()
+            .with_ansi(false)
+            .with_max_level(tracing::Level::TRACE)
+            .with_writer(move || Sink(Arc::clone(&sink)))
+            .finish();
+        Self { written, _default: tracing::subscriber::set_default(subscriber) }
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.written.lock().unwrap().clone()).unwrap()
+    }
+
+    /// Lines for the audit that say this.
+    fn audited(&self, what: &str) -> usize {
+        let text = self.text();
+        text.lines().filter(|line| line.contains("hubbub::audit") && line.contains(what)).count()
+    }
+}
+
+struct Sink(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

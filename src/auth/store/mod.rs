@@ -51,7 +51,7 @@ pub struct Store {
 }
 
 /// A user among the tables, never outside of the service.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct AccountId(i64);
 
 /// Why the store did not answer.
