@@ -3,7 +3,7 @@
 //! Passwords are hashed by [`workers`] only; verifying a token never waits for them. The hub knows
 //! users by their claims, so this module can run in a process of its own.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use jsonwebtoken::jwk::JwkSet;
 use serde::{Deserialize, Serialize};
@@ -242,6 +242,12 @@ impl Auth {
     #[must_use]
     pub fn jwks(&self) -> JwkSet {
         self.key.jwks()
+    }
+
+    /// What the password workers count.
+    #[must_use]
+    pub fn worker_stats(&self) -> Arc<workers::stats::Stats> {
+        self.workers.stats()
     }
 
     /// Whether anybody may make an account.
