@@ -31,7 +31,7 @@ use super::{
         sessions::{Live, NewSession, Refreshed, Rules},
     },
     token::Verifier,
-    workers::{Class, Workers},
+    workers::{self, Class, Workers},
 };
 use crate::{clock, limits};
 
@@ -122,6 +122,12 @@ impl Auth {
     #[must_use]
     pub fn stats(&self) -> Arc<Stats> {
         Arc::clone(&self.stats)
+    }
+
+    /// What the password workers count.
+    #[must_use]
+    pub fn worker_stats(&self) -> Arc<workers::stats::Stats> {
+        self.workers.stats()
     }
 
     /// Who may make an account.

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    StartError, accounts_metrics, listen, listen_internally,
+    StartError, accounts_metrics, auth_metrics, listen, listen_internally,
     vitals::{self, Vitals},
 };
 use crate::{
@@ -94,6 +94,7 @@ pub fn start(config: &Config) -> Result<AuthServer, StartError> {
     let health = super::health(&vitals);
     let mut metrics = Metrics::default();
     accounts_metrics::register(&mut metrics, auth.stats());
+    auth_metrics::register(&mut metrics, &auth.worker_stats());
     let internal_thread = internal::spawn(
         internal_listener,
         Internal::new(health.clone(), move || metrics.to_text())

@@ -59,6 +59,7 @@ use crate::{
 
 mod accounts_metrics;
 pub mod auth;
+mod auth_metrics;
 pub mod cores;
 mod log_metrics;
 mod vitals;
@@ -199,6 +200,7 @@ fn start_on<E: Engine>(
     let login = Arc::new(Login::new(trust, Arc::clone(&directory), edge.handle().clone()));
 
     accounts_metrics::register(&mut metrics, auth.stats());
+    auth_metrics::register(&mut metrics, &auth.worker_stats());
     let metrics = Arc::new(metrics);
     let vitals = Arc::new(Vitals::new(plan.shards.len(), failed_commits));
     let limits = Arc::new(config.limits.clone());
