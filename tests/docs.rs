@@ -9,6 +9,7 @@ use hubbub::config::{Config, Flags};
 
 const README: &str = include_str!("../README.md");
 const PROTOCOL: &str = include_str!("../docs/PROTOCOL.md");
+const AUTH: &str = include_str!("../docs/AUTH.md");
 
 /// What the README and the help call a default that is empty.
 const NONE: &str = "none";
@@ -85,11 +86,16 @@ fn commands(document: &'static str) -> impl Iterator<Item = &'static str> {
 #[test]
 fn every_command_of_the_documents_has_its_flags() {
     let mut checked = 0;
-    for command in commands(README).chain(commands(PROTOCOL)) {
+    for command in commands(README).chain(commands(PROTOCOL)).chain(commands(AUTH)) {
         let command = command.split(" #").next().unwrap();
         let words: Vec<_> = command.split_whitespace().collect();
-        let is_group = ["account", "channel", "config"].contains(&words[0]);
-        let path = &words[..if is_group { 2 } else { 1 }];
+        let is_word = |word: &&&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
+        let depth = match words[0] {
+            "account" | "channel" | "config" => 2,
+            "auth" => words.iter().take_while(is_word).count(),
+            _ => 1,
+        };
+        let path = &words[..depth];
         let hubbub = env!("CARGO_BIN_EXE_hubbub");
         let help = Command::new(hubbub).args(path).arg("--help").output().unwrap();
         assert!(help.status.success(), "there is no `hubbub {}`", path.join(" "));

@@ -117,7 +117,7 @@ impl Default for Settings {
             attempts_per_address_per_second: 1.0,
             attempts_per_account_burst: 10,
             attempts_per_account_per_minute: 1.0,
-            key_rotation: Duration::from_secs(90 * 24 * 3_600),
+            key_rotation: Duration::from_secs(30 * 24 * 3_600),
             issuer: "hubbub".to_owned(),
             audience: "hubbub".to_owned(),
         }

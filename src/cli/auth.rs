@@ -21,6 +21,7 @@ use serde_json::json;
 use super::{
     CliError,
     admin::{AdminArgs, DataArgs},
+    calibrate::{self, CalibrateArgs},
     login::command,
     process::{self, is_secure, print, url_from_here},
     program::program,
@@ -65,6 +66,8 @@ enum AuthCommand {
     /// Look at the keys that sign tokens, and change them
     #[command(subcommand)]
     Keys(KeysCommand),
+    /// Measure what a password's hash may cost on this machine
+    Calibrate(CalibrateArgs),
     /// Make an invite code, which is good for making accounts
     Invite {
         /// Accounts that it is good for
@@ -99,6 +102,7 @@ pub(crate) fn run(args: AuthArgs) -> Result<(), CliError> {
     match args.command {
         None => process::run(&args.flags.into(), auth::start, greeting),
         Some(AuthCommand::Keys(command)) => keys(command),
+        Some(AuthCommand::Calibrate(args)) => calibrate::run(&args),
         Some(AuthCommand::Invite { uses, expires, admin }) => {
             super::block_on(invite(uses, expires, admin))
         }

@@ -4,7 +4,7 @@ use std::{future::Future, io, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use hubbub::{
-    auth::{UsernameError, store::keys::KeyStoreError},
+    auth::{UsernameError, calibrate::GoalError, store::keys::KeyStoreError},
     client::{AuthoritiesError, ClientError, Refusal, TokenError},
     config::{ConfigError, Flags},
     limits::CHANNEL_NAME_BYTES_MAX,
@@ -15,6 +15,7 @@ use thiserror::Error;
 mod account;
 mod admin;
 mod auth;
+mod calibrate;
 mod channel;
 mod chat;
 mod explain;
@@ -118,6 +119,8 @@ pub(crate) enum CliError {
     Runtime(#[source] io::Error),
     #[error("could not write the output")]
     Output(#[source] io::Error),
+    #[error(transparent)]
+    Calibrate(#[from] GoalError),
     #[error("could not read standard input")]
     Input(#[source] io::Error),
     #[error("could not use the terminal")]

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    StartError, auth_metrics, listen, listen_internally,
+    StartError, accounts_metrics, auth_metrics, listen, listen_internally,
     vitals::{self, Vitals},
 };
 use crate::{
@@ -93,7 +93,8 @@ pub fn start(config: &Config) -> Result<AuthServer, StartError> {
     runtime.spawn(vitals::beat(Arc::clone(&vitals), 0));
     let health = super::health(&vitals);
     let mut metrics = Metrics::default();
-    auth_metrics::register(&mut metrics, auth.stats());
+    accounts_metrics::register(&mut metrics, auth.stats());
+    auth_metrics::register(&mut metrics, &auth.worker_stats());
     let internal_thread = internal::spawn(
         internal_listener,
         Internal::new(health.clone(), move || metrics.to_text())

@@ -63,6 +63,7 @@ use crate::{
     metrics::Metrics,
 };
 
+mod accounts_metrics;
 pub mod auth;
 mod auth_metrics;
 pub mod cores;
@@ -255,7 +256,6 @@ fn start_on<E: Engine>(
     };
     let keys = auth.as_ref().map(|auth| auth.keys());
     let trust = Trust::new(keys, config.auth.realm(), &config.trust, edge.handle())?;
-    trust_metrics::register(&mut metrics, trust.stats());
     let count = u16::try_from(plan.shards.len()).expect("SHARDS_MAX has 16 bits");
     let register = Arc::new(Register::new(revocations::kept(&config.auth)));
     let (revoker, notices) = Revoker::new(Arc::clone(&register), usize::from(count));
@@ -267,7 +267,8 @@ fn start_on<E: Engine>(
     let login = Arc::new(login);
 
     if let Some(auth) = &auth {
-        auth_metrics::register(&mut metrics, auth.stats());
+        accounts_metrics::register(&mut metrics, auth.stats());
+        auth_metrics::register(&mut metrics, &auth.worker_stats());
     }
     let metrics = Arc::new(metrics);
     let vitals = Arc::new(Vitals::new(plan.shards.len(), failed_commits));

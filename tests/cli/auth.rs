@@ -13,7 +13,9 @@ use rustix::process::{Pid, Signal, getpriority_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{PATIENCE, Running, add_account, failure, hubbub, run, serve, success};
+use super::{
+    PATIENCE, Running, TLS, add_account, failure, hubbub, issue_certificate, run, serve, success,
+};
 
 const AUTH: [&str; 7] = [
     "auth",
@@ -213,6 +215,30 @@ fn an_invite_opens_a_closed_door_once() {
 }
 
 #[test]
+fn an_auth_service_speaks_tls_if_it_is_told_to() {
+    let home = TempDir::new().unwrap();
+    let home = home.path();
+    issue_certificate(home);
+    fs::write(home.join("hubbub.toml"), "").unwrap();
+    let mut command = hubbub(home, &[&AUTH[..], &TLS[..]].concat());
+    command.env("HUBBUB__AUTH__COST__MEMORY", "64 KiB").env("HUBBUB__AUTH__COST__PASSES", "1");
+    let mut process = Running::start(command);
+    let address = process.line();
+    let address = address.strip_prefix("listening on ").unwrap();
+    assert!(address.starts_with("https://"), "{address}");
+    let add = ["account", "add", "ada", "--server", address, "--ca", "cert.pem"];
+    let mut add = hubbub(home, &add);
+    success(&add.env("HUBBUB_PASSWORD", PASSWORD).output().unwrap());
+    // The internal port stays plain.
+    let disable = ["account", "disable", "ada", "--data-dir", "data"];
+    assert_eq!(success(&run(home, &disable)), "ada is disabled\n");
+    process.signal(Signal::HUP);
+    process.logged("reloaded");
+    process.signal(Signal::INT);
+    assert_eq!(process.ended().code(), Some(0));
+}
+
+#[test]
 fn an_auth_service_stands_back_and_keeps_no_messages() {
     let home = TempDir::new().unwrap();
     let home = home.path();
@@ -238,7 +264,7 @@ fn an_auth_service_stands_back_and_keeps_no_messages() {
     for expected in ["accounts.db", "admin-address", "admin-secret", "keys"] {
         assert!(names.iter().any(|name| name == expected), "{names:?}");
     }
-    let unexpected = |name: &String| name == "hubbub.lock" || name.starts_with("messages");
+    let unexpected = |name: &String| name == "hubbub.lock" || name == "hubbub.db";
     assert!(!names.iter().any(unexpected), "{names:?}");
 }
 

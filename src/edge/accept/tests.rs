@@ -1,6 +1,6 @@
 use std::{future::Future, io::Write as _, net::SocketAddr, time::Instant};
 
-use axum::{http::StatusCode, routing::get};
+use axum::{Extension, http::StatusCode, routing::get};
 use tokio::{net::TcpSocket, task::JoinHandle};
 
 use super::*;
@@ -21,13 +21,15 @@ impl Server {
         let limits = Limits { request_head_timeout, ..Limits::default() };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let router = Router::new().route("/", get(async || "hello")).route(
-            "/slow",
-            get(async || {
-                sleep(Duration::from_millis(100)).await;
-                "done"
-            }),
-        );
+        let peer = async |Extension(Peer(ip)): Extension<Peer>| ip.to_string();
+        let router =
+            Router::new().route("/", get(async || "hello")).route("/peer", get(peer)).route(
+                "/slow",
+                get(async || {
+                    sleep(Duration::from_millis(100)).await;
+                    "done"
+                }),
+            );
         let permits = Permits::new(permits);
         let (shutdown, stop) = watch::channel(false);
         let places = permits.clone();
@@ -65,6 +67,20 @@ async fn ask(server: &Server, request: &str) -> String {
     let mut stream = server.connect().await;
     let _ = stream.write_all(request.as_bytes()).await;
     read_all(&mut stream).await
+}
+
+#[tokio::test]
+async fn every_request_carries_the_address_that_it_came_from() {
+    let server = Server::start(2).await;
+    for from in ["127.0.0.1", "127.0.0.9"] {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
+        let mut stream = socket.connect(server.address).await.unwrap();
+        let request = "GET /peer HTTP/1.1\r\nHost: x\r\nX-Forwarded-For: 1.2.3.4\r\n";
+        stream.write_all(format!("{request}Connection: close\r\n\r\n").as_bytes()).await.unwrap();
+        let answer = read_all(&mut stream).await;
+        assert!(answer.ends_with(&format!("\r\n\r\n{from}")), "{answer}");
+    }
 }
 
 #[tokio::test]

@@ -137,7 +137,6 @@ impl Routes {
     /// A router of all of them and of their document.
     ///
     /// The document is written once; it is the same for everybody.
-    #[must_use]
     pub fn into_router(self) -> Router {
         let mut document = self.document;
         let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).build();

@@ -27,6 +27,7 @@ use crate::{
 #[derive(Deserialize, ToSchema)]
 pub struct Grant {
     /// `password` or `refresh_token`.
+    #[schema(value_type = String, required = true)]
     grant_type: Option<String>,
     /// With `password`.
     username: Option<String>,
@@ -121,6 +122,7 @@ pub const REVOKE_REFUSALS: &[ErrorCode] = &[ErrorCode::Overloaded, ErrorCode::In
 #[derive(Deserialize, ToSchema)]
 pub struct Unwanted {
     /// The refresh token or access token of a session.
+    #[schema(value_type = String, required = true)]
     token: Option<String>,
 }
 
