@@ -21,6 +21,7 @@ mod expiry;
 mod limits;
 mod revocation;
 mod slow_consumer;
+mod timing;
 mod tokens;
 
 mod deflate;
