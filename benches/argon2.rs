@@ -128,7 +128,7 @@ fn reference(source: &Path, scratch: &Path, cpu: &str) -> Contender {
     let program = scratch.join(cpu);
     let driver = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/argon2_reference.c");
     let compiled = Command::new("cc")
-        .args(["-O3", "-std=gnu11", &format!("-march={cpu}"), "-I"])
+        .args(["-O3", "-w", "-std=gnu11", &format!("-march={cpu}"), "-I"])
         .arg(source)
         .arg("-I")
         .arg(source.join("include"))

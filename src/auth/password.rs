@@ -137,6 +137,8 @@ impl Memory {
     fn blocks(&mut self, params: &Params) -> &mut [Block] {
         let needed = params.block_count();
         if self.0.len() < needed {
+            // Not twice what there is: workers hold what a hash needs, and no more.
+            self.0.reserve_exact(needed - self.0.len());
             self.0.resize_with(needed, Block::new);
         }
         &mut self.0[..needed]
@@ -357,6 +359,10 @@ mod tests {
     #[test]
     fn memory_for_a_costlier_hash_is_given_back() {
         let mut memory = Memory::default();
+        hash(&password("correct horse"), &[7; 16], SMALL, &mut memory).unwrap();
+        let more = Cost { memory: ByteSize::kib(80), ..SMALL };
+        hash(&password("correct horse"), &[7; 16], more, &mut memory).unwrap();
+        assert_eq!(memory.bytes(), 80 * 1024);
         let costly = Cost { memory: ByteSize::kib(256), ..SMALL };
         hash(&password("correct horse"), &[7; 16], costly, &mut memory).unwrap();
         memory.shrink_to(SMALL);

@@ -4,6 +4,7 @@ use std::{future::Future, io, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use hubbub::{
+    auth::calibrate::GoalError,
     client::{AuthoritiesError, ClientError, Refusal, TokenError},
     config::{ConfigError, Flags},
     limits::CHANNEL_NAME_BYTES_MAX,
@@ -12,6 +13,8 @@ use hubbub::{
 use thiserror::Error;
 
 mod account;
+#[expect(dead_code, reason = "the command comes with the others of `hubbub auth`")]
+mod calibrate;
 mod channel;
 mod chat;
 mod explain;
@@ -101,6 +104,8 @@ pub(crate) enum CliError {
     Runtime(#[source] io::Error),
     #[error("could not write the output")]
     Output(#[source] io::Error),
+    #[error(transparent)]
+    Calibrate(#[from] GoalError),
     #[error("could not read standard input")]
     Input(#[source] io::Error),
     #[error("could not use the terminal")]

@@ -49,6 +49,7 @@ use crate::{
     metrics::Metrics,
 };
 
+mod auth_metrics;
 pub mod cores;
 mod log_metrics;
 mod vitals;
@@ -150,7 +151,7 @@ fn start_on<E: Engine>(
     config: &Config,
     plan: Plan,
     engine: Arc<E>,
-    metrics: Metrics,
+    mut metrics: Metrics,
     failed_commits: impl Fn() -> u64 + Send + Sync + 'static,
 ) -> Result<Server<E>, StartError> {
     let live = Arc::new(Live::new(config.edge.clone())?);
@@ -171,6 +172,7 @@ fn start_on<E: Engine>(
     let rest = plan.rest.clone();
     let on_worker_start = move || pin(rest.as_deref());
     let auth = Auth::start(config.auth.clone(), &config.server.data_dir, on_worker_start)?;
+    auth_metrics::register(&mut metrics, &auth.worker_stats());
     let trust = Trust::new(&auth.keys(), config.auth.realm(), &config.trust);
     let login = Arc::new(Login::new(trust, Arc::clone(&directory), edge.handle().clone()));
 
