@@ -75,6 +75,7 @@ const TUNGSTENITE_WHY: &str = "frames are known to `websocket` and its users onl
 const PURE: &[&str] = &[
     "hub::channel",
     "hub::cork",
+    "hub::revoked",
     "hub::sequencer",
     "hub::fanout",
     "hub::outbox",
