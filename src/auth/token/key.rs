@@ -262,3 +262,46 @@ impl KeySet {
         *self = later;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::{Signer as _, SigningKey, Verifier as _};
+
+    use super::*;
+
+    #[test]
+    fn a_signature_by_a_point_of_small_order_is_refused_although_it_fits() {
+        // Made with the private key: R is the identity, and S the product of hash and key.
+        const MESSAGE: &[u8] = b"whatever";
+        const SIGNATURE: &str = "AQAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAanWTQYAKWgTwtJBq9Low4sqfEbvKfTn53snWxYyGYCA";
+        let signing = SigningKey::from_bytes(&[7; 32]);
+        let public = signing.verifying_key();
+        let bytes = URL_SAFE_NO_PAD.decode(SIGNATURE).unwrap();
+        let loose = Signature::from_bytes(bytes.as_slice().try_into().unwrap());
+        assert!(public.verify(MESSAGE, &loose).is_ok(), "a careless verifier takes it");
+
+        let key = DecodingKey::from_ed_der(public.as_bytes());
+        let key = Key::new(key, Algorithm::EdDSA).unwrap();
+        assert!(!key.signed(MESSAGE, SIGNATURE));
+        assert!(key.signed(MESSAGE, &URL_SAFE_NO_PAD.encode(signing.sign(MESSAGE).to_bytes())));
+    }
+
+    #[test]
+    fn a_key_that_proves_nothing_is_none() {
+        let mut weak = [[0; 32]; 2];
+        weak[0][0] = 1;
+        for bytes in weak {
+            assert!(Key::new(DecodingKey::from_ed_der(&bytes), Algorithm::EdDSA).is_none());
+        }
+        for (bits, fits) in [(1_024, false), (2_047, false), (2_048, true), (4_096, true)] {
+            let mut modulus = vec![0xff_u8; bits / 8 + usize::from(bits % 8 > 0)];
+            modulus[0] >>= (8 - bits % 8) % 8;
+            let key = DecodingKey::from_rsa_raw_components(&modulus, &[1, 0, 1]);
+            assert_eq!(Key::new(key, Algorithm::RS256).is_some(), fits, "{bits} bits");
+        }
+        let short = DecodingKey::from_secret(&[1; 31]);
+        assert!(Key::new(short, Algorithm::HS256).is_none());
+        let of_another_kind = DecodingKey::from_secret(&[1; 32]);
+        assert!(Key::new(of_another_kind, Algorithm::EdDSA).is_none());
+    }
+}
