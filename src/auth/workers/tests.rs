@@ -146,7 +146,7 @@ async fn known_work_replaces_the_youngest_stranger_and_goes_first() {
         .map(|_| workers.put(Class::Stranger).unwrap())
         .collect();
     let known = workers.put(Class::Known).unwrap();
-    assert!(is_refused(&strangers.pop().unwrap().await.unwrap()));
+    assert!(is_refused(&strangers.pop().unwrap().try_recv().unwrap()));
     assert!(strangers.iter_mut().all(|answer| answer.try_recv().is_err()), "only the youngest");
     assert_eq!(workers.counted(|stats| &stats.refused), (0, 1));
     drop(release);
