@@ -158,6 +158,7 @@ impl Auth {
         let username = Username::parse(username)?;
         let password = Password::for_new(password, username.as_str())?;
         self.admit(from)?;
+        self.workers.check_room().map_err(|error| self.count(error))?;
         self.create_account(username, password, invite, Some(address_of(from)), now_s).await
     }
 
@@ -227,6 +228,7 @@ impl Auth {
             LogInError::InvalidCredentials
         })?;
         self.admit(from)?;
+        self.workers.check_room().map_err(|error| self.count(error))?;
         let (username, address) = (Username::parse(username).ok(), address_of(from));
         let found = self.store.find(username.clone(), address.clone()).await;
         let found = found.map_err(|error| self.count(error))?;

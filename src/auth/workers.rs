@@ -168,6 +168,16 @@ impl Workers {
         Arc::clone(&self.shared.stats)
     }
 
+    /// What a password of either class would be refused with now, before anybody has looked up which
+    /// class it is of: in a storm nearly all are, and that look-up is what costs most of a refusal. So
+    /// it is in the counters of no class.
+    ///
+    /// # Errors
+    /// When the pool has no room for anybody, or is stopped.
+    pub fn check_room(&self) -> Result<(), WorkError> {
+        self.shared.check_room()
+    }
+
     /// Hashes a new password, under a fresh salt.
     ///
     /// # Errors
@@ -332,6 +342,19 @@ impl Shared {
         let (reply, answer) = oneshot::channel();
         self.put(Job { password, task, class, reply }, Instant::now())?;
         answer.await.unwrap_or(Err(WorkError::Stopped))
+    }
+
+    fn check_room(&self) -> Result<(), WorkError> {
+        let state = self.lock();
+        if state.stopped {
+            return Err(WorkError::Stopped);
+        }
+        if !state.mailbox.is_full(Capacity::new(state.workers, state.busy, state.hash_time)) {
+            return Ok(());
+        }
+        let wait = expected_wait(&state);
+        drop(state);
+        Err(overloaded(wait))
     }
 
     fn put(&self, job: Job, now: Instant) -> Result<(), WorkError> {

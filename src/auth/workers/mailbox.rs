@@ -96,6 +96,11 @@ impl<T> Mailbox<T> {
         self.known.len() + self.strangers.len()
     }
 
+    /// Whether there is no place for anybody, of whatever class.
+    pub(super) fn is_full(&self, capacity: Capacity) -> bool {
+        self.len() >= capacity.all() && self.known.len() >= capacity.known()
+    }
+
     /// How many wait of a class.
     pub(super) fn len_of(&self, class: Class) -> usize {
         match class {
@@ -209,6 +214,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_mailbox_that_is_full_takes_nobody_and_another_takes_somebody() {
+        for places in [1, 2, 20] {
+            let mut mailbox = Mailbox::default();
+            while !mailbox.is_full(capacity(places)) {
+                let known = put(&mut mailbox, 1, Class::Known, places);
+                let stranger = put(&mut mailbox, 2, Class::Stranger, places);
+                let is_in = |put: &Put<u32>| !matches!(put, Put::Full(_));
+                assert!(is_in(&known) || is_in(&stranger), "{places}");
+            }
+            for class in [Class::Known, Class::Stranger] {
+                assert!(matches!(put(&mut mailbox, 3, class, places), Put::Full(3)), "{places}");
+            }
+        }
+    }
 
     const SHARE: usize = limits::AUTH_STRANGER_SHARE as usize;
 
