@@ -147,24 +147,29 @@ impl Store {
     ) -> Result<Option<Found>, StoreError> {
         self.ask_while_awaited(move |connection| {
             let username = username.as_ref().map_or("", Username::as_str);
-            let found = connection
+            // A row is read in any case, nobody's if need be: without it the answer to a name that
+            // nobody has would come some microseconds earlier.
+            let (found, is_gone) = connection
                 .prepare_cached(
                     "SELECT a.id, a.password_hash, a.password_number, a.disabled_at_s IS NOT NULL,
                             EXISTS (SELECT 1 FROM known_addresses k
-                                    WHERE k.account = a.id AND k.address = ?2)
-                     FROM accounts a WHERE a.username = ?1 AND a.deleted_at_s IS NULL",
+                                    WHERE k.account = a.id AND k.address = ?2),
+                            a.deleted_at_s IS NOT NULL
+                     FROM accounts a
+                     WHERE a.id = coalesce((SELECT id FROM accounts WHERE username = ?1), 0)",
                 )?
                 .query_row(params![username, address], |row| {
-                    Ok(Found {
+                    let found = Found {
                         id: AccountId(row.get(0)?),
                         password_hash: row.get(1)?,
                         password_number: row.get(2)?,
                         disabled: row.get(3)?,
                         known_here: row.get(4)?,
-                    })
-                })
-                .optional()?;
-            Ok(found)
+                    };
+                    Ok((found, row.get(5)?))
+                })?;
+            let is_gone: bool = is_gone;
+            Ok((!is_gone).then_some(found))
         })
         .await
     }

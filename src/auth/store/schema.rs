@@ -16,7 +16,7 @@ use super::OpenError;
 /// `password_number` its passwords; a hash that is made anew from the same password is none. A session
 /// is a row and its refresh tokens are none: see `refresh_token`. `revocations` and `keys` are numbered
 /// by AUTOINCREMENT, so that a number never comes back. `facts` are single numbers, by name.
-pub(super) const MIGRATIONS: [&str; 2] = [
+pub(super) const MIGRATIONS: [&str; 3] = [
     "
     CREATE TABLE accounts (
         id INTEGER PRIMARY KEY,
@@ -73,6 +73,12 @@ pub(super) const MIGRATIONS: [&str; 2] = [
         revoked_at_s INTEGER
     ) STRICT;
     CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) STRICT, WITHOUT ROWID;
+    ",
+    // Nobody: what is read in the place of an account that does not exist, and as long. No user name
+    // is empty.
+    "
+    INSERT INTO accounts (id, username, subject, password_hash, created_at_s, deleted_at_s)
+    VALUES (0, '', '', printf('%097d', 0), 0, 0);
     ",
 ];
 

@@ -148,7 +148,7 @@ async fn a_deleted_user_leaves_a_tombstone_without_a_password() {
         .query_row(
             "SELECT password_hash, (SELECT count(*) FROM sessions),
                     (SELECT count(*) FROM known_addresses)
-             FROM accounts",
+             FROM accounts WHERE username = 'anna'",
             [],
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )
