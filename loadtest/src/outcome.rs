@@ -25,8 +25,8 @@ pub(crate) const VERSION: u32 = 1;
 /// - `storm.deliver_excess` (of the p99 of deliveries in the storm, beyond a fifth or 5 ms more than
 ///   before it), `storm.capacity`, `storm.offered`, `storm.valid` (logins per second that the server
 ///   can do, that were due, and that were answered with a token), `storm.valid_share` (of the
-///   capacity), `storm.hashes` (per second), `storm.denied`, `storm.refused_429`,
-///   `storm.refused_503`, `storm.other_answers`, `storm.unanswered`, `storm.unsent`, `storm.wrong`,
+///   capacity), `storm.hashes` (per second), `storm.valid_by_hashes`, `storm.denied`,
+///   `storm.refused_429`, `storm.refused_503`, `storm.other_answers`, `storm.unanswered`, `storm.unsent`, `storm.wrong`,
 ///   `storm.generator_percent`
 /// - `generator.cpu_percent`, `generator.lag.p99`, `generator.lag.max`, `generator.dropped_samples`
 /// - `server.cpu_percent`, `server.hub_percent`, `server.cpu_us_per_delivery`,

@@ -146,6 +146,7 @@ fn figures() -> Figures {
             ("storm.valid", 60.9),
             ("storm.valid_share", 0.95),
             ("storm.hashes", 64.0),
+            ("storm.valid_by_hashes", 0.95),
             ("storm.denied", 61.0),
             ("storm.refused_429", 17.0),
             ("storm.refused_503", 24_300.0),

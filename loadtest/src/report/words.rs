@@ -58,12 +58,13 @@ pub(super) const RECONNECT: [(&str, &str); 10] = [
 ];
 
 /// Figures of a storm of logins: the figure's name, and what people call it.
-pub(super) const STORM: [(&str, &str); 15] = [
+pub(super) const STORM: [(&str, &str); 16] = [
     ("storm.capacity", "valid logins/s without it"),
     ("storm.offered", "logins due/s"),
     ("storm.valid", "valid logins/s"),
     ("storm.valid_share", "valid logins by those without it"),
     ("storm.hashes", "passwords hashed/s"),
+    ("storm.valid_by_hashes", "valid logins by these"),
     ("storm.denied", "unknown users, told so"),
     ("storm.refused_429", "refused with 429"),
     ("storm.refused_503", "refused with 503"),

@@ -83,7 +83,9 @@ pub(super) fn figures(
     if let (Some(begins), Some(ends)) = (&samples.begins, &samples.ends) {
         let hashes = |it: &Sample| it.counters.get(hashes_metric).copied();
         if let (Some(before), Some(after)) = (hashes(begins), hashes(ends)) {
-            add("storm.hashes", (after - before) / seconds);
+            let hashes = (after - before) / seconds;
+            add("storm.hashes", hashes);
+            add("storm.valid_by_hashes", valid / hashes);
         }
     }
 }
@@ -181,5 +183,6 @@ mod tests {
         (samples.begins, samples.ends) = (Some(sample(1, 40.0)), Some(sample(1, 640.0)));
         let told = told(&parts(1, 1), &samples);
         assert_eq!((told["server.rss_growth_bytes"], told["storm.hashes"]), (250.0, 60.0));
+        assert!((told["storm.valid_by_hashes"] - 0.95).abs() < 1e-9, "{told:?}");
     }
 }

@@ -57,7 +57,7 @@ const LATENCY: [(&str, Kind, Better); 8] = [
     ("max", Kind::Time, Better::Lower),
 ];
 
-const FIGURES: [(&str, Kind, Better); 59] = [
+const FIGURES: [(&str, Kind, Better); 60] = [
     ("users", Kind::Plain, Better::Neither),
     ("messages", Kind::Plain, Better::Neither),
     ("acks", Kind::Plain, Better::Neither),
@@ -98,6 +98,7 @@ const FIGURES: [(&str, Kind, Better); 59] = [
     ("storm.unsent", Kind::Plain, Better::Lower),
     ("storm.wrong", Kind::Plain, Better::Lower),
     ("storm.hashes", Kind::Plain, Better::Neither),
+    ("storm.valid_by_hashes", Kind::Plain, Better::Higher),
     ("storm.generator_percent", Kind::Percent, Better::Lower),
     ("generator.cpu_percent", Kind::Percent, Better::Lower),
     ("generator.lag.p99", Kind::Time, Better::Lower),
