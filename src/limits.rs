@@ -328,6 +328,9 @@ pub const HASH_LANES_MAX: u32 = 8;
 pub const USERNAME_BYTES_MAX: usize = 32;
 /// Requests that wait for the account store. Beyond it: 503 with `Retry-After`.
 pub const ACCOUNTS_MAILBOX_MAX: usize = 256;
+/// How long a request may have waited for the account store when its turn comes. Beyond it, it is not
+/// begun: 503 with `Retry-After`.
+pub const ACCOUNTS_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a statement on the account store waits for a lock that another process holds. Beyond it:
 /// 503 with `Retry-After`.
 pub const ACCOUNTS_LOCK_TIMEOUT: Duration = Duration::from_secs(2);

@@ -2,7 +2,8 @@
 //!
 //! A feed of numbered entries. A hub asks again and again what came after the last number it knows.
 //! An entry leaves the feed when every access token that it is about has run out by itself, so the
-//! feed is short, and a hub that starts anew reads all of it.
+//! feed is short, and a hub that starts anew reads all of it. That of a key stays, since who has stolen
+//! one makes tokens of any time; there are few.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -121,11 +121,13 @@ impl<E: Engine> Login<E> {
 
     fn claim(&self, verified: &Verified) -> Claim {
         let Verified { subject, session, generation, key_id, issued_at_s, .. } = verified;
-        // Only tokens of the auth service name a session, and only they and their keys are in its
-        // feed: a key of another issuer may have the same name.
-        let (key_id, issued_at_s) = match session {
-            Some(_) => (key_id.as_str(), *issued_at_s),
-            None => ("", None),
+        // Only tokens of the auth service and their keys are in its feed: a key of another issuer may
+        // have the same name. Whether one names a session says nothing about that: who has stolen a
+        // key leaves out what he likes. One without a generation is older than all generations.
+        let (key_id, issued_at_s, generation) = if verified.is_own {
+            (key_id.as_str(), *issued_at_s, &Some(generation.unwrap_or(0)))
+        } else {
+            ("", None, generation)
         };
         let session = session.as_deref();
         let credential = self.register.credential(subject, session, *generation, key_id);

@@ -105,7 +105,8 @@ impl<E: Engine> Bans<E> {
             }
             count += bans.len();
             let bans = bans.iter().map(|(subject, at_ms)| (Revocation::Ban(subject), *at_ms));
-            revoker.revoke(bans).await;
+            // Nobody is connected yet who had to be told; the shards, which do not run yet, least of all.
+            let _ = revoker.register().add(bans);
             match page.into_iter().next_back() {
                 Some((last, _)) => after = Some(last),
                 None => break,
@@ -225,6 +226,7 @@ mod tests {
             revocations::Register,
             revoked::{Claim, Refused},
         },
+        limits::NOTICES_MAX,
     };
 
     const KEPT: Duration = Duration::from_secs(3_600);
@@ -271,6 +273,23 @@ mod tests {
         assert_eq!(check(&bans, "issuer/anna"), Ok(()));
         bans.ban(anna, 11).await.unwrap();
         assert_eq!(bans.list(None).await.unwrap(), [Ban { user: anna, since_ms: 11 }]);
+    }
+
+    #[tokio::test]
+    async fn bans_are_in_force_before_a_shard_looks_at_its_mailbox() {
+        let engine = MemoryEngine::default();
+        let (bans, directory) = load(&engine).await;
+        let anna = directory.user("anna", "Anna").await.unwrap();
+        bans.ban(anna, 1).await.unwrap();
+
+        let (revoker, _mailboxes) = Revoker::new(Arc::new(Register::new(KEPT)), 1);
+        for number in 0..NOTICES_MAX {
+            revoker.revoke([(Revocation::Ban("bert"), number as u64)].into_iter()).await;
+        }
+        let load = Bans::load(Arc::new(engine), directory, revoker);
+        let loaded = tokio::time::timeout(Duration::from_secs(60), load).await;
+        let bans = loaded.expect("it waits for no shard").unwrap();
+        assert_eq!(check(&bans, "anna"), Err(Refused::Revoked));
     }
 
     #[tokio::test]

@@ -215,7 +215,9 @@ impl Table {
                 break;
             }
             if !is_over {
-                self.floor_s = self.floor_s.max(Some(at_ms / 1000 + self.leeway_s));
+                // A clock that was ahead once must not refuse everybody until that time comes.
+                let at_s = (at_ms / 1000).min(now_s);
+                self.floor_s = self.floor_s.max(Some(at_s + self.leeway_s));
             }
             self.notices.forget(oldest, at_ms);
             self.ages.pop_front();

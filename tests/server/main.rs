@@ -18,6 +18,7 @@ mod idempotency;
 mod auth;
 mod ban;
 mod expiry;
+mod guessing;
 mod limits;
 mod revocation;
 mod slow_consumer;

@@ -1,6 +1,9 @@
 //! What is taken back reaches the connections that it is about, within a second, and no other.
 
+use std::time::Duration;
+
 use hubbub::{
+    auth::store::keys::KeyStore,
     engine::Engine,
     server::cores::Shards,
     wire::{
@@ -177,4 +180,38 @@ async fn nobody_is_left_of_those_who_connect_while_they_are_logged_out() {
         assert_eq!(heard.last(), FORBIDDEN.last(), "{heard:?}");
     }
     assert_eq!(refused(&server, &token).await, 403);
+}
+
+#[tokio::test]
+async fn a_revoked_key_ends_every_connection_whatever_its_token_left_out() {
+    let server = TestServer::start().await;
+    // Who has stolen the key makes tokens without a session, which the auth service never does.
+    let mut tokens = vec![server.token("mallory"), server.session("ada").await.access_token];
+    tokens.push(server.token_in("mallory", "a session of nobody", Duration::from_secs(900)));
+    let mut peers = Vec::new();
+    for token in &tokens {
+        peers.push(peer(&server, token).await);
+    }
+    let mut keys = KeyStore::open(server.data_dir(), now_s()).unwrap();
+    let stolen = keys.signing_key(now_s()).unwrap().key_id().to_owned();
+    keys.revoke(&stolen, now_s()).unwrap().expect("another signs");
+    for mut peer in peers {
+        assert_eq!(peer.rest().await, [Heard::Close(CloseCode::TokenExpired.number())]);
+    }
+    for token in &tokens {
+        assert_eq!(refused(&server, token).await, 401);
+    }
+}
+
+#[tokio::test]
+async fn a_disabled_user_is_out_with_a_token_of_a_time_without_sessions_too() {
+    let server = TestServer::start().await;
+    let session = server.session("ada").await;
+    let account = server.auth().me(&session.access_token, now_s()).await.unwrap().account;
+    let token = server.token_without_session(&account);
+    let mut peer = peer(&server, &token).await;
+    server.auth().set_disabled("ada", true, now_s()).await.unwrap();
+    assert_eq!(peer.rest().await, FORBIDDEN);
+    server.auth().set_disabled("ada", false, now_s()).await.unwrap();
+    assert_eq!(refused(&server, &token).await, 403, "it stays worthless");
 }

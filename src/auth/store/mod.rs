@@ -20,10 +20,11 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::Path,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
     sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
@@ -48,6 +49,8 @@ pub const FILE_NAME: &str = "accounts.db";
 pub struct Store {
     mailbox: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
+    /// How long a request may wait for its turn.
+    wait_max: Duration,
 }
 
 /// A user among the tables, never outside of the service.
@@ -88,6 +91,10 @@ pub enum OpenError {
     /// SQLite failed.
     #[error("the account store cannot be opened")]
     Sqlite(#[from] rusqlite::Error),
+    /// The file is another user's. What is made beside it now would be ours, and a server that runs as
+    /// that user could not use it.
+    #[error("{} belongs to another user: do this as the user that the server runs as", .0.display())]
+    Owner(PathBuf),
     /// A newer hubbub wrote the file.
     #[error(
         "the account store has schema {found}, this hubbub knows {} at most",
@@ -112,7 +119,8 @@ impl Store {
         let thread = std::thread::Builder::new()
             .name("accounts".to_owned())
             .spawn(move || serve(connection, &jobs))?;
-        Ok(Self { mailbox: Some(mailbox), thread: Some(thread) })
+        let wait_max = limits::ACCOUNTS_WAIT_MAX;
+        Ok(Self { mailbox: Some(mailbox), thread: Some(thread), wait_max })
     }
 
     /// Does this on the store's thread, whether the caller still waits for the answer or not.
@@ -121,6 +129,7 @@ impl Store {
         job: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
+        let job = self.in_time(job);
         self.put(Box::new(move |connection| {
             // A requester that has gone does not want its answer; there is nothing to do about it.
             let _ = reply.send(job(connection));
@@ -135,12 +144,25 @@ impl Store {
         job: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
+        let job = self.in_time(job);
         self.put(Box::new(move |connection| {
             if !reply.is_closed() {
                 let _ = reply.send(job(connection));
             }
         }))?;
         answer.await.unwrap_or(Err(StoreError::Stopped))
+    }
+
+    /// The job, unless its turn comes too late: then it is not begun. Where each job before it waits
+    /// for another process's lock, those behind would wait for minutes otherwise.
+    fn in_time<T>(
+        &self,
+        job: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+    ) -> impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static {
+        let (since, wait_max) = (Instant::now(), self.wait_max);
+        move |connection| {
+            if since.elapsed() > wait_max { Err(StoreError::Busy) } else { job(connection) }
+        }
     }
 
     fn put(&self, job: Job) -> Result<(), StoreError> {
@@ -170,6 +192,7 @@ fn serve(mut connection: Connection, jobs: &Receiver<Job>) {
 
 /// A connection to the store of this directory, with the newest schema.
 fn connect(data_dir: &Path) -> Result<Connection, OpenError> {
+    check_owner(data_dir, rustix::process::geteuid().as_raw())?;
     let path = data_dir.join(FILE_NAME);
     // SQLite gives the -wal and -shm files the mode of the database, so this covers all three.
     fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
@@ -181,6 +204,16 @@ fn connect(data_dir: &Path) -> Result<Connection, OpenError> {
     connection.set_prepared_statement_cache_capacity(64);
     schema::migrate(&mut connection)?;
     Ok(connection)
+}
+
+/// Whether the store of this directory, if there is one, is that of this user.
+fn check_owner(data_dir: &Path, user: u32) -> Result<(), OpenError> {
+    let path = data_dir.join(FILE_NAME);
+    match path.metadata() {
+        Ok(metadata) if metadata.uid() != user => Err(OpenError::Owner(path)),
+        // Whoever opens it says what is wrong with it.
+        Ok(_) | Err(_) => Ok(()),
+    }
 }
 
 /// One transaction that is the only writer from its first statement on. An error takes it back.
@@ -230,6 +263,32 @@ mod tests {
             files += 1;
         }
         assert!(files >= 2, "the database and its log");
+    }
+
+    #[test]
+    fn a_store_of_another_user_is_refused_by_its_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let us = rustix::process::geteuid().as_raw();
+        check_owner(dir.path(), us + 1).unwrap();
+        let _store = Store::open(dir.path()).unwrap();
+        check_owner(dir.path(), us).unwrap();
+        let error = check_owner(dir.path(), us + 1).unwrap_err().to_string();
+        assert!(error.contains(FILE_NAME) && error.contains("as the user"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_waited_too_long_is_not_begun() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = Store::open(dir.path()).unwrap();
+        store.wait_max = Duration::ZERO;
+        let (begun, has_begun) = sync_channel(2);
+        let again = begun.clone();
+        let done = store.ask(move |_| Ok(begun.send(())));
+        let while_awaited = store.ask_while_awaited(move |_| Ok(again.send(())));
+        let (done, while_awaited) = tokio::join!(done, while_awaited);
+        assert!(matches!(done, Err(StoreError::Busy)));
+        assert!(matches!(while_awaited, Err(StoreError::Busy)));
+        assert!(has_begun.try_recv().is_err());
     }
 
     #[test]

@@ -69,7 +69,11 @@ pub(super) fn append(
         Revoked::User { subject, generation } => ("user", subject, Some(generation)),
         Revoked::Key { key } => ("key", key, None),
     };
-    let kept_until_s = now_s.saturating_add(overlap_s(transaction)?);
+    // A stolen key makes tokens of any time, and a hub may have it from a file for ever.
+    let kept_until_s = match kind {
+        "key" => u64::MAX,
+        _ => now_s.saturating_add(overlap_s(transaction)?),
+    };
     transaction
         .prepare_cached(
             "INSERT INTO revocations (revoked_at_ms, kept_until_s, kind, id, generation)

@@ -75,6 +75,7 @@ impl Rules {
         Ok(Verified {
             subject: self.subject(user),
             name,
+            is_own: false,
             issued_at_s: iat,
             expires_at_s: exp,
             session: None,

@@ -28,6 +28,8 @@ pub struct Verified {
     pub subject: String,
     /// The display name.
     pub name: String,
+    /// Whether it is of the auth service, and not of an outside issuer.
+    pub is_own: bool,
     /// When the token was issued, in seconds since 1970, if it says so. Those of our own do.
     pub issued_at_s: Option<u64>,
     /// When the token runs out, in seconds since 1970.
@@ -255,6 +257,7 @@ impl Verified {
         Self {
             subject: claims.sub,
             name: claims.name,
+            is_own: true,
             issued_at_s: Some(claims.iat),
             expires_at_s: claims.exp,
             session: claims.sid,

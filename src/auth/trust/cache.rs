@@ -133,6 +133,7 @@ mod tests {
         let verified = Verified {
             subject: name.to_owned(),
             name: name.to_owned(),
+            is_own: true,
             issued_at_s: None,
             expires_at_s: 1,
             session: None,

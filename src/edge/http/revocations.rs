@@ -26,7 +26,7 @@ pub const REFUSALS: &[ErrorCode] = &[ErrorCode::Overloaded, ErrorCode::Internal]
 
 /// What was revoked after a number of the feed.
 ///
-/// An entry stays for as long as an access token that it is about could be good.
+/// An entry stays for as long as an access token that it is about could be good; that of a key stays.
 ///
 /// # Errors
 /// When the number is none, or the store fails.

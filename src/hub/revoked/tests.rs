@@ -110,6 +110,21 @@ fn what_a_full_table_forgets_refuses_all_that_was_issued_before() {
 }
 
 #[test]
+fn a_time_far_ahead_in_the_feed_refuses_nobody_for_longer_than_the_leeway() {
+    let prints = fingerprints();
+    let mut table = table(1);
+    for session in ["one", "two"] {
+        let in_a_year_ms = NOW_MS + 365 * 24 * 3_600_000;
+        table.add(Revoked::Session(prints.of(session)), in_a_year_ms, NOW_S);
+    }
+    let mut anna = claim(&prints, "anna", "phone", 1, "k1");
+    assert_eq!(table.check(&anna, NOW_S), Err(Refused::Stale));
+    let later_s = NOW_S + LEEWAY.as_secs() + 1;
+    anna.issued_at_s = Some(later_s);
+    assert_eq!(table.check(&anna, later_s), Ok(()));
+}
+
+#[test]
 fn a_user_that_is_revoked_again_is_not_forgotten_with_the_first_time() {
     let prints = fingerprints();
     let mut table = table(1);

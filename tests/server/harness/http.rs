@@ -1,10 +1,10 @@
 //! One HTTP request at a time.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use super::within;
@@ -35,6 +35,60 @@ pub(crate) async fn ask(
     let answer = answer.await;
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head ends");
     (status(head), body.to_owned())
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: serde_json::Value,
+}
+
+impl Answer {
+    /// The seconds after which another attempt may pass.
+    pub(crate) fn retry_after(&self) -> Option<u64> {
+        let line = |line: &str| {
+            let (name, value) = line.split_once(':')?;
+            name.eq_ignore_ascii_case("retry-after").then(|| value.trim().parse().ok())?
+        };
+        self.head.lines().find_map(line)
+    }
+
+    /// The name of the code of a refusal.
+    pub(crate) fn name(&self) -> &str {
+        self.body["name"].as_str().unwrap_or_default()
+    }
+}
+
+/// The answer to a JSON document that comes from this address, with more lines for the head.
+pub(crate) async fn post(
+    from: IpAddr,
+    server: SocketAddr,
+    path: &str,
+    head: &str,
+    body: &serde_json::Value,
+) -> Answer {
+    let answer = within(path, async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(SocketAddr::new(from, 0)).unwrap();
+        let mut stream = socket.connect(server).await.unwrap();
+        let body = body.to_string();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: {server}\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n{head}Connection: close\r\n\r\n{body}",
+            body.len()
+        );
+        // A body that is too large is refused before its end.
+        let _ = stream.write_all(request.as_bytes()).await;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        String::from_utf8(answer).unwrap()
+    });
+    let answer = answer.await;
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head ends");
+    let body = serde_json::from_str(body).unwrap_or_default();
+    Answer { status: status(head), head: head.to_owned(), body }
 }
 
 /// The status in a response's head.

@@ -205,6 +205,13 @@ impl<E: Engine> TestServer<E> {
         issuer.issue(&account, rand::random(), now_s).unwrap()
     }
 
+    /// A token of this account as a hubbub without sessions issued them: without `sid` and `gen`.
+    pub(crate) fn token_without_session(&self, account: &Account) -> String {
+        let lifetime = Duration::from_secs(3_600);
+        let (issuer, _) = self.issuer(account.username.as_str(), lifetime, now_s());
+        issuer.issue(account, rand::random(), now_s()).unwrap()
+    }
+
     /// The same, of a session.
     pub(crate) fn token_in(&self, name: &str, session: &str, lifetime: Duration) -> String {
         let (issuer, account) = self.issuer(name, lifetime, now_s());

@@ -211,6 +211,10 @@ async fn a_revoked_key_is_off_at_once_and_another_signs() {
     let tokens = service.refresh(&tokens.refresh_token, HERE, NOW_S).await.unwrap();
     assert_eq!(kid(&tokens.access_token), new);
 
+    // A hub that has the key in a file and starts years later is told.
+    service.housekeeping.keys.drop_expired(NOW_S + 10 * 365 * 24 * 3_600).unwrap();
+    assert_eq!(service.revoked().await, [Revoked::Key { key: old.clone() }]);
+
     for id in [old.as_str(), "../../etc/passwd", ""] {
         assert!(matches!(outside.revoke(id, NOW_S), Err(KeyStoreError::Unknown)));
     }

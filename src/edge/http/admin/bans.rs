@@ -99,7 +99,8 @@ pub async fn ban<E: Engine>(
     State(bans): State<Arc<Bans<E>>>,
     Numbered(user): Numbered,
 ) -> Result<Json<Ban>, Problem> {
-    let ban = bans.ban(user, clock::unix_ms()).await.map_err(|error| refusal(&error))?;
+    let banned = whole(async move { bans.ban(user, clock::unix_ms()).await }).await?;
+    let ban = banned.map_err(|error| refusal(&error))?;
     tracing::info!(target: "hubbub::audit", user = user.0, "user banned");
     Ok(Json(ban.into()))
 }
@@ -117,9 +118,21 @@ pub async fn lift<E: Engine>(
     State(bans): State<Arc<Bans<E>>>,
     Numbered(user): Numbered,
 ) -> Result<StatusCode, Problem> {
-    bans.lift(user).await.map_err(|error| refusal(&error))?;
+    let lifted = whole(async move { bans.lift(user).await }).await?;
+    lifted.map_err(|error| refusal(&error))?;
     tracing::info!(target: "hubbub::audit", user = user.0, "ban lifted");
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Does this to its end, also when the client goes away meanwhile: else a ban could be written, and be
+/// in force only after the next start.
+async fn whole<T: Send + 'static>(
+    change: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Problem> {
+    tokio::spawn(change).await.map_err(|error| {
+        tracing::error!(%error, "a ban ended half-way");
+        Problem::new(ErrorCode::Internal)
+    })
 }
 
 /// Where a list begins.
@@ -163,5 +176,32 @@ fn refusal(error: &BanError) -> Problem {
         ErrorCode::NotFound => Problem::new(code).detail("nobody has this number"),
         _ if code.again() => Problem::new(code).retry_after(BUSY_RETRY_AFTER),
         _ => Problem::new(code),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{sync::oneshot, task::yield_now};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_has_begun_is_done_although_the_client_has_gone() {
+        let (begin, has_begun) = oneshot::channel();
+        let (go_on, may_go_on) = oneshot::channel();
+        let (done, is_done) = oneshot::channel();
+        let change = whole(async move {
+            begin.send(()).unwrap();
+            may_go_on.await.unwrap();
+            done.send(()).unwrap();
+        });
+        tokio::select! {
+            biased;
+            _ = change => panic!("it waits"),
+            () = yield_now() => {}
+        }
+        has_begun.await.unwrap();
+        go_on.send(()).unwrap();
+        is_done.await.unwrap();
     }
 }
