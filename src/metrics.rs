@@ -18,6 +18,8 @@ use prometheus_client::{
 
 use crate::wire::code::{CloseCode, ErrorCode};
 
+pub mod tally;
+
 /// The process's metrics.
 #[derive(Debug)]
 pub struct Metrics {
