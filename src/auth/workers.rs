@@ -2,8 +2,8 @@
 //!
 //! argon2 fills 19 MiB for each password, so nothing else runs on these threads and they run on
 //! nobody else's: they are the caller's own OS threads, niced, and placed by the hook that the
-//! server gives. When about a second of work waits, the next password is refused at once with a
-//! hint; what waited too long all the same is dropped unhashed, since its client has gone.
+//! server gives. When a second of work waits, or too many passwords do, the next one is refused at
+//! once with a hint; what waited too long all the same is dropped unhashed, since its client has gone.
 //!
 //! There are between `min` and `max` of them. When work has waited too long, the worker that takes it
 //! starts another; who has had nothing to do for long ends. Each keeps the memory that it hashes in,

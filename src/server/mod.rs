@@ -4,8 +4,8 @@
 //! edge runtime   accepts, HTTP, handshakes, tokens      the other cores
 //! hub            one thread for each shard              a core each, of its own
 //! log            one writer, a few readers              the other cores
-//! auth           argon2 workers                         the other cores, niced
-//! internal       health, metrics, profiles              the other cores
+//! auth           argon2 workers, the account store      the other cores, the workers niced
+//! internal       health, metrics, administration        the other cores
 //! ```
 
 use std::{
