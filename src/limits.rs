@@ -289,8 +289,8 @@ pub const READER_MAILBOX_MAX: usize = 1_024;
 /// Threads that read the log.
 pub const LOG_READERS: usize = 2;
 
-/// Passwords that wait for the auth workers, per worker: about one second of work at the default
-/// cost. Beyond it: 503 with `Retry-After`.
+/// Passwords that wait for the auth workers, per worker, however short their wait may be. Beyond it:
+/// 503 with `Retry-After`.
 pub const AUTH_MAILBOX_PER_WORKER_MAX: usize = 24;
 /// How long work may be expected to wait for the auth workers, by the time that their last hashes
 /// took. Beyond it: 503 with `Retry-After`, however few passwords wait.

@@ -1,4 +1,5 @@
-//! Every counter and histogram, declared once.
+//! Every counter and histogram, declared once; those of threads that know no registry are counted in
+//! [`tally`]s, and read when the page is asked for.
 //!
 //! Names begin with `hubbub_`. Labels are fixed at compile time: a code has a label, a user or a
 //! channel never does.
@@ -17,6 +18,8 @@ use prometheus_client::{
 };
 
 use crate::wire::code::{CloseCode, ErrorCode};
+
+pub mod tally;
 
 /// The process's metrics.
 #[derive(Debug)]

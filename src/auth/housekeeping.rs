@@ -72,7 +72,7 @@ impl Housekeeper {
                 on_start();
                 while !stopped.within(limits::HOUSEKEEPING_INTERVAL) {
                     if let Err(error) = housekeeping.tick(clock::unix_s()) {
-                        housekeeping.stats.housekeeping_failed.add();
+                        housekeeping.stats.housekeeping_failed.increase();
                         tracing::error!(%error, "the housekeeping of the auth service failed");
                     }
                 }

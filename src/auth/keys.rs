@@ -2,9 +2,7 @@
 //! JWKS document. Which key signs when is `store::keys`'.
 
 use std::{
-    fs::{self, File},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    io,
     path::{Path, PathBuf},
 };
 
@@ -20,9 +18,9 @@ use jsonwebtoken::{
         OctetKeyPairParameters, OctetKeyPairType, PublicKeyUse, ThumbprintHash,
     },
 };
-use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
+use super::private_file::{self, PrivateFileError};
 use crate::limits;
 
 /// An Ed25519 key pair and its names.
@@ -56,6 +54,17 @@ pub enum KeyError {
     Content(PathBuf),
 }
 
+impl From<PrivateFileError> for KeyError {
+    fn from(error: PrivateFileError) -> Self {
+        match error {
+            PrivateFileError::Io { path, source } => Self::Io { path, source },
+            PrivateFileError::NotAFile(path) => Self::NotAFile(path),
+            PrivateFileError::Readable(path) => Self::Readable(path),
+            PrivateFileError::Owner(path) => Self::Owner(path),
+        }
+    }
+}
+
 impl TokenKey {
     /// Makes a key, and its file `KID.pem` (0600) in this folder.
     ///
@@ -69,7 +78,11 @@ impl TokenKey {
             }
         };
         let path = folder.join(file_name(&key.key_id));
-        write(&path, &key.signing).map_err(|source| KeyError::Io { path, source })?;
+        key.signing
+            .to_pkcs8_pem(LineEnding::LF)
+            .map_err(io::Error::other)
+            .and_then(|pem| private_file::create(&path, pem.as_bytes()))
+            .map_err(|source| KeyError::Io { path, source })?;
         Ok(key)
     }
 
@@ -78,31 +91,8 @@ impl TokenKey {
     /// # Errors
     /// When the file is unusable, or usable by others.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
-        let io_error = |source: io::Error| KeyError::Io { path: path.to_owned(), source };
-        // Without O_NONBLOCK the open of a FIFO would wait for a writer for ever.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(file) => File::from(file),
-            Err(rustix::io::Errno::LOOP) => return Err(KeyError::NotAFile(path.to_owned())),
-            Err(error) => return Err(io_error(error.into())),
-        };
-        let metadata = file.metadata().map_err(io_error)?;
-        if !metadata.is_file() {
-            return Err(KeyError::NotAFile(path.to_owned()));
-        }
-        if metadata.mode() & 0o077 != 0 {
-            return Err(KeyError::Readable(path.to_owned()));
-        }
-        if metadata.uid() != rustix::process::geteuid().as_raw() {
-            return Err(KeyError::Owner(path.to_owned()));
-        }
-        let mut pem = String::new();
-        match file.take(limits::KEY_FILE_BYTES_MAX).read_to_string(&mut pem) {
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                return Err(KeyError::Content(path.to_owned()));
-            }
-            read => read.map_err(io_error)?,
-        };
+        let bytes = private_file::read(path, limits::KEY_FILE_BYTES_MAX)?;
+        let pem = String::from_utf8(bytes).map_err(|_| KeyError::Content(path.to_owned()))?;
         let signing =
             SigningKey::from_pkcs8_pem(&pem).map_err(|_| KeyError::Content(path.to_owned()))?;
         Self::new(signing).ok_or_else(|| KeyError::Content(path.to_owned()))
@@ -172,26 +162,12 @@ fn jwk(public: &[u8; 32], key_id: Option<String>) -> Jwk {
     }
 }
 
-/// Writes the key beside its place and links it there when it is durable: a crash leaves a whole key
-/// or none, and an existing key is never replaced.
-fn write(path: &Path, key: &SigningKey) -> io::Result<()> {
-    let pem = key.to_pkcs8_pem(LineEnding::LF).map_err(io::Error::other)?;
-    let draft = path.with_extension("draft");
-    let _ = fs::remove_file(&draft);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
-    let written = file
-        .write_all(pem.as_bytes())
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::hard_link(&draft, path));
-    fs::remove_file(&draft)?;
-    written?;
-    let dir = path.parent().unwrap_or(Path::new("."));
-    File::open(dir)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    use std::{
+        fs,
+        os::unix::fs::{PermissionsExt as _, symlink},
+    };
 
     use super::*;
 
@@ -224,25 +200,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_regular_file_is_refused_without_waiting() {
+    fn what_is_no_regular_file_is_refused() {
         let (dir, key) = folder();
         let path = dir.path().join("other.pem");
         symlink(&key, &path).unwrap();
-        assert!(matches!(TokenKey::load(&path), Err(KeyError::NotAFile(_))));
-        fs::remove_file(&path).unwrap();
-
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &path,
-            rustix::fs::FileType::Fifo,
-            Mode::RUSR | Mode::WUSR,
-            0,
-        )
-        .unwrap();
-        assert!(matches!(TokenKey::load(&path), Err(KeyError::NotAFile(_))));
-        fs::remove_file(&path).unwrap();
-
-        fs::create_dir(&path).unwrap();
         assert!(matches!(TokenKey::load(&path), Err(KeyError::NotAFile(_))));
     }
 

@@ -200,7 +200,7 @@ impl Auth {
         let created = self.store.create_account(new, now_s).await;
         match created.map_err(|error| self.count(error))? {
             Creation::Created(account) => {
-                self.stats.registrations.add();
+                self.stats.registrations.increase();
                 Ok(account)
             }
             Creation::Taken => Err(RegisterError::Taken),
@@ -224,7 +224,7 @@ impl Auth {
     ) -> Result<Tokens, LogInError> {
         // A password that nobody can have need not be compared, whatever the user name is.
         let password = Password::new(password).map_err(|_| {
-            self.stats.logins_refused.add();
+            self.stats.logins_refused.increase();
             LogInError::InvalidCredentials
         })?;
         self.admit(from)?;
@@ -256,10 +256,10 @@ impl Auth {
             None => None,
         };
         let Some(live) = live else {
-            self.stats.logins_refused.add();
+            self.stats.logins_refused.increase();
             return Err(LogInError::InvalidCredentials);
         };
-        self.stats.logins.add();
+        self.stats.logins.increase();
         Ok(self.issue(live, now_s)?)
     }
 
@@ -267,7 +267,7 @@ impl Auth {
     fn admit(&self, from: IpAddr) -> Result<(), TooMany> {
         self.admission
             .take_password(from, Instant::now())
-            .inspect_err(|_| self.stats.limited_by_address.add())
+            .inspect_err(|_| self.stats.limited_by_address.increase())
     }
 
     /// Whether the password is the account's, at the same cost if there is no account. Counts as a
@@ -281,7 +281,7 @@ impl Auth {
     ) -> Result<Verdict, CompareError> {
         self.admission
             .take_guess(guesser, Instant::now())
-            .inspect_err(|_| self.stats.limited_by_account.add())?;
+            .inspect_err(|_| self.stats.limited_by_account.increase())?;
         let hash = found.map(|found| found.password_hash.clone());
         let verdict = self.workers.verify(password, hash, class).await;
         // What was never compared told nothing about the password.
@@ -299,7 +299,7 @@ impl Auth {
         tokio::spawn(async move {
             let Ok(Some(hash)) = workers.rehash(password).await else { return };
             match store.replace_hash(found.id, found.password_hash, hash).await {
-                Ok(()) => stats.rehashes.add(),
+                Ok(()) => stats.rehashes.increase(),
                 Err(error) => tracing::warn!(%error, "a hash at the new cost was not stored"),
             }
         });
@@ -320,20 +320,20 @@ impl Auth {
     ) -> Result<Tokens, RefreshError> {
         self.admission
             .take_refresh(from, Instant::now())
-            .inspect_err(|_| self.stats.limited_by_address.add())?;
+            .inspect_err(|_| self.stats.limited_by_address.increase())?;
         let refused = || {
-            self.stats.refreshes_refused.add();
+            self.stats.refreshes_refused.increase();
             RefreshError::InvalidGrant
         };
         let presented = Presented::parse(refresh_token).ok_or_else(refused)?;
         let refreshed = self.store.refresh(presented, self.rules(), now_s).await;
         match refreshed.map_err(|error| self.count(error))? {
             Refreshed::Rotated(live) => {
-                self.stats.refreshes.add();
+                self.stats.refreshes.increase();
                 Ok(self.issue(live, now_s)?)
             }
             Refreshed::Replayed { subject, session } => {
-                self.stats.replays.add();
+                self.stats.replays.increase();
                 tracing::warn!(
                     target: "hubbub::audit",
                     user = %subject, %session, from = %address_of(from),
@@ -360,7 +360,7 @@ impl Auth {
             self.store.end_session(session, now_s).await
         };
         if ended.map_err(|error| self.count(error))? {
-            self.stats.logouts.add();
+            self.stats.logouts.increase();
         }
         Ok(())
     }
@@ -401,7 +401,7 @@ impl Auth {
             self.store.change_password(claims, session, password_hash, self.rules(), now_s).await;
         let live = changed.map_err(|error| self.count(error))?;
         let live = live.ok_or(ChangePasswordError::Forbidden)?;
-        self.stats.passwords_changed.add();
+        self.stats.passwords_changed.increase();
         tracing::info!(target: "hubbub::audit", user = %live.account.subject, "password changed");
         Ok(self.issue(live, now_s)?)
     }
@@ -515,8 +515,8 @@ impl Auth {
     fn count(&self, error: impl Into<ServiceError>) -> ServiceError {
         let error = error.into();
         match &error {
-            ServiceError::Overloaded { .. } => self.stats.overloaded.add(),
-            ServiceError::Failed(_) => self.stats.failed.add(),
+            ServiceError::Overloaded { .. } => self.stats.overloaded.increase(),
+            ServiceError::Failed(_) => self.stats.failed.increase(),
         }
         error
     }

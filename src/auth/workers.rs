@@ -2,8 +2,8 @@
 //!
 //! argon2 fills 19 MiB for each password, so nothing else runs on these threads and they run on
 //! nobody else's: they are the caller's own OS threads, niced, and placed by the hook that the
-//! server gives. When about a second of work waits, the next password is refused at once with a
-//! hint; what waited too long all the same is dropped unhashed, since its client has gone.
+//! server gives. When a second of work waits, or too many passwords do, the next one is refused at
+//! once with a hint; what waited too long all the same is dropped unhashed, since its client has gone.
 //!
 //! There are between `min` and `max` of them. When work has waited too long, the worker that takes it
 //! starts another; who has had nothing to do for long ends. Each keeps the memory that it hashes in,
@@ -392,14 +392,14 @@ impl Shared {
 
     fn refuse(&self, job: Job, wait: Duration) {
         if let Some(class) = job.class {
-            self.stats.refused.of(class).add(1);
+            self.stats.refused.of(class).increase();
         }
         job.give_up(wait);
     }
 
     fn show_waiting(&self, state: &State) {
         for class in [Class::Known, Class::Stranger] {
-            self.stats.waiting.of(class).set(state.mailbox.len_of(class));
+            self.stats.waiting.of(class).set(state.mailbox.len_of(class) as u64);
         }
     }
 }
@@ -420,13 +420,13 @@ impl Shared {
         let number = state.next_number;
         state.next_number += 1;
         state.workers += 1;
-        self.stats.workers.set(state.workers);
+        self.stats.workers.set(state.workers as u64);
         number
     }
 
     fn leave(&self, state: &mut State, number: u64) {
         state.workers -= 1;
-        self.stats.workers.set(state.workers);
+        self.stats.workers.set(state.workers as u64);
         // Dropping its handle lets the thread go on to its end by itself.
         state.threads.remove(&number);
     }
@@ -510,13 +510,13 @@ impl Shared {
         let Stats { hashed, verified, rehashed, failed, hash_time, wait_time, .. } = &*self.stats;
         let class = job.class.unwrap_or(Class::Known);
         if !done {
-            failed.of(class).add(1);
+            failed.of(class).increase();
             return;
         }
         match (&job.task, job.class) {
-            (_, None) => rehashed.add(1),
-            (Task::Hash { .. }, Some(class)) => hashed.of(class).add(1),
-            (Task::Verify { .. }, Some(class)) => verified.of(class).add(1),
+            (_, None) => rehashed.increase(),
+            (Task::Hash { .. }, Some(class)) => hashed.of(class).increase(),
+            (Task::Verify { .. }, Some(class)) => verified.of(class).increase(),
         }
         hash_time.record(took);
         wait_time.record(waited);
@@ -526,7 +526,7 @@ impl Shared {
     fn give_up(&self, dropped: &mut Vec<Job>) {
         for job in dropped.drain(..) {
             if let Some(class) = job.class {
-                self.stats.expired.of(class).add(1);
+                self.stats.expired.of(class).increase();
             }
             job.give_up(limits::AUTH_WAIT_MAX);
         }

@@ -19,6 +19,7 @@ use super::{
     admin::AdminArgs,
     login::{ServerArgs, prompt},
     process::print,
+    program::program,
     saved::{Place, SavedLogin},
     terminal::escape,
 };
@@ -101,7 +102,12 @@ async fn add(name: String, server: ServerArgs, no_login: bool) -> Result<(), Cli
     if !no_login && let Some(place) = Place::of(&url, &name) {
         let token = accounts.token(&name, &password).await?;
         place.save(&SavedLogin::new(&token, SystemTime::now()))?;
-        let chat = server.command(&format!("chat lobby --as {shown}"));
+        let chat = format!("chat lobby --as {shown}");
+        // The hub of an auth service apart is elsewhere: most likely where the commands look for it.
+        let chat = match accounts.is_hub().await {
+            true => server.command(&chat),
+            false => format!("{} {chat} --auth {url}", program()),
+        };
         words.push_str(&format!("You are logged in here for a while. Try: {chat}\n"));
     }
     io::stdout().write_all(words.as_bytes()).map_err(CliError::Output)

@@ -23,7 +23,7 @@ use super::{
     admin::{AdminArgs, DataArgs},
     calibrate::{self, CalibrateArgs},
     login::command,
-    process::{self, is_secure, print, url_from_here},
+    process::{self, internal_lines, is_secure, print, url_from_here},
     program::program,
 };
 
@@ -126,7 +126,7 @@ impl From<AuthFlags> for Flags {
 
 /// What a person sees first. Scripts wait for the first line.
 fn greeting(config: &Config, server: &AuthServer) -> String {
-    let (public, internal) = (server.public_address(), server.internal_address());
+    let public = server.public_address();
     let secure = if is_secure(config) { "s" } else { "" };
     let (url, hint) = url_from_here(config, public);
     format!(
@@ -135,17 +135,15 @@ fn greeting(config: &Config, server: &AuthServer) -> String {
          hubbub auth {version}\n\
          \x20 accounts    http{secure}://{public}/v1/accounts\n\
          \x20 tokens      http{secure}://{public}/v1/token\n\
-         \x20 health      http://{internal}/readyz\n\
-         \x20 metrics     http://{internal}/metrics\n\
-         \x20 data        {data}\n\
+         {internally}\
          \n\
          Try, in another terminal{hint}:\n\
-         \x20 {program} hub --jwks-url {url}/.well-known/jwks.json\n\
+         \x20 {program} hub --data-dir hub-data --jwks-url {url}/.well-known/jwks.json\n\
          \x20 {account}\n\
          \n\
          Ctrl-C stops it.\n",
         version = env!("CARGO_PKG_VERSION"),
-        data = config.server.data_dir.display(),
+        internally = internal_lines(config, server.internal_address()),
         program = program(),
         account = command(&url, "account add ada"),
     )

@@ -9,7 +9,7 @@ use hubbub::{
 use super::{
     CliError,
     login::command,
-    process::{self, is_secure, url_from_here},
+    process::{self, internal_lines, is_secure, url_from_here},
 };
 
 /// Where the keys of an auth service are, beside its other addresses.
@@ -22,7 +22,7 @@ pub(crate) fn hub(flags: &Flags) -> Result<(), CliError> {
 
 /// What a person sees first. Scripts wait for the first line.
 fn greeting<E: Engine>(config: &Config, server: &Server<E>) -> String {
-    let (public, internal) = (server.public_address(), server.internal_address());
+    let public = server.public_address();
     let secure = if is_secure(config) { "s" } else { "" };
     format!(
         "listening on http{secure}://{public}\n\
@@ -30,14 +30,12 @@ fn greeting<E: Engine>(config: &Config, server: &Server<E>) -> String {
          hubbub {version}, a hub\n\
          \x20 WebSocket   ws{secure}://{public}/v1/ws\n\
          \x20 tokens      of {issuers}\n\
-         \x20 health      http://{internal}/readyz\n\
-         \x20 metrics     http://{internal}/metrics\n\
-         \x20 data        {data}\n\
+         {internally}\
          {hints}\n\
          Ctrl-C stops it.\n",
         version = env!("CARGO_PKG_VERSION"),
         issuers = issuers(config).join(", "),
-        data = config.server.data_dir.display(),
+        internally = internal_lines(config, server.internal_address()),
         hints = hints(config, server).unwrap_or_default(),
     )
 }

@@ -166,6 +166,16 @@ pub(super) fn url_from_here(config: &Config, public: SocketAddr) -> (String, &'s
     }
 }
 
+/// The lines of a greeting that every process has: its internal port, and where its data are.
+pub(super) fn internal_lines(config: &Config, internal: SocketAddr) -> String {
+    format!(
+        "\x20 health      http://{internal}/readyz\n\
+         \x20 metrics     http://{internal}/metrics\n\
+         \x20 data        {data}\n",
+        data = config.server.data_dir.display(),
+    )
+}
+
 /// Whether the public port speaks TLS, as the configuration is now: a reload may change it.
 pub(super) fn is_secure(config: &Config) -> bool {
     !config.edge.tls.certificate.as_os_str().is_empty()

@@ -11,7 +11,7 @@ use hubbub::{
 use super::{
     CliError,
     login::command,
-    process::{self, is_secure, print, url_from_here},
+    process::{self, internal_lines, is_secure, print, url_from_here},
 };
 
 /// Runs the server until it is told to stop.
@@ -34,7 +34,7 @@ pub(crate) fn show_config(flags: &Flags) -> Result<(), CliError> {
 
 /// What a person sees first. Scripts wait for the first line.
 fn greeting<E: Engine>(config: &Config, server: &Server<E>) -> String {
-    let (public, internal) = (server.public_address(), server.internal_address());
+    let public = server.public_address();
     let channel = config.channels.created_at_start.first().map_or("lobby", String::as_str);
     let secure = if is_secure(config) { "s" } else { "" };
     let (url, hint) = url_from_here(config, public);
@@ -43,9 +43,7 @@ fn greeting<E: Engine>(config: &Config, server: &Server<E>) -> String {
          \n\
          hubbub {version}\n\
          \x20 WebSocket   ws{secure}://{public}/v1/ws\n\
-         \x20 health      http://{internal}/readyz\n\
-         \x20 metrics     http://{internal}/metrics\n\
-         \x20 data        {data}\n\
+         {internally}\
          \n\
          Try, in another terminal{hint}:\n\
          \x20 {account}\n\
@@ -53,7 +51,7 @@ fn greeting<E: Engine>(config: &Config, server: &Server<E>) -> String {
          \n\
          Ctrl-C stops it.\n",
         version = env!("CARGO_PKG_VERSION"),
-        data = config.server.data_dir.display(),
+        internally = internal_lines(config, server.internal_address()),
         account = command(&url, "account add ada"),
         chat = command(&url, &format!("chat {channel} --as ada")),
     )

@@ -20,7 +20,10 @@ use super::{
     options::{GetToken, ServerUrl, Token},
     tls::Authorities,
 };
-use crate::limits::{CLIENT_CONNECT_TIMEOUT, CLIENT_HTTP_BODY_BYTES_MAX, CLIENT_HTTP_TIMEOUT};
+use crate::{
+    limits::{CLIENT_CONNECT_TIMEOUT, CLIENT_HTTP_BODY_BYTES_MAX, CLIENT_HTTP_TIMEOUT},
+    wire::code::ErrorCode,
+};
 
 /// The accounts and tokens of one server, over HTTP or HTTPS. Cheap to clone; clones share their
 /// connections.
@@ -120,6 +123,16 @@ impl Accounts {
         })
     }
 
+    /// Whether people chat there too. An auth service apart has accounts and tokens alone; a server
+    /// that cannot be asked is taken for a whole one.
+    pub async fn is_hub(&self) -> bool {
+        match self.exchange(Method::GET, "/v1/ws", Bytes::new()).await {
+            // The other refusals are those of a request that is no handshake.
+            Err(TokenError::Refused(refusal)) => !refusal.is(ErrorCode::NotFound),
+            _ => true,
+        }
+    }
+
     async fn ask_for_token(&self, body: &serde_json::Value) -> Result<Token, TokenError> {
         let (status, body) = self.post("/v1/token", body).await?;
         let token: TokenBody =
@@ -137,14 +150,24 @@ impl Accounts {
         path: &str,
         body: &serde_json::Value,
     ) -> Result<(StatusCode, Bytes), TokenError> {
+        self.exchange(Method::POST, path, body.to_string().into()).await
+    }
+
+    /// Sends JSON, and answers the body of a success.
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), TokenError> {
         let uri: Uri =
             format!("{}{path}", self.server).parse().map_err(|error| self.unreachable(error))?;
         let request = Request::builder()
-            .method(Method::POST)
+            .method(method)
             .uri(uri)
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::ACCEPT, "application/json")
-            .body(Full::from(body.to_string()))
+            .body(Full::from(body))
             .map_err(|error| self.unreachable(error))?;
         let exchange = async {
             let response = self

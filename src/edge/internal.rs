@@ -1,5 +1,5 @@
-//! The internal port: health, metrics, profiles and administration, on a thread of their own, so that they answer when
-//! the rest is too busy to.
+//! The internal port: health, metrics, profiles and administration, on a thread of their own, so that
+//! they answer when the rest is too busy to.
 
 use std::{fmt, io, net::TcpListener, sync::Arc, thread::JoinHandle};
 

@@ -10,8 +10,11 @@ use prometheus_client::{
 };
 
 use crate::{
-    auth::stats::{Counter, Gauge, Stats},
-    metrics::Metrics,
+    auth::stats::Stats,
+    metrics::{
+        Metrics,
+        tally::{Counter, Gauge},
+    },
 };
 
 /// Adds what the auth service counts.

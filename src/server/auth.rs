@@ -12,7 +12,7 @@ use std::{
 use tokio::{
     runtime::{Builder, Runtime},
     sync::watch,
-    time::{sleep, timeout},
+    time::timeout,
 };
 
 use super::{
@@ -30,7 +30,7 @@ use crate::{
         live::Live,
         tls::TlsError,
     },
-    limits::{DRAIN_CHECK_INTERVAL, DRAIN_RESERVE},
+    limits::DRAIN_RESERVE,
     metrics::Metrics,
 };
 
@@ -161,16 +161,7 @@ impl AuthServer {
         let drained = async { timeout(within, self.serving).await };
         let in_time = self.runtime.block_on(drained).is_ok();
         admin_access::renounce(&self.data_dir, self.internal);
-        // As above.
-        let _ = self.internal_shutdown.send(true);
-        let internal_ended = async {
-            while !self.internal_thread.is_finished() {
-                sleep(DRAIN_CHECK_INTERVAL).await;
-            }
-        };
-        // Who is slow to read the metrics does not hold up the end.
-        let bounded = async { timeout(DRAIN_RESERVE / 2, internal_ended).await };
-        let _ = self.runtime.block_on(bounded);
+        super::end_internally(&self.runtime, &self.internal_shutdown, &self.internal_thread);
         self.runtime.shutdown_timeout(DRAIN_RESERVE / 2);
         in_time
     }

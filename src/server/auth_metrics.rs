@@ -11,9 +11,12 @@ use prometheus_client::{
 use crate::{
     auth::workers::{
         Class,
-        stats::{BUCKET_BOUNDS_US, ByClass, Durations, Stats},
+        stats::{ByClass, Stats},
     },
-    metrics::Metrics,
+    metrics::{
+        Metrics,
+        tally::{BUCKET_BOUNDS_US, Counter, Durations},
+    },
 };
 
 /// Adds what the auth workers count.
@@ -44,7 +47,7 @@ impl Collector for AuthCounters {
         let labels = [("kind", "rehash"), ("class", "known")];
         ConstCounter::new(stats.rehashed.get()).encode(family.encode_family(&labels)?)?;
 
-        let counters: [(&str, &str, &ByClass); 3] = [
+        let counters: [(&str, &str, &ByClass<Counter>); 3] = [
             ("auth_refused", "Passwords refused because too many waited", &stats.refused),
             ("auth_expired", "Passwords that waited too long or for nobody", &stats.expired),
             ("auth_failed", "Passwords whose stored hash was unusable", &stats.failed),

@@ -9,8 +9,8 @@ use prometheus_client::{
 };
 
 use crate::{
-    engine::sqlite::stats::{Counter, Stats},
-    metrics::Metrics,
+    engine::sqlite::stats::Stats,
+    metrics::{Metrics, tally::Counter},
 };
 
 /// Adds what the log's threads count.

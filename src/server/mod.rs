@@ -4,8 +4,8 @@
 //! edge runtime   accepts, HTTP, handshakes, tokens      the other cores
 //! hub            one thread for each shard              a core each, of its own
 //! log            one writer, a few readers              the other cores
-//! auth           argon2 workers                         the other cores, niced
-//! internal       health, metrics, profiles              the other cores
+//! auth           argon2 workers, the account store      the other cores, the workers niced
+//! internal       health, metrics, administration        the other cores
 //! ```
 
 use std::{
@@ -420,16 +420,7 @@ impl<E: Engine> Server<E> {
         let in_time = self.edge.block_on(drained).is_ok();
         drop(self.hub);
         admin_access::renounce(&self.data_dir, self.internal);
-        // As above.
-        let _ = self.internal_shutdown.send(true);
-        let internal_ended = async {
-            while !self.internal_thread.is_finished() {
-                sleep(DRAIN_CHECK_INTERVAL).await;
-            }
-        };
-        // Who is slow to read the metrics does not hold up the end.
-        let bounded = async { timeout(DRAIN_RESERVE / 2, internal_ended).await };
-        let _ = self.edge.block_on(bounded);
+        end_internally(&self.edge, &self.internal_shutdown, &self.internal_thread);
         self.edge.shutdown_timeout(DRAIN_RESERVE / 2);
         if in_time {
             // A thread that panicked has said so already.
@@ -439,6 +430,20 @@ impl<E: Engine> Server<E> {
         }
         in_time
     }
+}
+
+/// Ends the internal port, which tells how a drain goes and so outlives it. Blocks until then, but
+/// not for long: who is slow to read the metrics does not hold up the end.
+fn end_internally(runtime: &Runtime, shutdown: &watch::Sender<bool>, thread: &JoinHandle<()>) {
+    // An error means that nobody listens any more.
+    let _ = shutdown.send(true);
+    let ended = async {
+        while !thread.is_finished() {
+            sleep(DRAIN_CHECK_INTERVAL).await;
+        }
+    };
+    let bounded = async { timeout(DRAIN_RESERVE / 2, ended).await };
+    let _ = runtime.block_on(bounded);
 }
 
 /// What the thread of a shard is made of.

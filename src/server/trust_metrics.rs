@@ -9,8 +9,8 @@ use prometheus_client::{
 };
 
 use crate::{
-    auth::trust::stats::{Counter, Stats},
-    metrics::Metrics,
+    auth::trust::stats::Stats,
+    metrics::{Metrics, tally::Counter},
 };
 
 /// Adds what verifying tokens counts.

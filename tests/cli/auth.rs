@@ -42,19 +42,12 @@ impl Auth {
         let mut command = hubbub(home, &AUTH);
         command.env("HUBBUB__AUTH__COST__MEMORY", "64 KiB").env("HUBBUB__AUTH__COST__PASSES", "1");
         let process = Running::start(command);
-        let line_with = |start: &str| loop {
-            if let Some(rest) = process.line().trim_start().strip_prefix(start) {
-                return rest.trim_start().to_owned();
-            }
-        };
-        let public = line_with("listening on http://");
-        let health = line_with("health");
-        let internal = health.strip_prefix("http://").unwrap().strip_suffix("/readyz").unwrap();
-        let internal = internal.to_owned();
+        let (public, internal) = process.addresses();
         // What is to be tried next can be pasted as it is.
-        assert_eq!(line_with("Try, in another terminal"), ":");
+        assert_eq!(process.line_with("Try, in another terminal"), ":");
         let next = process.line();
-        let jwks = format!(" hub --jwks-url http://{public}/.well-known/jwks.json");
+        let jwks =
+            format!(" hub --data-dir hub-data --jwks-url http://{public}/.well-known/jwks.json");
         assert!(next.ends_with(&jwks), "{next}");
         Self { process, public, internal }
     }

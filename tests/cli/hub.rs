@@ -22,15 +22,7 @@ impl Process {
         command.args(["--listen", listen, "--internal-listen", "127.0.0.1:0"]);
         command.env("HUBBUB__AUTH__COST__MEMORY", "64 KiB").env("HUBBUB__AUTH__COST__PASSES", "1");
         let process = Running::start(command);
-        let line_with = |start: &str| loop {
-            if let Some(rest) = process.line().trim_start().strip_prefix(start) {
-                return rest.trim_start().to_owned();
-            }
-        };
-        let public = line_with("listening on http://");
-        let health = line_with("health");
-        let internal = health.strip_prefix("http://").unwrap().strip_suffix("/readyz").unwrap();
-        let internal = internal.to_owned();
+        let (public, internal) = process.addresses();
         Self { process, public, internal }
     }
 
@@ -122,6 +114,23 @@ fn people_log_in_at_one_process_and_chat_at_the_other_whatever_becomes_of_the_fi
     assert!(hub.metric("hubbub_revocation_lag_seconds_bucket{le=\"1.0\"}") >= 1.0);
     let send = as_user(&["send", "lobby", "x"], "ada", &at_hub, &at_auth);
     failure(&hubbub(home, &send).env("HUBBUB_PASSWORD", "correct horse battery").output().unwrap());
+}
+
+#[test]
+fn what_to_try_after_an_account_was_made_names_the_auth_service_only_where_there_is_no_hub() {
+    let home = TempDir::new().unwrap();
+    let home = home.path();
+    let mut auth = Process::auth(home, "127.0.0.1:0");
+    let at_auth = auth.url();
+    let said = add_account(home, &at_auth, "ada");
+    assert!(said.ends_with(&format!(" chat lobby --as ada --auth {at_auth}\n")), "{said}");
+    auth.process.signal(Signal::TERM);
+    assert!(auth.process.ended().success());
+
+    let whole = ["serve", "--data-dir", "auth-data", "--pin-cores", "off"];
+    let _whole = Process::start(home, &auth.public, &whole);
+    let said = add_account(home, &at_auth, "bob");
+    assert!(said.ends_with(&format!(" chat lobby --as bob --server {at_auth}\n")), "{said}");
 }
 
 #[test]

@@ -97,6 +97,23 @@ impl Running {
         self.lines.recv_timeout(PATIENCE).expect("another line")
     }
 
+    /// What follows these words on the next line that begins with them.
+    fn line_with(&self, start: &str) -> String {
+        loop {
+            if let Some(rest) = self.line().trim_start().strip_prefix(start) {
+                return rest.trim_start().to_owned();
+            }
+        }
+    }
+
+    /// The public and the internal address, as `127.0.0.1:PORT`, by the greeting of a server.
+    fn addresses(&self) -> (String, String) {
+        let public = self.line_with("listening on http://");
+        let health = self.line_with("health");
+        let internal = health.strip_prefix("http://").unwrap().strip_suffix("/readyz").unwrap();
+        (public, internal.to_owned())
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
@@ -155,10 +172,13 @@ const SERVE: [&str; 8] = [
     "off",
 ];
 
-fn add_account(home: &Path, server: &str, name: &str) {
+/// Makes an account, and answers what is said of it.
+fn add_account(home: &Path, server: &str, name: &str) -> String {
     let mut command = hubbub(home, &["account", "add", name, "--server", server]);
     let output = command.env("HUBBUB_PASSWORD", "correct horse battery").output().unwrap();
-    assert!(success(&output).contains("has an account"));
+    let said = success(&output);
+    assert!(said.contains("has an account"));
+    said
 }
 
 #[test]

@@ -1,24 +1,9 @@
-//! What verifying has come to, for the metrics: relaxed atomics, read while it goes on.
+//! What verifying has come to, for the metrics.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use crate::auth::token::{Reason, TokenError, Verified};
-
-/// A number that only grows.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    pub(super) fn increase(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Where it stands.
-    #[must_use]
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-}
+use crate::{
+    auth::token::{Reason, TokenError, Verified},
+    metrics::tally::Counter,
+};
 
 /// Tokens and fetches since the start.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use self::bad::Forge;
 use super::*;
-use crate::auth::token::key::Key;
+use crate::{auth::token::key::Key, metrics::tally::Counter};
 
 #[path = "../../../tests/tokens/bad.rs"]
 mod bad;
@@ -87,7 +87,7 @@ async fn every_bad_token_is_refused_and_puts_no_good_one_out() {
     let stats = trust.stats();
     assert_eq!((stats.verified.get(), stats.cached.get()), (1, 1));
     let refused = [&stats.refused_claims, &stats.refused_key, &stats.refused_signature];
-    assert_eq!(refused.map(stats::Counter::get).iter().sum::<u64>(), bad.len() as u64);
+    assert_eq!(refused.map(Counter::get).iter().sum::<u64>(), bad.len() as u64);
     assert!(refused.iter().all(|counter| counter.get() > 5), "{stats:?}");
 }
 

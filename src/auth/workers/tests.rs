@@ -6,6 +6,7 @@ use std::sync::{
 use bytesize::ByteSize;
 
 use super::*;
+use crate::metrics::tally::Counter;
 
 const SMALL: Cost = Cost { memory: ByteSize::kib(64), passes: 1, lanes: 1 };
 const ONE: Options = Options { cost: SMALL, min: 1, max: 1 };
@@ -41,10 +42,15 @@ impl Workers {
         Ok(answer)
     }
 
-    fn counted(&self, numbers: impl Fn(&Stats) -> &stats::ByClass) -> (u64, u64) {
+    fn counted(&self, numbers: impl Fn(&Stats) -> &stats::ByClass<Counter>) -> (u64, u64) {
         let stats = self.stats();
         let numbers = numbers(&stats);
         (numbers.of(Class::Known).get(), numbers.of(Class::Stranger).get())
+    }
+
+    fn waiting(&self) -> (u64, u64) {
+        let waiting = &self.stats().waiting;
+        (waiting.of(Class::Known).get(), waiting.of(Class::Stranger).get())
     }
 }
 
@@ -131,12 +137,12 @@ async fn a_full_mailbox_refuses_at_once() {
     let refused = workers.put(Class::Stranger);
     assert!(matches!(refused, Err(WorkError::Overloaded { .. })), "{refused:?}");
     assert_eq!(workers.counted(|stats| &stats.refused), (0, 1));
-    assert_eq!(workers.counted(|stats| &stats.waiting), (0, answers.len() as u64));
+    assert_eq!(workers.waiting(), (0, answers.len() as u64));
     drop(release);
     for answer in answers {
         assert!(is_hashed(&answer.await.unwrap()));
     }
-    assert_eq!(workers.counted(|stats| &stats.waiting), (0, 0));
+    assert_eq!(workers.waiting(), (0, 0));
 }
 
 #[tokio::test]
@@ -196,7 +202,7 @@ fn who_gives_up_waiting_is_not_hashed() {
         })
         .await;
     });
-    assert_eq!(workers.counted(|stats| &stats.waiting), (1, 0));
+    assert_eq!(workers.waiting(), (1, 0));
     let last = workers.put(Class::Stranger).unwrap();
     drop(release);
     assert!(is_hashed(&last.blocking_recv().unwrap()));
