@@ -3,7 +3,7 @@
 //! RustCrypto's `argon2` leaves the vectors to the compiler, which has to gather them from the
 //! columns of a block: it hashes at 0.65 times the rate of the reference implementation in C with
 //! AVX2. No crate that binds C finds out at run time what the CPU can do, and is fast. So
-//! [`mod@fill`] does what C does with its registers, and reads ahead as well; `cargo bench --bench
+//! `fill` does what C does with its registers, and reads ahead as well; `cargo bench --bench
 //! argon2` compares them.
 //!
 //! RustCrypto's code stays: as the oracle of the tests, and for what is rare here: more than one

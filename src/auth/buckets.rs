@@ -8,9 +8,10 @@
 //! A table has a bound. When more buckets are in use than it holds, full ones go first, then the least
 //! recently used, whose owner begins with a full one again. So who wants an empty bucket of theirs to
 //! be forgotten must use as many other keys as the table holds within the time that one token takes
-//! to come back, and be let through with each. With [`crate::limits::BUCKETS_MAX`] that is far more than the
-//! buckets of one address let through, and more than the workers hash; it takes an attacker with that
-//! many addresses, whom no limit by address stops, and whom the mailbox of the workers bounds.
+//! to come back, and be let through with each. With [`BUCKETS_MAX`](crate::limits::BUCKETS_MAX) that
+//! is far more than the buckets of one address let through, and more than the workers hash; it takes
+//! an attacker with that many addresses, whom no limit by address stops, and whom the mailbox of the
+//! workers bounds.
 //!
 //! Keys may be those of other people's choice, so where they lie follows from a seed of our own.
 

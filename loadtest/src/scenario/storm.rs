@@ -10,7 +10,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 /// Far beyond what one generator sends.
 const RATE_MAX: f64 = 100_000.0;
 const ACCOUNTS_MAX: u32 = 10_000;
-/// As many as [`address`](crate::swarm::storm::address) tells apart.
+/// As many as `address` of the swarm tells apart.
 const ADDRESSES_MAX: u32 = 1_000_000;
 const REQUESTS_MAX: u32 = 15_000;
 
