@@ -230,6 +230,29 @@ async fn a_session_does_not_begin_on_a_password_that_was_replaced_meanwhile() {
 }
 
 #[tokio::test]
+async fn a_session_does_not_begin_for_a_user_who_was_disabled_or_deleted_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::with_anna(settings(), dir.path()).await;
+    let found = service.store.find(Username::parse("anna").ok(), "here".to_owned()).await;
+    let found = found.unwrap().unwrap();
+    let begin = async || {
+        let new = NewSession {
+            account: found.id,
+            password_number: found.password_number,
+            address: "here".to_owned(),
+        };
+        service.store.begin_session(new, service.rules(), NOW_S).await.unwrap()
+    };
+    assert!(begin().await.is_some());
+    service.set_disabled("anna", true, NOW_S).await.unwrap();
+    assert!(begin().await.is_none());
+    service.set_disabled("anna", false, NOW_S).await.unwrap();
+    assert!(begin().await.is_some());
+    service.delete("anna", NOW_S).await.unwrap();
+    assert!(begin().await.is_none());
+}
+
+#[tokio::test]
 async fn an_invite_is_good_for_exactly_so_many_accounts_whoever_is_first() {
     let dir = tempfile::tempdir().unwrap();
     let by_invite = Settings { registration: Registration::Invite, ..settings() };
