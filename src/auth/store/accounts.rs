@@ -136,7 +136,8 @@ impl Store {
     }
 
     /// Finds the account that a password is for. A name that no account can have, or one that is
-    /// deleted, is looked for all the same, so that all take the same way.
+    /// deleted, is looked for all the same; and where there is none, as much is read of the first
+    /// account that ever was, whose row stays for ever. So all take the same way, to the microsecond.
     ///
     /// # Errors
     /// When the store cannot answer now.
@@ -151,20 +152,23 @@ impl Store {
                 .prepare_cached(
                     "SELECT a.id, a.password_hash, a.password_number, a.disabled_at_s IS NOT NULL,
                             EXISTS (SELECT 1 FROM known_addresses k
-                                    WHERE k.account = a.id AND k.address = ?2)
-                     FROM accounts a WHERE a.username = ?1 AND a.deleted_at_s IS NULL",
+                                    WHERE k.account = a.id AND k.address = ?2),
+                            a.username = ?1 AND a.deleted_at_s IS NULL
+                     FROM accounts a WHERE a.id =
+                         ifnull((SELECT id FROM accounts WHERE username = ?1), 1)",
                 )?
                 .query_row(params![username, address], |row| {
-                    Ok(Found {
+                    let found = Found {
                         id: AccountId(row.get(0)?),
                         password_hash: row.get(1)?,
                         password_number: row.get(2)?,
                         disabled: row.get(3)?,
                         known_here: row.get(4)?,
-                    })
+                    };
+                    Ok((found, row.get(5)?))
                 })
                 .optional()?;
-            Ok(found)
+            Ok(found.filter(|(_, is_it)| *is_it).map(|(found, _)| found))
         })
         .await
     }

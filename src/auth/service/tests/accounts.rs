@@ -57,6 +57,31 @@ async fn whatever_is_wrong_with_credentials_is_one_error() {
 }
 
 #[tokio::test]
+async fn what_is_read_for_a_name_that_nobody_has_is_nobodys() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::open(settings(), dir.path());
+    let find = async |name: &str| {
+        let found = service.store.find(Username::parse(name).ok(), address_of(HERE)).await;
+        found.unwrap().is_some()
+    };
+    assert!(!find("anna").await, "there is nobody at all");
+    service.register("anna", PASSWORD.to_owned(), None, HERE, NOW_S).await.unwrap();
+    register(&service, "bert", None).await.unwrap();
+    for gone in [false, true] {
+        assert_eq!(find("anna").await, !gone);
+        assert!(find("bert").await && find("BERT").await);
+        for name in ["carl", "no name", ""] {
+            assert!(!find(name).await, "{name}");
+            locked_out(&service, name, PASSWORD).await;
+        }
+        if !gone {
+            service.delete("anna", NOW_S).await.unwrap();
+        }
+    }
+    locked_out(&service, "anna", PASSWORD).await;
+}
+
+#[tokio::test]
 async fn a_name_is_given_once_whatever_its_case_and_never_again() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::with_anna(settings(), dir.path()).await;
