@@ -343,10 +343,11 @@ pub const HOUSEKEEPING_INTERVAL: Duration = Duration::from_millis(500);
 /// Addresses from which a user is known to log in. Beyond it: the one not used for longest is
 /// forgotten.
 pub const KNOWN_ADDRESSES_PER_ACCOUNT_MAX: u32 = 16;
-/// Trades of refresh tokens that one address may try at once. Larger than the one of passwords, which
-/// cost a hash each; many users may share an address. Beyond it: 429.
+/// Trades of refresh tokens, and revocations of tokens, that one address may try at once. Larger than
+/// the one of passwords, which cost a hash each; many users may share an address. Beyond it: 429.
 pub const REFRESHES_PER_ADDRESS_BURST: u32 = 1_000;
-/// Trades of refresh tokens that one address may try each second, in the long run. Beyond it: 429.
+/// Trades of refresh tokens, and revocations of tokens, that one address may try each second, in the
+/// long run. Beyond it: 429.
 pub const REFRESHES_PER_ADDRESS_PER_SECOND: f64 = 50.0;
 /// How long an invite is good when its maker names no time.
 pub const INVITE_LIFETIME_DEFAULT: Duration = Duration::from_secs(7 * 24 * 3_600);

@@ -113,6 +113,20 @@ pub enum RefreshError {
     Service(#[from] ServiceError),
 }
 
+/// Why a session goes on that was to end.
+#[derive(Debug, Error)]
+pub enum RevokeError {
+    /// Too many tries from this address.
+    #[error("too many tries")]
+    RateLimited {
+        /// When a retry may pass.
+        retry_after: Duration,
+    },
+    /// The store cannot take it now, or failed.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+}
+
 /// The service could do nothing about a request that may be right.
 #[derive(Debug, Error)]
 pub enum ServiceError {
@@ -251,6 +265,12 @@ impl From<TooMany> for LogInError {
 }
 
 impl From<TooMany> for RefreshError {
+    fn from(TooMany { retry_after }: TooMany) -> Self {
+        Self::RateLimited { retry_after }
+    }
+}
+
+impl From<TooMany> for RevokeError {
     fn from(TooMany { retry_after }: TooMany) -> Self {
         Self::RateLimited { retry_after }
     }

@@ -41,7 +41,7 @@ pub mod workers;
 
 pub use errors::{
     AdministerError, AuthStartError, ChangePasswordError, FailedError, LogInError, MeError,
-    RefreshError, RegisterError, ServiceError,
+    RefreshError, RegisterError, RevokeError, ServiceError,
 };
 use password::Cost;
 pub use service::Auth;

@@ -16,7 +16,8 @@ use tokio::sync::watch;
 
 use super::{
     Account, AdministerError, AuthStartError, ChangePasswordError, Invite, LogInError, MeError,
-    Profile, RefreshError, RegisterError, Registration, ServiceError, Settings, Tokens, Username,
+    Profile, RefreshError, RegisterError, Registration, RevokeError, ServiceError, Settings,
+    Tokens, Username,
     admission::{Admission, Guesser, TooMany, address_of},
     housekeeping::{Housekeeper, Housekeeping},
     keyring::Keyring,
@@ -349,8 +350,11 @@ impl Auth {
     /// session it is. A token that is nobody's is no error.
     ///
     /// # Errors
-    /// When the store fails.
-    pub async fn revoke(&self, token: &str, now_s: u64) -> Result<(), ServiceError> {
+    /// When the address has tried too often, with refresh tokens of any use, or the store fails.
+    pub async fn revoke(&self, token: &str, from: IpAddr, now_s: u64) -> Result<(), RevokeError> {
+        self.admission
+            .take_refresh(from, Instant::now())
+            .inspect_err(|_| self.stats.limited_by_address.add())?;
         let ended = if let Some(presented) = Presented::parse(token) {
             self.store.end_session_by(presented, now_s).await
         } else {

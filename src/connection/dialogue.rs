@@ -5,10 +5,15 @@
 //! the engine, and what the client sent behind it waits too.
 
 use std::{
+    future::poll_fn,
+    pin::pin,
     rc::Rc,
     sync::Arc,
+    task::Poll,
     time::{Duration, Instant},
 };
+
+use tokio::time::sleep_until;
 
 use super::{
     SocketPort, SocketShard, bytes,
@@ -121,8 +126,10 @@ impl<E: Engine> Dialogue<E> {
         let Self { shard, port, .. } = self;
         match command {
             Command::Authenticate { token } => {
-                let login = self.login.login_from_shard(token).await;
-                self.logged_in(id, login);
+                let login = self.login.login_from_shard(token);
+                if let Some(login) = self.unless_over(login).await {
+                    self.logged_in(id, login);
+                }
             }
             Command::CreateChannel { name } => {
                 match shard.directory().create_channel(&name, clock::unix_s()).await {
@@ -150,6 +157,32 @@ impl<E: Engine> Dialogue<E> {
             }
             Command::Unsubscribe { channel } => shard.unsubscribe(port, id, channel),
         }
+    }
+
+    /// What the edge finds out, unless the connection is to end before: it may ask an issuer far away,
+    /// and nobody stays longer for that.
+    async fn unless_over<T>(&self, found: impl Future<Output = T>) -> Option<T> {
+        let (State::Unauthenticated { until } | State::Ready { until, .. }) = self.state;
+        let (mut found, mut end) = (pin!(found), pin!(sleep_until(until.into())));
+        let mut was_rung = false;
+        let outcome = poll_fn(|cx| {
+            if let Poll::Ready(found) = found.as_mut().poll(cx) {
+                return Poll::Ready(Some(found));
+            }
+            while self.port.wake.poll_notified(cx).is_ready() {
+                was_rung = true;
+            }
+            if self.port.closing().is_some() {
+                return Poll::Ready(None);
+            }
+            end.as_mut().poll(cx).map(|()| None)
+        });
+        let outcome = outcome.await;
+        if was_rung {
+            // Perhaps for something else, which is seen to now.
+            self.port.wake.notify_one();
+        }
+        outcome
     }
 
     fn logged_in(&mut self, id: u32, login: Result<Identity, LoginError>) {

@@ -207,6 +207,10 @@ fn live<E: Engine>(mut connection: Connection<E>) -> impl Future<Output = Result
             while connection.dialogue.port.closing().is_none() {
                 if let Some(command) = connection.waiting.take() {
                     Box::pin(connection.dialogue.answer(command)).await;
+                    // Also who has one thing after the other to wait for has deadlines.
+                    if Instant::now() >= connection.deadline() {
+                        connection.on_time(timer.as_mut());
+                    }
                     connection.answered()?;
                 } else if connection.take_yield() {
                     yield_now().await;

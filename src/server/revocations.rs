@@ -178,11 +178,7 @@ impl<F: Fn(&str)> Follower<F> {
                         tracing::warn!(%error, "what is revoked from now on is not known here");
                     }
                     is_failing = true;
-                    pause = match error {
-                        FeedError::Absent(_) => REVOCATION_ABSENT_PAUSE,
-                        _ => (pause * 2).min(REVOCATION_PAUSE_MAX),
-                    };
-                    pause = pause.mul_f64(rand::random_range(0.75..1.25));
+                    pause = pause_after(&error, pause).mul_f64(rand::random_range(0.75..1.25));
                 }
             }
         }
@@ -224,6 +220,18 @@ impl<F: Fn(&str)> Follower<F> {
         if !page.revocations.is_empty() {
             self.metrics.revocations.inc_by(page.revocations.len() as u64);
             tracing::info!(count = page.revocations.len(), "revocations applied");
+        }
+    }
+}
+
+/// The pause before the next attempt. A store of this process that is busy for a moment is asked
+/// again as usual: who floods it with logins must not put revocations off.
+fn pause_after(error: &FeedError, before: Duration) -> Duration {
+    match error {
+        FeedError::Absent(_) => REVOCATION_ABSENT_PAUSE,
+        FeedError::Service(ServiceError::Overloaded { .. }) => REVOCATION_INTERVAL,
+        FeedError::Fetch(_) | FeedError::Service(_) | FeedError::Malformed => {
+            (before * 2).min(REVOCATION_PAUSE_MAX)
         }
     }
 }

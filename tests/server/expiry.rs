@@ -2,7 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use hubbub::wire::{Encoding, code::CloseCode};
+use hubbub::{
+    log::place::UserId,
+    wire::{Encoding, code::CloseCode},
+};
 
 use crate::harness::{Bystander, Heard, LOBBY, Peer, TestServer, authenticate, now_s};
 
@@ -47,4 +50,38 @@ async fn a_token_of_another_session_of_the_same_user_renews_a_connection() {
     let closed = [Heard::Close(CloseCode::TokenExpired.number())];
     assert_eq!(forgotten.rest().await, closed);
     renewed.publish(LOBBY, "still here").await.unwrap();
+}
+
+#[tokio::test]
+async fn nobody_outlives_a_token_by_asking_for_logins_whose_keys_must_be_fetched() {
+    let auth = TestServer::start().await;
+    let hub = TestServer::hub_of(&auth).await;
+    // Of a key that nobody publishes, so that each of them waits for the keys to be fetched again.
+    let elsewhere = TestServer::start().await.token("ada");
+    let lifetime = Duration::from_secs(4);
+    let mut peer = Peer::with_token(&hub, &auth.token_for("ada", lifetime)).await;
+    peer.welcome().await;
+    let mut frames = Vec::new();
+    for id in 1..=100 {
+        frames.extend(peer.encode(id, authenticate(&elsewhere)));
+    }
+    peer.socket.write(&frames).await;
+    let heard = peer.rest().await;
+    assert_eq!(heard.last(), Some(&Heard::Close(CloseCode::TokenExpired.number())), "{heard:?}");
+    assert!(heard.len() < 50, "{}", heard.len());
+}
+
+#[tokio::test]
+async fn a_ban_ends_a_connection_at_once_that_waits_for_keys() {
+    let auth = TestServer::start().await;
+    let hub = TestServer::hub_of(&auth).await;
+    let elsewhere = TestServer::start().await.token("ada");
+    let mut peer = Peer::with_token(&hub, &auth.token("ada")).await;
+    let ada = UserId(peer.welcome().await.user_id);
+    for _ in 0..3 {
+        peer.send(authenticate(&elsewhere)).await;
+    }
+    hub.bans().ban(ada, 1).await.unwrap();
+    let closed = [Heard::Close(CloseCode::Forbidden.number())];
+    assert!(peer.rest().await.ends_with(&closed));
 }

@@ -1,6 +1,9 @@
 //! What is taken back reaches the connections that it is about, within a second, and no other.
 
-use std::time::Duration;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    time::Duration,
+};
 
 use hubbub::{
     auth::store::keys::KeyStore,
@@ -17,6 +20,7 @@ use crate::harness::{
     Bystander, Heard, LOBBY, Peer, Socket, TestServer, authenticate, code_of, handshake, now_s,
 };
 
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const FORBIDDEN: [Heard; 1] = [Heard::Close(CloseCode::Forbidden.number())];
 
 async fn peer<E: Engine>(server: &TestServer<E>, token: &str) -> Peer {
@@ -61,7 +65,7 @@ async fn logging_out_ends_every_connection_of_the_session_and_no_other() {
             for _ in 0..4 {
                 peers.push(peer(&server, &phone.access_token).await);
             }
-            server.auth().revoke(&phone.access_token, now_s()).await.unwrap();
+            server.auth().revoke(&phone.access_token, HERE, now_s()).await.unwrap();
             for peer in &mut peers {
                 assert_eq!(peer.rest().await, FORBIDDEN);
             }
@@ -114,7 +118,7 @@ async fn what_was_revoked_is_refused_by_the_first_connection_after_a_restart() {
     let mut server = TestServer::start().await;
     let token = server.session("ada").await.access_token;
     let other = server.session("ada").await.access_token;
-    server.auth().revoke(&token, now_s()).await.unwrap();
+    server.auth().revoke(&token, HERE, now_s()).await.unwrap();
     server.restart().await;
     assert_eq!(refused(&server, &token).await, 403);
     peer(&server, &other).await;
@@ -132,7 +136,7 @@ async fn a_renewal_belongs_to_the_session_of_the_new_token() {
     let mut renewed = peer(&server, &first).await;
     // Its end says that a revocation is known.
     let mut witness = peer(&server, &second).await;
-    auth.revoke(&second, now_s()).await.unwrap();
+    auth.revoke(&second, HERE, now_s()).await.unwrap();
     assert_eq!(witness.rest().await, FORBIDDEN);
     let outcome = renewed.ask(authenticate(&second)).await;
     assert_eq!(code_of(outcome), ErrorCode::Forbidden);
@@ -140,10 +144,10 @@ async fn a_renewal_belongs_to_the_session_of_the_new_token() {
 
     renewed.ask(authenticate(&third)).await.unwrap();
     let mut witness = peer(&server, &first).await;
-    auth.revoke(&first, now_s()).await.unwrap();
+    auth.revoke(&first, HERE, now_s()).await.unwrap();
     assert_eq!(witness.rest().await, FORBIDDEN);
     assert_eq!(renewed.catch_up().await, [], "it is of another session now");
-    auth.revoke(&third, now_s()).await.unwrap();
+    auth.revoke(&third, HERE, now_s()).await.unwrap();
     assert_eq!(renewed.rest().await, FORBIDDEN);
 }
 

@@ -136,7 +136,8 @@ impl Store {
     }
 
     /// Finds the account that a password is for. A name that no account can have, or one that is
-    /// deleted, is looked for all the same, so that all take the same way.
+    /// deleted, is looked for all the same; and where there is none, as much is read of nobody's row.
+    /// So all take the same way, to the microsecond.
     ///
     /// # Errors
     /// When the store cannot answer now.
@@ -147,8 +148,6 @@ impl Store {
     ) -> Result<Option<Found>, StoreError> {
         self.ask_while_awaited(move |connection| {
             let username = username.as_ref().map_or("", Username::as_str);
-            // A row is read in any case, nobody's if need be: without it the answer to a name that
-            // nobody has would come some microseconds earlier.
             let (found, is_gone) = connection
                 .prepare_cached(
                     "SELECT a.id, a.password_hash, a.password_number, a.disabled_at_s IS NOT NULL,

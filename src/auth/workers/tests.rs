@@ -146,6 +146,27 @@ async fn a_full_mailbox_refuses_at_once() {
 }
 
 #[tokio::test]
+async fn a_pool_has_room_until_there_is_a_place_for_nobody_of_either_class() {
+    let (workers, release) = held_pool(ONE, Pace::default());
+    let mut answers = Vec::new();
+    for class in [Class::Stranger, Class::Known] {
+        assert!(workers.check_room().is_ok(), "known work replaces strangers");
+        while let Ok(answer) = workers.put(class) {
+            answers.push(answer);
+        }
+    }
+    let refused = workers.check_room();
+    assert!(matches!(refused, Err(WorkError::Overloaded { .. })), "{refused:?}");
+    assert!(workers.put(Class::Stranger).is_err());
+    drop(release);
+    for answer in answers {
+        let answer = answer.await.unwrap();
+        assert!(is_hashed(&answer) || is_refused(&answer));
+    }
+    assert!(workers.check_room().is_ok());
+}
+
+#[tokio::test]
 async fn known_work_replaces_the_youngest_stranger_and_goes_first() {
     let (workers, release) = held_pool(ONE, Pace::default());
     let mut strangers: Vec<Reply> = (0..=limits::AUTH_MAILBOX_PER_WORKER_MAX)

@@ -18,7 +18,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    auth::{LogInError, RefreshError, ServiceError, Tokens},
+    auth::{LogInError, RefreshError, RevokeError, ServiceError, Tokens},
     clock,
     wire::code::ErrorCode,
 };
@@ -116,7 +116,8 @@ pub async fn issue(State(api): State<AuthApi>, request: Request) -> Result<Json<
 }
 
 /// The codes that [`revoke`] refuses with.
-pub const REVOKE_REFUSALS: &[ErrorCode] = &[ErrorCode::Overloaded, ErrorCode::Internal];
+pub const REVOKE_REFUSALS: &[ErrorCode] =
+    &[ErrorCode::RateLimited, ErrorCode::Overloaded, ErrorCode::Internal];
 
 /// A token that is not wanted any more.
 #[derive(Deserialize, ToSchema)]
@@ -131,7 +132,7 @@ pub struct Unwanted {
 /// A token that is nobody's, or not any more, is no error.
 ///
 /// # Errors
-/// When the token is missing or the store fails.
+/// When the token is missing, the address has tried too often, or the store fails.
 #[utoipa::path(
     post, path = "/v1/token/revoke", tag = "tokens",
     request_body(content(
@@ -141,13 +142,14 @@ pub struct Unwanted {
     responses((status = 200, description = "No session has this token any more.")),
 )]
 pub async fn revoke(State(api): State<AuthApi>, request: Request) -> Result<StatusCode, Problem> {
+    let from = api.client(&request);
     let unwanted: Unwanted = body::read(request, Takes::JsonOrForm, api.body_bytes_max)
         .await
         .map_err(|problem| problem.oauth("invalid_request"))?;
     let Some(token) = given(unwanted.token)? else {
         return Err(invalid_request("token is missing"));
     };
-    api.auth.revoke(&token, clock::unix_s()).await.map_err(|error| unserved(error, "revoked"))?;
+    api.auth.revoke(&token, from, clock::unix_s()).await.map_err(not_revoked)?;
     Ok(StatusCode::OK)
 }
 
@@ -181,6 +183,13 @@ fn not_refreshed(error: RefreshError) -> Problem {
         RefreshError::InvalidGrant => Problem::new(ErrorCode::InvalidToken).oauth("invalid_grant"),
         RefreshError::RateLimited { retry_after } => rate_limited(retry_after),
         RefreshError::Service(error) => unserved(error, "refreshed"),
+    }
+}
+
+fn not_revoked(error: RevokeError) -> Problem {
+    match error {
+        RevokeError::RateLimited { retry_after } => rate_limited(retry_after),
+        RevokeError::Service(error) => unserved(error, "revoked"),
     }
 }
 

@@ -176,3 +176,14 @@ fn a_feed_is_beside_the_keys() {
     assert_eq!(with("http://a/v1/revocations"), "http://a/v1/revocations?after=7");
     assert_eq!(with("http://a/feed?of=x"), "http://a/feed?of=x&after=7");
 }
+
+#[test]
+fn a_feed_that_fails_is_asked_less_often_and_one_that_is_busy_is_not() {
+    let mut pause = REVOCATION_INTERVAL;
+    for _ in 0..10 {
+        let busy = ServiceError::Overloaded { retry_after: Duration::ZERO };
+        assert_eq!(pause_after(&busy.into(), pause), REVOCATION_INTERVAL);
+        pause = pause_after(&FeedError::Malformed, pause);
+    }
+    assert_eq!(pause, REVOCATION_PAUSE_MAX);
+}

@@ -49,6 +49,12 @@ impl TestServer<SqliteEngine> {
         Self::start_with(|_| {}).await
     }
 
+    /// A hub that takes the tokens of this server, and has no accounts.
+    pub(crate) async fn hub_of<E: Engine>(auth: &TestServer<E>) -> Self {
+        let keys = format!("http://{}/.well-known/jwks.json", auth.address());
+        Self::with(|config| config.trust.jwks_url = keys, server::start_hub).await
+    }
+
     /// A server on SQLite, with limits that a test can wait for.
     pub(crate) async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         Self::with(change, server::start).await

@@ -57,6 +57,31 @@ async fn whatever_is_wrong_with_credentials_is_one_error() {
 }
 
 #[tokio::test]
+async fn what_is_read_for_a_name_that_nobody_has_is_nobodys() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::open(settings(), dir.path());
+    let find = async |name: &str| {
+        let found = service.store.find(Username::parse(name).ok(), address_of(HERE)).await;
+        found.unwrap().is_some()
+    };
+    assert!(!find("anna").await, "there is nobody at all");
+    service.register("anna", PASSWORD.to_owned(), None, HERE, NOW_S).await.unwrap();
+    register(&service, "bert", None).await.unwrap();
+    for gone in [false, true] {
+        assert_eq!(find("anna").await, !gone);
+        assert!(find("bert").await && find("BERT").await);
+        for name in ["carl", "no name", ""] {
+            assert!(!find(name).await, "{name}");
+            locked_out(&service, name, PASSWORD).await;
+        }
+        if !gone {
+            service.delete("anna", NOW_S).await.unwrap();
+        }
+    }
+    locked_out(&service, "anna", PASSWORD).await;
+}
+
+#[tokio::test]
 async fn a_name_is_given_once_whatever_its_case_and_never_again() {
     let dir = tempfile::tempdir().unwrap();
     let service = Service::with_anna(settings(), dir.path()).await;
@@ -227,6 +252,29 @@ async fn a_session_does_not_begin_on_a_password_that_was_replaced_meanwhile() {
     };
     let begun = service.store.begin_session(new, service.rules(), NOW_S).await.unwrap();
     assert!(begun.is_none());
+}
+
+#[tokio::test]
+async fn a_session_does_not_begin_for_a_user_who_was_disabled_or_deleted_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Service::with_anna(settings(), dir.path()).await;
+    let found = service.store.find(Username::parse("anna").ok(), "here".to_owned()).await;
+    let found = found.unwrap().unwrap();
+    let begin = async || {
+        let new = NewSession {
+            account: found.id,
+            password_number: found.password_number,
+            address: "here".to_owned(),
+        };
+        service.store.begin_session(new, service.rules(), NOW_S).await.unwrap()
+    };
+    assert!(begin().await.is_some());
+    service.set_disabled("anna", true, NOW_S).await.unwrap();
+    assert!(begin().await.is_none());
+    service.set_disabled("anna", false, NOW_S).await.unwrap();
+    assert!(begin().await.is_some());
+    service.delete("anna", NOW_S).await.unwrap();
+    assert!(begin().await.is_none());
 }
 
 #[tokio::test]

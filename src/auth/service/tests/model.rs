@@ -116,17 +116,17 @@ impl Model {
                 let mut token = self.sessions[session].refresh.last().unwrap().clone();
                 token.replace_range(70..74, "AAAA");
                 assert!(service.refresh(&token, HERE, now_s).await.is_err());
-                service.revoke(&token, now_s).await.unwrap();
+                service.revoke(&token, HERE, now_s).await.unwrap();
             }
             Step::Revoke { session, token } => {
                 let Some(session) = pick(session) else { return };
                 let tokens = &self.sessions[session].refresh;
-                service.revoke(&tokens[token % tokens.len()], now_s).await.unwrap();
+                service.revoke(&tokens[token % tokens.len()], HERE, now_s).await.unwrap();
                 self.end(session);
             }
             Step::RevokeByAccess { session } => {
                 let Some(session) = pick(session) else { return };
-                service.revoke(&self.sessions[session].access, now_s).await.unwrap();
+                service.revoke(&self.sessions[session].access, HERE, now_s).await.unwrap();
                 self.end(session);
             }
             Step::Disable(disabled) => {

@@ -49,7 +49,7 @@ async fn a_forged_refresh_token_ends_nothing() {
     let forged = format!("{head}{}", tail.chars().rev().collect::<String>());
     for token in ["", "hbr_", "token", &forged, &tokens.access_token, &"x".repeat(100_000)] {
         refused(&service, token, NOW_S).await;
-        service.revoke(token, NOW_S + 3_600).await.unwrap();
+        service.revoke(token, HERE, NOW_S + 3_600).await.unwrap();
     }
     assert_eq!(service.revoked().await, []);
     service.refresh(&tokens.refresh_token, HERE, NOW_S).await.unwrap();
@@ -88,7 +88,7 @@ async fn processes_on_one_store_are_one_service() {
     let tokens = second.refresh(&tokens.refresh_token, HERE, NOW_S).await.unwrap();
     assert_eq!(second.me(&tokens.access_token, NOW_S).await.unwrap().sessions, 1);
     let tokens = first.refresh(&tokens.refresh_token, HERE, NOW_S).await.unwrap();
-    second.revoke(&tokens.refresh_token, NOW_S).await.unwrap();
+    second.revoke(&tokens.refresh_token, HERE, NOW_S).await.unwrap();
     refused(&first, &tokens.refresh_token, NOW_S).await;
     assert!(matches!(first.me(&tokens.access_token, NOW_S).await, Err(MeError::Forbidden)));
 }
@@ -101,7 +101,7 @@ async fn any_token_of_a_session_logs_it_out() {
         let first = service.anna(NOW_S).await;
         let second = service.refresh(&first.refresh_token, HERE, NOW_S).await.unwrap();
         let tokens = [&first.refresh_token, &second.refresh_token, &first.access_token];
-        service.revoke(tokens[which], NOW_S).await.unwrap();
+        service.revoke(tokens[which], HERE, NOW_S).await.unwrap();
         refused(&service, &second.refresh_token, NOW_S).await;
         let revoked = service.revoked().await;
         assert_eq!(revoked.last(), Some(&session(service.claims(&first, NOW_S).sid)));
@@ -162,7 +162,7 @@ async fn the_feed_is_read_from_a_number_and_entries_leave_it_when_nobody_needs_t
     assert_eq!(service.revocations(0).await.unwrap(), revocation::Page::default());
     for _ in 0..3 {
         let tokens = service.anna(NOW_S).await;
-        service.revoke(&tokens.refresh_token, NOW_S).await.unwrap();
+        service.revoke(&tokens.refresh_token, HERE, NOW_S).await.unwrap();
     }
     let page = service.revocations(1).await.unwrap();
     assert_eq!(page.last, 3);
@@ -179,7 +179,7 @@ async fn the_feed_is_read_from_a_number_and_entries_leave_it_when_nobody_needs_t
     assert_eq!(service.revocations(0).await.unwrap().revocations, []);
     // Numbers are never used twice.
     let tokens = service.anna(needed_s).await;
-    service.revoke(&tokens.refresh_token, needed_s).await.unwrap();
+    service.revoke(&tokens.refresh_token, HERE, needed_s).await.unwrap();
     assert_eq!(service.revocations(3).await.unwrap().revocations[0].number, 4);
 }
 
@@ -191,7 +191,7 @@ async fn the_feed_keeps_what_a_token_of_a_longer_lived_process_needs() {
     let longer = Service::with_anna(long_lived, dir.path()).await;
     let tokens = longer.anna(NOW_S).await;
     let mut shorter = Service::open(settings(), dir.path());
-    shorter.revoke(&tokens.refresh_token, NOW_S).await.unwrap();
+    shorter.revoke(&tokens.refresh_token, HERE, NOW_S).await.unwrap();
     shorter.housekeeping.tick(NOW_S + hour.as_secs()).unwrap();
     assert_eq!(shorter.revoked().await.len(), 1);
 }
