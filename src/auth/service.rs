@@ -354,7 +354,7 @@ impl Auth {
     pub async fn revoke(&self, token: &str, from: IpAddr, now_s: u64) -> Result<(), RevokeError> {
         self.admission
             .take_refresh(from, Instant::now())
-            .inspect_err(|_| self.stats.limited_by_address.add())?;
+            .inspect_err(|_| self.stats.limited_by_address.increase())?;
         let ended = if let Some(presented) = Presented::parse(token) {
             self.store.end_session_by(presented, now_s).await
         } else {
