@@ -130,6 +130,11 @@ fn read(
             {
                 tracing::warn!(path = %path.display(), "the file of a former key is missing");
             }
+            // A service that runs must not miss the revocation of one key for the sake of another. One
+            // that starts says what is wrong, and does not.
+            Err(error) if !keys.is_empty() && !held.is_empty() => {
+                tracing::error!(%error, "a key that does not sign now cannot be used");
+            }
             Err(error) => return Err(KeyStoreError::from(error).into()),
         }
     }

@@ -241,6 +241,23 @@ async fn a_key_that_does_not_sign_yet_can_be_revoked_without_a_successor() {
     assert_eq!(published(&service), before);
 }
 
+#[tokio::test]
+async fn a_file_that_cannot_be_used_does_not_hide_the_revocation_of_another_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut service = Service::open(settings(), dir.path());
+    let stolen = published(&service).remove(0);
+    let mut outside = KeyStore::open(dir.path(), NOW_S).unwrap();
+    let next = outside.rotate(Duration::from_secs(60), NOW_S).unwrap();
+    fs::set_permissions(path_of(dir.path(), &next), fs::Permissions::from_mode(0o644)).unwrap();
+    let successor = outside.revoke(&stolen, NOW_S).unwrap().unwrap();
+    service.housekeeping.tick(NOW_S).unwrap();
+    assert_eq!(published(&service), std::slice::from_ref(&successor));
+    // When it is to sign, there is no way around it; what signs goes on.
+    assert!(service.housekeeping.tick(NOW_S + 60).is_err());
+    assert_eq!(published(&service), [successor]);
+    assert!(Auth::open(settings(), dir.path(), || {}, NOW_S).is_err());
+}
+
 #[test]
 fn only_so_many_keys_are_published() {
     let dir = tempfile::tempdir().unwrap();
