@@ -203,8 +203,8 @@ fn connect(data_dir: &Path) -> Result<Connection, OpenError> {
     let lock = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(lock_path)?;
     lock.lock()?;
     // Made, never opened: to close a file gives up all locks that this process has on it, those of
-    // SQLite's other connections included. Without them another process that leaves takes itself for
-    // the last one, and removes the write-ahead log of those who go on.
+    // SQLite's other connections included. By them another process that leaves sees that it is not the
+    // last one, which would tidy up the write-ahead log.
     match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         made => drop(made?),
