@@ -4,7 +4,7 @@ use std::{
     fs,
     io::{Read as _, Write as _},
     net::TcpStream,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::Path,
     time::Instant,
 };
@@ -305,4 +305,15 @@ fn an_operator_who_asks_wrongly_is_told_so_in_one_sentence() {
     let stranger =
         disable(&["ada", "--data-dir", other.to_str().unwrap(), "--internal", &internal]);
     assert!(stranger.contains("not the secret of this server"), "{stranger}");
+}
+
+#[test]
+fn a_running_service_holds_its_lock_on_the_store() {
+    let home = TempDir::new().unwrap();
+    let _auth = Auth::start(home.path(), "");
+    let store = home.path().join("data/accounts.db").metadata().unwrap().ino();
+    let locks = fs::read_to_string("/proc/locks").unwrap();
+    // SQLite's, which closing another handle of the same file would have given up.
+    let is_ours = |line: &&str| line.contains("POSIX") && line.contains(&format!(":{store} "));
+    assert!(locks.lines().any(|line| is_ours(&line)), "{store}: {locks}");
 }

@@ -43,6 +43,8 @@ mod upkeep;
 
 /// The file's name in the data directory.
 pub const FILE_NAME: &str = "accounts.db";
+/// The file that is locked while the store is being opened. Empty.
+const LOCK_FILE_NAME: &str = "accounts.lock";
 
 /// The store. Cheap to share; its thread ends when the last reference drops.
 #[derive(Debug)]
@@ -195,7 +197,18 @@ fn connect(data_dir: &Path) -> Result<Connection, OpenError> {
     check_owner(data_dir, rustix::process::geteuid().as_raw())?;
     let path = data_dir.join(FILE_NAME);
     // SQLite gives the -wal and -shm files the mode of the database, so this covers all three.
-    fs::OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&path)?;
+    // One at a time: of several that turn a new file to write-ahead logging at once, SQLite tells all
+    // but one that it is locked, without waiting. Who holds this waits for nobody for long.
+    let lock_path = data_dir.join(LOCK_FILE_NAME);
+    let lock = fs::OpenOptions::new().append(true).create(true).mode(0o600).open(lock_path)?;
+    lock.lock()?;
+    // Made, never opened: to close a file gives up all locks that this process has on it, those of
+    // SQLite's other connections included. By them another process that leaves sees that it is not the
+    // last one, which would tidy up the write-ahead log.
+    match fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => drop(made?),
+    }
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
     let mut connection = Connection::open(&path)?;
     connection.busy_timeout(limits::ACCOUNTS_LOCK_TIMEOUT)?;
