@@ -59,7 +59,7 @@ pub(super) fn run<P: Process>(
     let loaded = Config::load(flags, config::environment())?;
     let config = &loaded.config;
     log_to_stderr(&config.log_output.filter)?;
-    end_with_the_hub_or_the_log();
+    end_with_the_hub_or_a_store();
 
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -196,14 +196,15 @@ fn log_to_stderr(filter: &str) -> Result<(), CliError> {
     Ok(())
 }
 
-/// A panic on a thread of the hub or the log leaves a state that nobody knows: the process ends, and
-/// its clients find every acknowledged message after the next start.
-fn end_with_the_hub_or_the_log() {
+/// A panic on a thread of the hub or of a store leaves a state that nobody knows, and a process that
+/// answers nothing any more: it ends, and its clients find every acknowledged message after the next
+/// start.
+fn end_with_the_hub_or_a_store() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         report(info);
         let name = thread::current().name().unwrap_or_default().to_owned();
-        if name == "hub" || name.starts_with("log") {
+        if name == "hub" || name == "accounts" || name.starts_with("log") {
             abort();
         }
     }));
