@@ -188,6 +188,11 @@ pub const REVOCATION_TIMEOUT: Duration = Duration::from_secs(2);
 pub const REVOCATION_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// The pause before a hub asks again for a feed that its issuer said it does not have.
 pub const REVOCATION_ABSENT_PAUSE: Duration = Duration::from_secs(60);
+/// Answers of the revocation feed that are read without a pause: more than a hub keeps entries. Beyond
+/// it: the next attempt goes on, so that a feed without an end holds up neither the start nor a core.
+pub const REVOCATION_PAGES_PER_READ_MAX: usize = 128;
+const _: () =
+    assert!(REVOCATION_PAGES_PER_READ_MAX * REVOCATIONS_PER_PAGE_MAX > REVOCATIONS_HELD_MAX);
 /// Bytes of one answer of the revocation feed. Beyond it: an error.
 pub const REVOCATION_PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Users that may be banned. Beyond it: `too_many`.

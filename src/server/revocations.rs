@@ -22,7 +22,8 @@ use crate::{
     hub::revocations::{Revocation, Revoker},
     limits::{
         REVOCATION_ABSENT_PAUSE, REVOCATION_INTERVAL, REVOCATION_KEPT, REVOCATION_PAGE_BYTES_MAX,
-        REVOCATION_PAUSE_MAX, REVOCATION_TIMEOUT, REVOCATIONS_PER_PAGE_MAX, TOKEN_LEEWAY,
+        REVOCATION_PAGES_PER_READ_MAX, REVOCATION_PAUSE_MAX, REVOCATION_TIMEOUT,
+        REVOCATIONS_PER_PAGE_MAX, TOKEN_LEEWAY,
     },
     metrics::Metrics,
 };
@@ -184,9 +185,9 @@ impl<F: Fn(&str)> Follower<F> {
         }
     }
 
-    /// Reads the feed to its end.
+    /// Reads the feed to its end, or for as many pages as one attempt may have.
     async fn read_on(&mut self) -> Result<(), FeedError> {
-        loop {
+        for _ in 0..REVOCATION_PAGES_PER_READ_MAX {
             let page = self.feed.read(self.after).await?;
             if page.last < self.after {
                 tracing::warn!(after = self.after, "the revocation feed began anew");
@@ -197,9 +198,10 @@ impl<F: Fn(&str)> Follower<F> {
             self.after = page.revocations.last().map_or(page.last, |newest| newest.number);
             self.apply(&page).await;
             if self.after >= page.last {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 
     async fn apply(&self, page: &Page) {

@@ -187,3 +187,28 @@ fn a_feed_that_fails_is_asked_less_often_and_one_that_is_busy_is_not() {
     }
     assert_eq!(pause, REVOCATION_PAUSE_MAX);
 }
+
+#[tokio::test]
+async fn a_feed_without_an_end_holds_nobody_up() {
+    let (service, jwks) = Service::start().await;
+    let (mut follower, mut hub) = follower(Feed::at(beside(&jwks).unwrap()));
+    let attempt = REVOCATION_PAGES_PER_READ_MAX as u64 * PAGE as u64;
+    for number in 1..=2 * attempt {
+        service.revoke(number, session(number));
+    }
+    for first in [0, attempt] {
+        {
+            let reading = follower.read_on();
+            tokio::pin!(reading);
+            loop {
+                tokio::select! {
+                    read = &mut reading => break read.unwrap(),
+                    Some(_) = hub.mailbox.recv() => {}
+                }
+            }
+        }
+        let asked = service.asked();
+        assert_eq!((asked[0], asked.len()), (first, REVOCATION_PAGES_PER_READ_MAX));
+    }
+    assert_eq!(hub.check(2 * attempt), Err(Refused::Revoked));
+}
