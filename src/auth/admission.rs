@@ -48,7 +48,8 @@ pub struct Admission {
 pub struct RateError;
 
 /// There is no try left.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+#[error("too many tries")]
 pub struct TooMany {
     /// When there is one again.
     pub retry_after: Duration,

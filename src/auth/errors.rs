@@ -57,20 +57,11 @@ pub enum RegisterError {
     #[error("the invite code is not good")]
     InvalidInvite,
     /// Too many tries from this address.
-    #[error("too many tries")]
-    RateLimited {
-        /// When a retry may pass.
-        retry_after: Duration,
-    },
-    /// There is no room for it now.
-    #[error("the auth service is overloaded")]
-    Overloaded {
-        /// When a retry may pass.
-        retry_after: Duration,
-    },
-    /// The service failed.
-    #[error("the auth service failed")]
-    Failed(#[source] FailedError),
+    #[error(transparent)]
+    RateLimited(#[from] TooMany),
+    /// No room, or a failure.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
 }
 
 /// Why no token was issued.
@@ -80,20 +71,11 @@ pub enum LogInError {
     #[error("the user name or the password is wrong")]
     InvalidCredentials,
     /// Too many tries, from this address or for this user name.
-    #[error("too many tries")]
-    RateLimited {
-        /// When a retry may pass.
-        retry_after: Duration,
-    },
-    /// There is no room for it now.
-    #[error("the auth service is overloaded")]
-    Overloaded {
-        /// When a retry may pass.
-        retry_after: Duration,
-    },
-    /// The service failed.
-    #[error("the auth service failed")]
-    Failed(#[source] FailedError),
+    #[error(transparent)]
+    RateLimited(#[from] TooMany),
+    /// No room, or a failure.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
 }
 
 /// Why a refresh token got nothing.
@@ -103,11 +85,8 @@ pub enum RefreshError {
     #[error("the refresh token is not good")]
     InvalidGrant,
     /// Too many tries from this address.
-    #[error("too many tries")]
-    RateLimited {
-        /// When a retry may pass.
-        retry_after: Duration,
-    },
+    #[error(transparent)]
+    RateLimited(#[from] TooMany),
     /// The store cannot take it now, or failed.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -117,11 +96,8 @@ pub enum RefreshError {
 #[derive(Debug, Error)]
 pub enum RevokeError {
     /// Too many tries from this address.
-    #[error("too many tries")]
-    RateLimited {
-        /// When a retry may pass.
-        retry_after: Duration,
-    },
+    #[error(transparent)]
+    RateLimited(#[from] TooMany),
     /// The store cannot take it now, or failed.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -157,11 +133,8 @@ pub enum ChangePasswordError {
     #[error("the session is revoked")]
     Forbidden,
     /// Too many tries.
-    #[error("too many tries")]
-    RateLimited {
-        /// When a retry may pass.
-        retry_after: Duration,
-    },
+    #[error(transparent)]
+    RateLimited(#[from] TooMany),
     /// No room, or a failure.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -231,53 +204,5 @@ impl From<WorkError> for ServiceError {
 impl From<token::IssueError> for ServiceError {
     fn from(error: token::IssueError) -> Self {
         Self::Failed(error.into())
-    }
-}
-
-impl From<ServiceError> for RegisterError {
-    fn from(error: ServiceError) -> Self {
-        match error {
-            ServiceError::Overloaded { retry_after } => Self::Overloaded { retry_after },
-            ServiceError::Failed(error) => Self::Failed(error),
-        }
-    }
-}
-
-impl From<ServiceError> for LogInError {
-    fn from(error: ServiceError) -> Self {
-        match error {
-            ServiceError::Overloaded { retry_after } => Self::Overloaded { retry_after },
-            ServiceError::Failed(error) => Self::Failed(error),
-        }
-    }
-}
-
-impl From<TooMany> for RegisterError {
-    fn from(TooMany { retry_after }: TooMany) -> Self {
-        Self::RateLimited { retry_after }
-    }
-}
-
-impl From<TooMany> for LogInError {
-    fn from(TooMany { retry_after }: TooMany) -> Self {
-        Self::RateLimited { retry_after }
-    }
-}
-
-impl From<TooMany> for RefreshError {
-    fn from(TooMany { retry_after }: TooMany) -> Self {
-        Self::RateLimited { retry_after }
-    }
-}
-
-impl From<TooMany> for RevokeError {
-    fn from(TooMany { retry_after }: TooMany) -> Self {
-        Self::RateLimited { retry_after }
-    }
-}
-
-impl From<TooMany> for ChangePasswordError {
-    fn from(TooMany { retry_after }: TooMany) -> Self {
-        Self::RateLimited { retry_after }
     }
 }

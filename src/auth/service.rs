@@ -12,6 +12,7 @@ use std::{
 };
 
 use jsonwebtoken::jwk::JwkSet;
+use thiserror::Error;
 use tokio::sync::watch;
 
 use super::{
@@ -527,21 +528,12 @@ impl Auth {
 }
 
 /// Why a password was not compared.
+#[derive(Debug, Error)]
 enum CompareError {
-    TooMany(TooMany),
-    Service(ServiceError),
-}
-
-impl From<TooMany> for CompareError {
-    fn from(error: TooMany) -> Self {
-        Self::TooMany(error)
-    }
-}
-
-impl From<ServiceError> for CompareError {
-    fn from(error: ServiceError) -> Self {
-        Self::Service(error)
-    }
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    #[error(transparent)]
+    Service(#[from] ServiceError),
 }
 
 impl From<CompareError> for LogInError {

@@ -16,7 +16,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    auth::{Account, RegisterError},
+    auth::{Account, RegisterError, ServiceError},
     clock,
     wire::code::ErrorCode,
 };
@@ -95,16 +95,13 @@ pub(super) fn refusal(error: RegisterError) -> Problem {
         RegisterError::InvalidInvite => {
             with(ErrorCode::Forbidden, "an invite code that is good is needed".into())
         }
-        RegisterError::RateLimited { retry_after } => {
-            Problem::new(ErrorCode::RateLimited).retry_after(retry_after)
-        }
+        RegisterError::RateLimited(error) => error.into(),
         RegisterError::Taken => Problem::new(ErrorCode::UsernameTaken),
-        RegisterError::Overloaded { retry_after } => {
-            Problem::new(ErrorCode::Overloaded).retry_after(retry_after)
-        }
-        RegisterError::Failed(error) => {
-            tracing::error!(%error, "an account could not be made");
-            Problem::new(ErrorCode::Internal)
+        RegisterError::Service(error) => {
+            if let ServiceError::Failed(error) = &error {
+                tracing::error!(%error, "an account could not be made");
+            }
+            error.into()
         }
     }
 }

@@ -74,9 +74,7 @@ fn refusal(error: ChangePasswordError) -> Problem {
         ChangePasswordError::Password(error) => {
             Problem::new(ErrorCode::InvalidPassword).detail(error.to_string())
         }
-        ChangePasswordError::RateLimited { retry_after } => {
-            Problem::new(ErrorCode::RateLimited).retry_after(retry_after)
-        }
+        ChangePasswordError::RateLimited(error) => error.into(),
         ChangePasswordError::Service(error) => {
             if let crate::auth::ServiceError::Failed(error) = &error {
                 tracing::error!(%error, "a password could not be changed");

@@ -10,7 +10,10 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{auth::ServiceError, wire::code::ErrorCode};
+use crate::{
+    auth::{ServiceError, admission::TooMany},
+    wire::code::ErrorCode,
+};
 
 /// An HTTP refusal. Its status follows from the code, unless HTTP has a finer one.
 #[derive(Debug)]
@@ -96,6 +99,12 @@ impl From<ErrorCode> for Problem {
 }
 
 /// What a service that could do nothing about a request says. Who has the failure logs it.
+impl From<TooMany> for Problem {
+    fn from(TooMany { retry_after }: TooMany) -> Self {
+        Self::new(ErrorCode::RateLimited).retry_after(retry_after)
+    }
+}
+
 impl From<ServiceError> for Problem {
     fn from(error: ServiceError) -> Self {
         match error {

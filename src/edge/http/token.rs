@@ -18,7 +18,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    auth::{LogInError, RefreshError, RevokeError, ServiceError, Tokens},
+    auth::{LogInError, RefreshError, RevokeError, ServiceError, Tokens, admission::TooMany},
     clock,
     wire::code::ErrorCode,
 };
@@ -170,31 +170,28 @@ fn not_logged_in(error: LogInError) -> Problem {
         LogInError::InvalidCredentials => {
             Problem::new(ErrorCode::InvalidCredentials).oauth("invalid_grant")
         }
-        LogInError::RateLimited { retry_after } => rate_limited(retry_after),
-        LogInError::Overloaded { retry_after } => {
-            unserved(ServiceError::Overloaded { retry_after }, "issued")
-        }
-        LogInError::Failed(error) => unserved(ServiceError::Failed(error), "issued"),
+        LogInError::RateLimited(error) => rate_limited(error),
+        LogInError::Service(error) => unserved(error, "issued"),
     }
 }
 
 fn not_refreshed(error: RefreshError) -> Problem {
     match error {
         RefreshError::InvalidGrant => Problem::new(ErrorCode::InvalidToken).oauth("invalid_grant"),
-        RefreshError::RateLimited { retry_after } => rate_limited(retry_after),
+        RefreshError::RateLimited(error) => rate_limited(error),
         RefreshError::Service(error) => unserved(error, "refreshed"),
     }
 }
 
 fn not_revoked(error: RevokeError) -> Problem {
     match error {
-        RevokeError::RateLimited { retry_after } => rate_limited(retry_after),
+        RevokeError::RateLimited(error) => rate_limited(error),
         RevokeError::Service(error) => unserved(error, "revoked"),
     }
 }
 
-fn rate_limited(retry_after: std::time::Duration) -> Problem {
-    Problem::new(ErrorCode::RateLimited).oauth("temporarily_unavailable").retry_after(retry_after)
+fn rate_limited(error: TooMany) -> Problem {
+    Problem::from(error).oauth("temporarily_unavailable")
 }
 
 fn unserved(error: ServiceError, what: &'static str) -> Problem {
