@@ -103,7 +103,13 @@ async fn write(
             })
             .collect();
         let batch = Arc::new(batch);
-        let append = Append { channel, after: head.cursor, batch: Arc::clone(&batch), keys };
+        let append = Append {
+            channel,
+            after: head.cursor,
+            batch: Arc::clone(&batch),
+            keys,
+            derived: Vec::new(),
+        };
         let sent = Instant::now();
         let cursor = engine.append(append).await.expect("the append is taken");
         latencies.push(sent.elapsed());

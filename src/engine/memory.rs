@@ -16,13 +16,13 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::log::{Fault, MemoryLog};
 use super::{
-    Append, AppendError, Caps, Engine, Expect, Feed, ReadError, ReadFrom, RecordError, Refusal,
-    Revision, Table, Versioned,
+    Append, AppendError, Caps, Chain, Engine, Expect, Feed, Mark, ReadError, ReadFrom, RecordError,
+    Refusal, Revision, Table, Versioned,
 };
 use crate::{
     limits,
     log::{
-        batch::Entry,
+        batch::{Batch, Entry},
         place::{ChannelId, Cursor, Sequence},
     },
 };
@@ -96,17 +96,33 @@ impl MemoryEngine {
         unpoisoned(&self.shared)
     }
 
-    fn commit(&self, append: &Append) -> Result<Cursor, AppendError> {
+    /// Appends with the next fault of the script, and tells the other nodes.
+    fn commit<T>(
+        &self,
+        batches: &[Arc<Batch>],
+        append: impl FnOnce(&mut MemoryLog, Option<Fault>) -> T,
+    ) -> T {
         let fault = unpoisoned(&self.faults.script).appends.pop_front();
         self.shared().change(
-            |log| match fault {
-                Some(fault) => log.append_with(append, fault),
-                None => log.append(append),
-            },
+            |log| append(log, fault),
             |follower, entry| {
-                entry.batch.id != append.batch.id || !Arc::ptr_eq(&follower.node, &self.faults)
+                batches.iter().all(|batch| batch.id != entry.batch.id)
+                    || !Arc::ptr_eq(&follower.node, &self.faults)
             },
         )
+    }
+
+    /// Reads the log, unless the script has a failure for it.
+    async fn read_log<T>(
+        &self,
+        read: impl FnOnce(&MemoryLog) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        self.faults.read.pass().await;
+        let failure = unpoisoned(&self.faults.script).reads.pop_front();
+        match failure {
+            Some(failure) => Err(failure),
+            None => read(&self.shared().log),
+        }
     }
 
     /// Does what a record operation does, unless the script has a failure for it.
@@ -186,7 +202,7 @@ pub enum Stage {
 }
 
 impl Faults {
-    /// The next append of this node that is not in the script yet has this fault.
+    /// The next append or chain of this node that is not in the script yet has this fault.
     pub fn next_append(&self, fault: Fault) {
         unpoisoned(&self.script).appends.push_back(fault);
     }
@@ -196,7 +212,7 @@ impl Faults {
         self.next_append(Fault::Refused(refusal));
     }
 
-    /// The next read of the log fails.
+    /// The next read of the log fails, and a mark is one.
     pub fn fail_next_read(&self, error: ReadError) {
         unpoisoned(&self.script).reads.push_back(error);
     }
@@ -283,14 +299,43 @@ impl Engine for MemoryEngine {
     ) -> impl Future<Output = Result<Cursor, AppendError>> + Send + 'static {
         let node = self.clone();
         async move {
-            if append.batch.encoded_bytes() > limits::ENTRY_BYTES_MAX {
+            if append.bytes() > limits::ENTRY_BYTES_MAX {
                 return Err(AppendError::Refused(Refusal::TooLarge));
             }
             node.faults.commit.pass().await;
-            let result = node.commit(&append);
+            let batches = std::slice::from_ref(&append.batch);
+            let result = node.commit(batches, |log, fault| match fault {
+                Some(fault) => log.append_with(&append, fault),
+                None => log.append(&append),
+            });
             node.faults.answer.pass().await;
             result
         }
+    }
+
+    fn append_chain(
+        &self,
+        chain: Chain,
+    ) -> impl Future<Output = Result<Vec<Cursor>, AppendError>> + Send + 'static {
+        chain.check();
+        let node = self.clone();
+        async move {
+            if chain.bytes() > limits::CHAIN_BYTES_MAX {
+                return Err(AppendError::Refused(Refusal::TooLarge));
+            }
+            node.faults.commit.pass().await;
+            let result = node.commit(&chain.batches, |log, fault| match fault {
+                Some(fault) => log.append_chain_with(&chain, fault),
+                None => log.append_chain(&chain),
+            });
+            node.faults.answer.pass().await;
+            result
+        }
+    }
+
+    fn mark(&self) -> impl Future<Output = Result<Mark, ReadError>> + Send + 'static {
+        let node = self.clone();
+        async move { node.read_log(|log| Ok(log.mark())).await }
     }
 
     fn read(
@@ -300,14 +345,7 @@ impl Engine for MemoryEngine {
         bytes_max: usize,
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static {
         let node = self.clone();
-        async move {
-            node.faults.read.pass().await;
-            let failure = unpoisoned(&node.faults.script).reads.pop_front();
-            match failure {
-                Some(failure) => Err(failure),
-                None => node.shared().log.read(channel, from, bytes_max),
-            }
-        }
+        async move { node.read_log(|log| log.read(channel, from, bytes_max)).await }
     }
 
     fn trim(
@@ -349,6 +387,16 @@ impl Engine for MemoryEngine {
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
         let (node, key) = (self.clone(), key.to_owned());
         async move { node.records(|log| log.put(table, &key, value, expect)) }
+    }
+
+    fn remove(
+        &self,
+        table: Table,
+        key: &str,
+        revision: Revision,
+    ) -> impl Future<Output = Result<(), RecordError>> + Send + 'static {
+        let (node, key) = (self.clone(), key.to_owned());
+        async move { node.records(|log| log.remove(table, &key, revision)) }
     }
 
     fn scan(

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
+use self::chains::*;
 use super::{
     memory::MemoryEngine,
     sqlite::{self, SqliteOptions},
@@ -15,6 +16,8 @@ use crate::log::{
     batch::put_record,
     place::{BatchId, Epoch, Head},
 };
+
+mod chains;
 
 pub(super) const LOBBY: ChannelId = ChannelId(7);
 pub(super) const ATTIC: ChannelId = ChannelId(8);
@@ -58,7 +61,13 @@ impl Appender {
                 digest: u64::MAX - id,
             })
             .collect();
-        Append { channel: self.channel, after: self.head.cursor, batch: Arc::new(batch), keys }
+        Append {
+            channel: self.channel,
+            after: self.head.cursor,
+            batch: Arc::new(batch),
+            keys,
+            derived: Vec::new(),
+        }
     }
 
     /// The next batch, of `count` messages with numbers of their own.
@@ -385,4 +394,17 @@ contract!(
     a_scan_is_in_order_and_goes_on_after_a_key,
     a_batch_that_is_too_large_is_refused,
     many_channels_append_at_once_without_a_gap,
+    a_chain_is_appended_batch_by_batch,
+    a_chain_after_another_place_than_the_end_is_moved_whole,
+    a_taken_key_keeps_the_whole_chain_out,
+    a_trim_frees_the_keys_of_the_batches_of_a_chain_that_it_drops,
+    what_is_derived_is_written_whatever_was_there,
+    an_append_that_does_not_pass_derives_nothing,
+    many_derived_records_are_one_step,
+    what_is_too_large_together_is_refused,
+    a_record_is_removed_only_at_its_revision,
+    a_record_that_comes_back_has_a_revision_of_its_own,
+    a_mark_holds_what_was_there,
+    a_mark_cuts_through_appends_that_go_on,
+    of_appends_and_chains_to_one_place_one_gets_in,
 );

@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use crate::{
     engine::{
-        Append, AppendError, Caps, Durability, Expect, MessageKey, ReadError, ReadFrom,
-        RecordError, Refusal, Revision, Table, Versioned,
+        Append, AppendError, Caps, Chain, Derived, Durability, Expect, Mark, MessageKey, ReadError,
+        ReadFrom, RecordError, Refusal, Revision, Table, Versioned,
     },
     log::{
         batch::{Batch, BatchError, Entry},
@@ -25,6 +25,8 @@ pub struct MemoryLog {
     channels: BTreeMap<ChannelId, Vec<Entry>>,
     keys: HashMap<(ChannelId, UserId, ClientMessageId), MessageKey>,
     records: BTreeMap<(Table, String), Versioned>,
+    /// The highest revision that was removed: new records begin above it.
+    removed: u64,
     damaged: BTreeSet<Cursor>,
     /// Every entry that was ever placed. Its length is the last cursor.
     placed: Vec<Entry>,
@@ -67,6 +69,7 @@ impl MemoryLog {
             channels: BTreeMap::new(),
             keys: HashMap::new(),
             records: BTreeMap::new(),
+            removed: 0,
             damaged: BTreeSet::new(),
             placed: Vec::new(),
         }
@@ -78,33 +81,48 @@ impl MemoryLog {
         self.caps
     }
 
-    /// Appends as [`Engine::append`] does, at once.
+    /// Appends as [`Engine::append`](crate::engine::Engine::append) does, at once.
     ///
     /// # Errors
     /// `Moved` and `Duplicates`, as there.
     pub fn append(&mut self, append: &Append) -> Result<Cursor, AppendError> {
-        let last = self.entries(append.channel).last();
-        if last.map_or(Cursor(0), |entry| entry.at) != append.after {
+        self.append_chain(&chain_of(append)).map(|cursors| cursors[0])
+    }
+
+    /// Appends as [`Engine::append_chain`](crate::engine::Engine::append_chain) does, at once.
+    ///
+    /// # Errors
+    /// `Moved` and `Duplicates`, as there.
+    ///
+    /// # Panics
+    /// When it is not a chain.
+    pub fn append_chain(&mut self, chain: &Chain) -> Result<Vec<Cursor>, AppendError> {
+        chain.check();
+        let last = self.entries(chain.channel).last();
+        if last.map_or(Cursor(0), |entry| entry.at) != chain.after {
             return Err(AppendError::Moved);
         }
+        let first_sequence = chain.batches[0].first_sequence;
         if !self.caps.junk_possible
-            && last.is_some_and(|entry| {
-                append.batch.first_sequence != entry.batch.last_sequence().next()
-            })
+            && last.is_some_and(|entry| first_sequence != entry.batch.last_sequence().next())
         {
             return Err(AppendError::Moved);
         }
-        let key_of = |key: &MessageKey| (append.channel, key.user, key.client_message_id);
+        let key_of = |key: &MessageKey| (chain.channel, key.user, key.client_message_id);
         let duplicates: Vec<MessageKey> =
-            append.keys.iter().filter_map(|key| self.keys.get(&key_of(key)).copied()).collect();
+            chain.keys.iter().filter_map(|key| self.keys.get(&key_of(key)).copied()).collect();
         if !duplicates.is_empty() {
             return Err(AppendError::Duplicates(duplicates));
         }
-        for key in &append.keys {
+        for key in &chain.keys {
             let twice = self.keys.insert(key_of(key), *key).is_some();
             assert!(!twice, "an append names each key once");
         }
-        Ok(self.place(append.channel, Batch::clone(&append.batch)))
+        let cursors = self.place_all(chain);
+        for Derived { table, key, value } in &chain.derived {
+            self.derive(*table, key, value.clone());
+        }
+        Ok(cursors)
     }
 
     /// Appends with a fault on the way.
@@ -115,24 +133,50 @@ impl MemoryLog {
     /// # Panics
     /// When it should fork a log in which no junk is possible.
     pub fn append_with(&mut self, append: &Append, fault: Fault) -> Result<Cursor, AppendError> {
+        self.append_chain_with(&chain_of(append), fault).map(|cursors| cursors[0])
+    }
+
+    /// Appends a chain with a fault on the way, which meets it as a whole.
+    ///
+    /// # Errors
+    /// What the fault makes of it.
+    ///
+    /// # Panics
+    /// When it should fork a log in which no junk is possible.
+    pub fn append_chain_with(
+        &mut self,
+        chain: &Chain,
+        fault: Fault,
+    ) -> Result<Vec<Cursor>, AppendError> {
         match fault {
             Fault::UnknownCommitted => {
                 // What would not have been committed is not, and nobody says so either.
-                let _ = self.append(append);
+                let _ = self.append_chain(chain);
                 Err(AppendError::Unknown)
             }
             Fault::UnknownLost => Err(AppendError::Unknown),
             Fault::Refused(refusal) => Err(AppendError::Refused(refusal)),
             Fault::Beaten { by } => {
-                self.place(append.channel, Batch::clone(&by));
-                self.append(append)
+                self.place(chain.channel, Batch::clone(&by));
+                self.append_chain(chain)
             }
             Fault::Forked { by } => {
                 assert!(self.caps.junk_possible, "this log has no junk");
-                self.place(append.channel, Batch::clone(&by));
-                Ok(self.place(append.channel, Batch::clone(&append.batch)))
+                self.place(chain.channel, Batch::clone(&by));
+                Ok(self.place_all(chain))
             }
         }
+    }
+
+    fn place_all(&mut self, chain: &Chain) -> Vec<Cursor> {
+        let place = |batch: &Arc<Batch>| self.place(chain.channel, Batch::clone(batch));
+        chain.batches.iter().map(place).collect()
+    }
+
+    /// A cut through all channels, as [`Engine::mark`](crate::engine::Engine::mark) makes it.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        Mark(Cursor(self.placed.len() as u64))
     }
 
     /// Puts a batch at the end of a channel's log, whatever it is.
@@ -164,7 +208,7 @@ impl MemoryLog {
         self.damaged.insert(cursor);
     }
 
-    /// Reads as [`Engine::read`] does.
+    /// Reads as [`Engine::read`](crate::engine::Engine::read) does.
     ///
     /// # Errors
     /// When an entry that the answer needs is damaged.
@@ -203,7 +247,7 @@ impl MemoryLog {
         }
     }
 
-    /// Drops old entries as [`Engine::trim`] does.
+    /// Drops old entries as [`Engine::trim`](crate::engine::Engine::trim) does.
     pub fn trim(&mut self, channel: ChannelId, sequence: Sequence) {
         let Some(entries) = self.channels.get_mut(&channel) else { return };
         let whole = entries.iter().take_while(|entry| entry.batch.last_sequence() < sequence);
@@ -213,13 +257,13 @@ impl MemoryLog {
         self.keys.retain(|(of, ..), key| *of != channel || key.sequence >= kept);
     }
 
-    /// Reads a record as [`Engine::get`] does.
+    /// Reads a record as [`Engine::get`](crate::engine::Engine::get) does.
     #[must_use]
     pub fn get(&self, table: Table, key: &str) -> Option<Versioned> {
         self.records.get(&(table, key.to_owned())).cloned()
     }
 
-    /// Writes a record as [`Engine::put`] does.
+    /// Writes a record as [`Engine::put`](crate::engine::Engine::put) does.
     ///
     /// # Errors
     /// `Conflict`, as there.
@@ -232,7 +276,7 @@ impl MemoryLog {
     ) -> Result<Revision, RecordError> {
         let found = self.get(table, key).map(|record| record.revision);
         let revision = match (expect, found) {
-            (Expect::Absent, None) => Revision(1),
+            (Expect::Absent, None) => Revision(self.removed + 1),
             (Expect::Revision(expected), Some(found)) if expected == found => Revision(found.0 + 1),
             _ => return Err(RecordError::Conflict),
         };
@@ -240,7 +284,36 @@ impl MemoryLog {
         Ok(revision)
     }
 
-    /// Lists records as [`Engine::scan`] does.
+    /// Removes a record as [`Engine::remove`](crate::engine::Engine::remove) does.
+    ///
+    /// # Errors
+    /// `Conflict`, as there.
+    pub fn remove(
+        &mut self,
+        table: Table,
+        key: &str,
+        revision: Revision,
+    ) -> Result<(), RecordError> {
+        if self.get(table, key).is_none_or(|record| record.revision != revision) {
+            return Err(RecordError::Conflict);
+        }
+        self.derive(table, key, None);
+        Ok(())
+    }
+
+    /// Writes or removes a record, whatever was there before.
+    fn derive(&mut self, table: Table, key: &str, value: Option<Bytes>) {
+        let found = self.records.remove(&(table, key.to_owned())).map(|record| record.revision.0);
+        match value {
+            Some(value) => {
+                let revision = Revision(found.unwrap_or(self.removed) + 1);
+                self.records.insert((table, key.to_owned()), Versioned { value, revision });
+            }
+            None => self.removed = self.removed.max(found.unwrap_or(0)),
+        }
+    }
+
+    /// Lists records as [`Engine::scan`](crate::engine::Engine::scan) does.
     #[must_use]
     pub fn scan(
         &self,
@@ -257,6 +330,12 @@ impl MemoryLog {
             .map(|((_, key), record)| (key.clone(), record.clone()))
             .collect()
     }
+}
+
+/// An append is a chain of one.
+fn chain_of(append: &Append) -> Chain {
+    let Append { channel, after, batch, keys, derived } = append.clone();
+    Chain { channel, after, batches: vec![batch], keys, derived }
 }
 
 /// As many entries as fit, and at least one if there is one.

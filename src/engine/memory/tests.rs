@@ -4,10 +4,7 @@ use super::{
     super::tests::{Appender, LOBBY},
     *,
 };
-use crate::{
-    engine::Durability,
-    log::{batch::Batch, place::BatchId},
-};
+use crate::{engine::Durability, log::place::BatchId};
 
 fn forking() -> MemoryLog {
     MemoryLog::new(Caps { durability: Durability::Quorum, junk_possible: true })
@@ -55,6 +52,38 @@ fn a_fork_is_acknowledged_and_extends_no_chain() {
     assert_eq!((junk.at, junk.after), (cursor, first.at));
     assert!(!junk.batch.extends(&first.batch.head(first.at)));
     assert_eq!(log.placed().len(), 2, "the feed carries junk too");
+}
+
+#[test]
+fn a_fault_meets_a_chain_as_a_whole() {
+    let mut end = Appender::new(LOBBY);
+    let first = end.next(1);
+    let by = rival(&first);
+    end.head = first.batch.head(first.after);
+    let second = end.next(1);
+    let chain = Chain {
+        channel: LOBBY,
+        after: first.after,
+        batches: vec![Arc::clone(&first.batch), Arc::clone(&second.batch)],
+        keys: [&first.keys[..], &second.keys].concat(),
+        derived: Vec::new(),
+    };
+    let cases = [
+        (Fault::UnknownLost, Err(AppendError::Unknown), vec![]),
+        (Fault::UnknownCommitted, Err(AppendError::Unknown), vec![first.batch.id, second.batch.id]),
+        (Fault::Refused(Refusal::Busy), Err(AppendError::Refused(Refusal::Busy)), vec![]),
+        (Fault::Beaten { by: Arc::clone(&by) }, Err(AppendError::Moved), vec![by.id]),
+        (
+            Fault::Forked { by: Arc::clone(&by) },
+            Ok(vec![Cursor(2), Cursor(3)]),
+            vec![by.id, first.batch.id, second.batch.id],
+        ),
+    ];
+    for (fault, answer, left) in cases {
+        let mut log = forking();
+        assert_eq!(log.append_chain_with(&chain, fault.clone()), answer, "{fault:?}");
+        assert_eq!(ids(&log), left, "{fault:?}");
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use rusqlite::ffi;
 use tempfile::TempDir;
 
 use super::{super::tests::*, *};
-use crate::log::batch::BatchError;
+use crate::{engine::Derived, log::batch::BatchError};
 
 const ALL: usize = usize::MAX;
 
@@ -319,6 +319,42 @@ async fn a_commit_that_fails_is_unknown_forgotten_and_never_acknowledged() {
     assert_eq!(cursor, Cursor(2));
     drop(engine);
     assert_eq!(entries(&open_in(&dir), LOBBY).await.len(), 2);
+}
+
+#[tokio::test]
+async fn of_a_chain_whose_commit_fails_nothing_is_left() {
+    let (dir, engine) = started();
+    let mut end = Appender::new(LOBBY);
+    end.append(&engine, 1).await;
+    let first = end.next_with(&[1, 2], b"a");
+    let mut second = end.clone();
+    second.head = first.batch.head(first.after);
+    let second = second.next_with(&[3], b"b");
+    let chain = Chain {
+        channel: LOBBY,
+        after: first.after,
+        batches: vec![first.batch, second.batch],
+        keys: [first.keys, second.keys].concat(),
+        derived: vec![Derived {
+            table: Table::Imports,
+            key: "a".to_owned(),
+            value: Some(Bytes::from_static(b"1")),
+        }],
+    };
+    engine.next_commit(|_| Err(sync_failed()));
+    assert_eq!(engine.append_chain(chain.clone()).await, Err(AppendError::Unknown));
+    assert_eq!(entries(&engine, LOBBY).await.len(), 1);
+    assert_eq!(engine.get(Table::Imports, "a").await, Ok(None));
+
+    let cursors = engine.append_chain(chain).await.unwrap();
+    assert_eq!(cursors, [Cursor(2), Cursor(3)]);
+    let stats = engine.stats();
+    assert_eq!((stats.commits.get(), stats.batches.get(), stats.messages.get()), (2, 3, 4));
+    drop(engine);
+    let engine = open_in(&dir);
+    assert_eq!(entries(&engine, LOBBY).await.len(), 3);
+    assert!(engine.mark().await.unwrap().holds(Cursor(3)));
+    assert_eq!(engine.get(Table::Imports, "a").await.unwrap().unwrap().value, "1");
 }
 
 #[tokio::test]
