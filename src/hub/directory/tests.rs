@@ -14,7 +14,8 @@ async fn a_channel_is_found_by_name_and_by_number_also_by_others() {
     let engine = engine();
     let there = Directory::new(Arc::new(engine.another_node()));
     let here = Directory::new(Arc::new(engine));
-    let made = here.create_channel("lobby", 1_700_000_000).await.unwrap();
+    let lobby = Settings::open("lobby");
+    let made = here.create_channel(&lobby, None, 1_700_000_000_000).await.unwrap().info();
     assert_eq!(there.cached_channel_by_name("lobby"), None);
     assert_eq!(there.channel_by_name("lobby").await, Ok(made.clone()));
     assert_eq!(there.channel(made.id).await, Ok(made.clone()));
@@ -38,7 +39,10 @@ async fn of_many_who_make_the_same_channel_one_does() {
     let mut tries = JoinSet::new();
     for attempt in 0..40 {
         let directory = Arc::clone(&directories[attempt % 4]);
-        tries.spawn(async move { directory.create_channel("lobby", 1).await });
+        tries.spawn(async move {
+            let lobby = Settings::open("lobby");
+            directory.create_channel(&lobby, None, 1_000).await.map(|made| made.info())
+        });
     }
     let outcomes = tries.join_all().await;
     let made: Vec<ChannelInfo> = outcomes.iter().flatten().cloned().collect();
