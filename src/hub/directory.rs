@@ -30,6 +30,15 @@ pub struct ChannelInfo {
     pub epoch: Epoch,
 }
 
+/// A user as the directory knows one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Identity {
+    /// The subject of the user's tokens.
+    pub subject: String,
+    /// The display name.
+    pub name: String,
+}
+
 /// Why the directory has no answer.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum DirectoryError {
@@ -175,6 +184,21 @@ impl<E: Engine> Directory<E> {
         }))
     }
 
+    /// The names of channels in order, up to `count_max` of those after the name `after`.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn channel_names(
+        &self,
+        after: Option<&str>,
+        count_max: usize,
+    ) -> Result<Vec<String>, DirectoryError> {
+        const PREFIX: &str = "name:";
+        let after = after.map(|name| format!("{PREFIX}{name}"));
+        let page = self.engine.scan(Table::Channels, PREFIX, after.as_deref(), count_max).await?;
+        Ok(page.into_iter().map(|(key, _)| key[PREFIX.len()..].to_owned()).collect())
+    }
+
     /// Makes a channel. `now_s` (seconds since 1970) becomes its epoch.
     ///
     /// # Errors
@@ -258,6 +282,16 @@ impl<E: Engine> Directory<E> {
         let owner = self.engine.get(Table::Users, &format!("subject:{subject}")).await?;
         let Some(owner) = owner else { return Ok(None) };
         Ok((parse::<NumberRecord>(&owner)?.id == id.0).then_some(subject))
+    }
+
+    /// Who a user is, in one read. Only for a number that is in a log: others may be nobody's.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn identity(&self, id: UserId) -> Result<Option<Identity>, DirectoryError> {
+        let found = self.engine.get(Table::Users, &format!("id:{}", id.0)).await?;
+        let record = found.as_ref().map(parse::<UserRecord>).transpose()?;
+        Ok(record.map(|UserRecord { subject, name }| Identity { subject, name }))
     }
 
     async fn create_user(

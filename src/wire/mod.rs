@@ -3,6 +3,7 @@
 pub mod code;
 pub mod decode;
 pub mod encode;
+pub mod record;
 
 /// The messages of `proto/hubbub/v1`, and their proto3 JSON mapping.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used)]
