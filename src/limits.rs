@@ -488,3 +488,17 @@ const _: () = assert!(BATCH_BYTES_MAX < TRANSACTION_BYTES_MAX, "a transaction ho
 const _: () = assert!(BATCH_BYTES_MAX < CHAIN_BYTES_MAX, "a chain holds a full batch");
 const _: () = assert!(WAL_LOOK_BYTES < WAL_CHECKPOINT_BYTES, "a due checkpoint is seen soon");
 const _: () = assert!(WAL_CHECKPOINT_BYTES < WAL_BYTES_MAX, "a checkpoint comes before the bound");
+
+/// Bytes of a line of an import, whose body may be all escapes. Beyond it: an invalid line, of which no
+/// more is kept.
+#[must_use]
+pub const fn import_line_bytes_max(message_bytes_max: usize) -> usize {
+    message_bytes_max.saturating_mul(6).saturating_add(4 * 1024)
+}
+/// Bytes of the id of an imported message. Beyond it: an invalid line.
+pub const IMPORT_ID_BYTES_MAX: usize = 64;
+/// How deep the values of a line of an import may lie, as `serde_json` counts. Beyond it: an invalid
+/// line.
+pub const IMPORT_DEPTH_MAX: usize = 128;
+/// Bytes of an import that a worker decodes at a time, but for a single line that is longer.
+pub const IMPORT_CHUNK_BYTES: usize = 256 * 1024;

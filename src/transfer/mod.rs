@@ -1,0 +1,9 @@
+//! Bulk data: lines of NDJSON into the log, and the log as lines.
+//!
+//! ```text
+//! bytes of a body ─cut─▶ chunks ─decode─▶ blocks ─import─▶ chains of batches in the engine
+//! ```
+
+pub mod cut;
+pub mod line;
+pub mod record;
