@@ -502,3 +502,16 @@ pub const IMPORT_ID_BYTES_MAX: usize = 64;
 pub const IMPORT_DEPTH_MAX: usize = 128;
 /// Bytes of an import that a worker decodes at a time, but for a single line that is longer.
 pub const IMPORT_CHUNK_BYTES: usize = 256 * 1024;
+/// Threads that decode imports.
+pub const IMPORT_DECODERS: usize = 2;
+/// Imports at the same time. Beyond it: refused as busy.
+pub const IMPORTS_MAX: usize = 4;
+/// Chunks and blocks of one import between its body and the log. When so many are, no more of the body
+/// is read.
+pub const IMPORT_CHUNKS_MAX: usize = 16;
+/// Chunks that wait for a decoder: never more, see the two above.
+pub const IMPORT_JOBS_MAX: usize = IMPORTS_MAX * IMPORT_CHUNKS_MAX;
+/// Authors whose numbers the importer keeps in memory. Beyond it: all are forgotten and asked for again.
+pub const IMPORT_AUTHORS_CACHED_MAX: usize = 65_536;
+/// Invalid lines that the answer to an import names. The others are counted.
+pub const IMPORT_INVALID_LINES_TOLD_MAX: usize = 100;

@@ -5,5 +5,6 @@
 //! ```
 
 pub mod cut;
+pub mod decode;
 pub mod line;
 pub mod record;
