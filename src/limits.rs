@@ -515,3 +515,45 @@ pub const IMPORT_JOBS_MAX: usize = IMPORTS_MAX * IMPORT_CHUNKS_MAX;
 pub const IMPORT_AUTHORS_CACHED_MAX: usize = 65_536;
 /// Invalid lines that the answer to an import names. The others are counted.
 pub const IMPORT_INVALID_LINES_TOLD_MAX: usize = 100;
+/// Ranges of time of which the importer keeps what was imported. Beyond it: read from the log again.
+pub const IMPORT_SPANS_HELD_MAX: usize = 64;
+/// Records in one range of time that the importer looks up as a whole, but for those of one moment and
+/// for lines that are not in the order of their times. Beyond it: another range.
+pub const IMPORT_SPAN_RECORDS: u64 = 4_096;
+/// Bytes of one read of the log when an import looks for what is there.
+pub const IMPORT_READ_BYTES_MAX: usize = 1024 * 1024;
+/// Lines that came late, of all channels, that the importer keeps in memory. Beyond it: each is looked
+/// up by itself.
+pub const IMPORT_STRAGGLERS_HELD_MAX: usize = 1024 * 1024;
+/// Such lines in one page when they are read.
+pub const IMPORT_STRAGGLERS_PER_SCAN: usize = 4_096;
+/// Record bytes from which an import's next commit takes no further block.
+pub const IMPORT_WINDOW_BYTES: usize = 4 * 1024 * 1024;
+/// Records from which it takes none.
+pub const IMPORT_WINDOW_RECORDS: usize = 65_536;
+/// Largest body that an import takes, whatever else may be published. Beyond it: an invalid line.
+pub const IMPORT_BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What a line that came late takes of a commit beside its record.
+pub const IMPORT_STRAGGLER_BYTES: usize = 192;
+/// Channels that the importer keeps loaded. Beyond it, those with nothing to commit are let go.
+pub const IMPORT_CHANNELS_LOADED_MAX: usize = 4_096;
+/// Channels that an import commits to at the same time. The next follow as these are done.
+pub const IMPORT_CHAINS_MAX: usize = 512;
+/// Authors that are looked up at the same time.
+pub const IMPORT_LOOKUPS_MAX: usize = 256;
+/// Tries to commit a chain while others write to the channel, or the engine cannot tell. Beyond it: the
+/// import ends.
+pub const IMPORT_ATTEMPTS_MAX: usize = 64;
+/// Pause before a commit is tried again whose outcome the engine could not tell.
+pub const IMPORT_PAUSE: Duration = Duration::from_millis(50);
+/// How long an import waits for more of its body. Beyond it: the import ends.
+pub const IMPORT_BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the importer keeps what it has loaded when nobody imports.
+pub const IMPORT_IDLE: Duration = Duration::from_secs(1);
+/// Identities of the lines of a channel's newest moment that are kept in memory. Beyond it: they are
+/// read from the log.
+pub const IMPORT_MOMENT_MAX: usize = 262_144;
+const _: () = assert!(
+    IMPORT_WINDOW_BYTES + 2 * IMPORT_CHUNK_BYTES + IMPORT_BODY_BYTES_MAX < CHAIN_BYTES_MAX,
+    "a chain holds all of a commit"
+);

@@ -84,6 +84,7 @@ const PURE: &[&str] = &[
     "log",
     "transfer::cut",
     "transfer::line",
+    "transfer::pending",
     "transfer::record",
     "websocket",
     "wire",

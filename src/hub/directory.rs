@@ -227,6 +227,19 @@ impl<E: Engine> Directory<E> {
         Ok(id)
     }
 
+    /// The user of this token subject, under whatever name; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn user_of(&self, subject: &str) -> Result<Option<UserId>, DirectoryError> {
+        let known = self.user_ids.get(subject).map(|id| *id);
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = self.engine.get(Table::Users, &format!("subject:{subject}")).await?;
+        found.map(|found| Ok(UserId(parse::<NumberRecord>(&found)?.id))).transpose()
+    }
+
     /// A user's display name; `None` if nobody has this number.
     ///
     /// # Errors

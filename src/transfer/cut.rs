@@ -60,8 +60,8 @@ impl Cutter {
         (self.line_start > 0).then(|| self.cut())
     }
 
-    /// The last line, when a body ends without the end of a line.
-    pub fn last_line(&mut self) -> Option<Vec<u8>> {
+    /// All that is left, when a body has ended: its last line needs no end.
+    pub fn all(&mut self) -> Option<Vec<u8>> {
         self.line_start = 0;
         Some(std::mem::take(&mut self.gathered)).filter(|line| !line.is_empty())
     }
@@ -97,7 +97,7 @@ mod tests {
         }
         chunks.extend(cutter.rest());
         assert!(chunks.iter().all(|chunk| chunk.ends_with(b"\n")), "chunks end with a line");
-        chunks.extend(cutter.last_line());
+        chunks.extend(cutter.all());
         chunks.concat().split(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
     }
 
@@ -146,7 +146,7 @@ mod tests {
         assert_eq!(cutter.take(&mut &b"one\ntwo"[..]), None);
         assert_eq!(cutter.rest().as_deref(), Some(&b"one\n"[..]));
         assert_eq!(cutter.rest(), None);
-        assert_eq!(cutter.last_line().as_deref(), Some(&b"two"[..]));
-        assert_eq!(cutter.last_line(), None);
+        assert_eq!(cutter.all().as_deref(), Some(&b"two"[..]));
+        assert_eq!(cutter.all(), None);
     }
 }

@@ -6,5 +6,9 @@
 
 pub mod cut;
 pub mod decode;
+pub mod import;
 pub mod line;
+pub mod pending;
 pub mod record;
+pub mod times;
+pub mod writer;
