@@ -43,6 +43,14 @@ const WELCOME_TO_HUB: &str = "This is a hub of hubbub, a realtime chat server.\n
 const WELCOME_TO_AUTH: &str = "This is the auth service of hubbub, a realtime chat server.\n\
     Accounts: POST /v1/accounts    Tokens: POST /v1/token    The rest: /openapi.json\n";
 
+/// What the document says first.
+const ABOUT: &str = "The public port of hubbub, a realtime chat server. Every refusal is a problem \
+    (RFC 9457) with a code, which each operation lists. Messages as they are written come over the \
+    WebSocket at `/v1/ws`, which is no operation.";
+
+/// What the document says of tokens.
+const ABOUT_TOKEN: &str = "An access token, as `POST /v1/token` of the auth service issues it.";
+
 /// What the addresses of accounts and tokens need.
 #[derive(Clone, Debug)]
 pub struct AuthApi {
@@ -82,13 +90,19 @@ pub fn public<E: Engine>(edge: Edge<E>) -> Router {
     }
     let edge = Arc::new(edge);
     let routes = routes.with(__path_websocket, upgrade::upgrade::<E>, &edge, WEBSOCKET_REFUSALS);
-    finish(routes.into_router().route("/", get(async move || welcome)))
+    public_pages(routes, welcome)
 }
 
 /// Everything on the public port of an auth service that stands alone.
 pub fn auth(api: &AuthApi, health: &Health) -> Router {
     let routes = checks("hubbub auth", health).and(accounts_and_tokens(api));
-    finish(routes.into_router().route("/", get(async || WELCOME_TO_AUTH)))
+    public_pages(routes, WELCOME_TO_AUTH)
+}
+
+/// What people find on a public port, beside the addresses of programs.
+fn public_pages(routes: Routes, welcome: &'static str) -> Router {
+    let routes = routes.described(ABOUT, ABOUT_TOKEN);
+    finish(routes.into_router().route("/", get(async move || welcome)))
 }
 
 /// How the process feels.
@@ -127,7 +141,7 @@ const WEBSOCKET_REFUSALS: &[ErrorCode] = &[
 ///
 /// `docs/PROTOCOL.md` says what is spoken on it.
 #[utoipa::path(
-    get, path = "/v1/ws", tag = "chat", security(("bearer" = []), ()),
+    get, path = "/v1/ws", tag = "chat", operation_id = "open_websocket", security(("bearer" = []), ()),
     responses(
         (status = 101, description = "From here on frames are spoken."),
         (status = 426, description = "bad_request (100): another version of WebSocket.",
