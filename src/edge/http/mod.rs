@@ -18,6 +18,7 @@ pub mod accounts;
 pub mod admin;
 pub mod bearer;
 pub mod body;
+pub mod explorer;
 pub mod health;
 pub mod keys;
 pub mod me;
@@ -33,20 +34,25 @@ use problem::Problem;
 
 /// What `/` answers until the page exists.
 const WELCOME: &str = "This is hubbub, a realtime chat server.\n\
-    WebSocket: /v1/ws    Accounts: POST /v1/accounts    Tokens: POST /v1/token\n";
+    WebSocket: /v1/ws    Accounts: POST /v1/accounts    Tokens: POST /v1/token\n\
+    The HTTP API, to be tried out in a browser: /docs\n";
 
 /// The same where there are no accounts.
 const WELCOME_TO_HUB: &str = "This is a hub of hubbub, a realtime chat server.\n\
-    WebSocket: /v1/ws    Accounts and tokens: at its auth service, which is another address\n";
+    WebSocket: /v1/ws    Accounts and tokens: at its auth service, which is another address\n\
+    The HTTP API, to be tried out in a browser: /docs\n";
 
 /// The same where there is no hub.
 const WELCOME_TO_AUTH: &str = "This is the auth service of hubbub, a realtime chat server.\n\
-    Accounts: POST /v1/accounts    Tokens: POST /v1/token    The rest: /openapi.json\n";
+    Accounts: POST /v1/accounts    Tokens: POST /v1/token\n\
+    All of the API, to be tried out in a browser: /docs\n";
 
 /// What the document says first.
 const ABOUT: &str = "The public port of hubbub, a realtime chat server. Every refusal is a problem \
     (RFC 9457) with a code, which each operation lists. Messages as they are written come over the \
-    WebSocket at `/v1/ws`, which is no operation.";
+    WebSocket at `/v1/ws`, which is no operation to be tried out here.\n\n\
+    To try the others out: make an account (`POST /v1/accounts`), get a token for it \
+    (`POST /v1/token` with `grant_type` `password`), and give its `access_token` to *Authorize*.";
 
 /// What the document says of tokens.
 const ABOUT_TOKEN: &str = "An access token, as `POST /v1/token` of the auth service issues it.";
@@ -102,7 +108,7 @@ pub fn auth(api: &AuthApi, health: &Health) -> Router {
 /// What people find on a public port, beside the addresses of programs.
 fn public_pages(routes: Routes, welcome: &'static str) -> Router {
     let routes = routes.described(ABOUT, ABOUT_TOKEN);
-    finish(routes.into_router().route("/", get(async move || welcome)))
+    finish(routes.into_router().route("/", get(async move || welcome)).merge(explorer::router()))
 }
 
 /// How the process feels.
@@ -141,7 +147,8 @@ const WEBSOCKET_REFUSALS: &[ErrorCode] = &[
 ///
 /// `docs/PROTOCOL.md` says what is spoken on it.
 #[utoipa::path(
-    get, path = "/v1/ws", tag = "chat", operation_id = "open_websocket", security(("bearer" = []), ()),
+    get, path = "/v1/ws", tag = "chat", operation_id = "open_websocket",
+    security(("bearer" = []), ()),
     responses(
         (status = 101, description = "From here on frames are spoken."),
         (status = 426, description = "bad_request (100): another version of WebSocket.",
