@@ -1,4 +1,5 @@
-//! How many batches the SQLite engine commits a second, by how many are in flight.
+//! How many batches the SQLite engine commits a second: by how many are in flight, and by how many
+//! are appended as one chain, as an import does.
 //!
 //! `cargo bench --bench commit [DIRECTORY]`; without a directory, in the system's temporary one,
 //! which may be memory. Prints, and asserts nothing: the disk decides.
@@ -9,12 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use hubbub::{
     engine::{
-        Append, Engine, MessageKey,
+        Append, Chain, Derived, Engine, MessageKey, Table,
         sqlite::{self, SqliteEngine, SqliteOptions},
     },
+    limits::BATCH_MESSAGES_MAX,
     log::{
         batch::{Batch, put_record},
         place::{BatchId, ChannelId, ClientMessageId, Epoch, Head, Sequence, UserId},
@@ -38,6 +40,53 @@ fn main() {
             run(engine, in_flight, messages);
         }
     }
+    println!("batches/chain  messages/batch   chains/s  messages/s");
+    for batches in [1, 8, 64] {
+        let dir = tempfile::tempdir_in(&parent).expect("the directory takes another");
+        let engine = sqlite::open(dir.path(), SqliteOptions::default()).expect("it opens");
+        run_chains(&engine, batches);
+    }
+}
+
+/// One channel gets chains of full batches, with a derived record for each.
+fn run_chains(engine: &SqliteEngine, batches: u64) {
+    let channel = ChannelId(0);
+    let runtime = Builder::new_current_thread().build().expect("a runtime");
+    let mut records = BytesMut::new();
+    for _ in 0..BATCH_MESSAGES_MAX {
+        put_record(&mut records, &RECORD);
+    }
+    let records = records.freeze();
+    let mut head = Head::empty(Epoch(1));
+    let (mut chains, mut taken) = (0, Duration::ZERO);
+    while taken < RUN {
+        let mut chain = Chain {
+            channel,
+            after: head.cursor,
+            batches: Vec::new(),
+            keys: Vec::new(),
+            derived: Vec::new(),
+        };
+        for _ in 0..batches {
+            let batch = batch_after(&head, BATCH_MESSAGES_MAX as u16, records.clone());
+            head = batch.head(head.cursor);
+            chain.keys.extend(keys_of(&batch));
+            chain.derived.push(Derived {
+                table: Table::Imports,
+                key: format!("{:010}:{:020}", channel.0, batch.first_sequence.0),
+                value: Some(Bytes::from_static(&RECORD)),
+            });
+            chain.batches.push(Arc::new(batch));
+        }
+        let sent = Instant::now();
+        let cursors = runtime.block_on(engine.append_chain(chain)).expect("the chain is taken");
+        taken += sent.elapsed();
+        head.cursor = *cursors.last().expect("a cursor for each batch");
+        chains += 1;
+    }
+    let chains_per_s = chains as f64 / taken.as_secs_f64();
+    let messages_per_s = chains_per_s * (batches * BATCH_MESSAGES_MAX as u64) as f64;
+    println!("{batches:13}  {BATCH_MESSAGES_MAX:14}  {chains_per_s:9.0}  {messages_per_s:10.0}");
 }
 
 /// Each channel has one append in flight, as the hub's channels do.
@@ -84,30 +133,42 @@ async fn write(
     let records = records.freeze();
     let mut latencies = Vec::new();
     while started.elapsed() < RUN {
-        let batch = Batch {
-            epoch: head.epoch,
-            id: BatchId(u128::from(head.sequence.0) + 1),
-            previous: head.batch,
-            first_sequence: head.sequence.next(),
-            count: messages,
-            timestamp_ms: 0,
-            records: records.clone(),
-        };
-        let keys = (batch.first_sequence.0..=batch.last_sequence().0)
-            .map(|sequence| MessageKey {
-                // Clients draw their numbers at random, and many users write in turns.
-                user: UserId((sequence % 50) as u32),
-                client_message_id: ClientMessageId(sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
-                sequence: Sequence(sequence),
-                digest: 0,
-            })
-            .collect();
+        let batch = batch_after(&head, messages, records.clone());
+        let keys = keys_of(&batch).collect();
         let batch = Arc::new(batch);
-        let append = Append { channel, after: head.cursor, batch: Arc::clone(&batch), keys };
+        let append = Append {
+            channel,
+            after: head.cursor,
+            batch: Arc::clone(&batch),
+            keys,
+            derived: Vec::new(),
+        };
         let sent = Instant::now();
         let cursor = engine.append(append).await.expect("the append is taken");
         latencies.push(sent.elapsed());
         head = batch.head(cursor);
     }
     latencies
+}
+
+fn batch_after(head: &Head, messages: u16, records: Bytes) -> Batch {
+    Batch {
+        epoch: head.epoch,
+        id: BatchId(u128::from(head.sequence.0) + 1),
+        previous: head.batch,
+        first_sequence: head.sequence.next(),
+        count: messages,
+        timestamp_ms: 0,
+        records,
+    }
+}
+
+fn keys_of(batch: &Batch) -> impl Iterator<Item = MessageKey> {
+    (batch.first_sequence.0..=batch.last_sequence().0).map(|sequence| MessageKey {
+        // Clients draw their numbers at random, and many users write in turns.
+        user: UserId((sequence % 50) as u32),
+        client_message_id: ClientMessageId(sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+        sequence: Sequence(sequence),
+        digest: 0,
+    })
 }

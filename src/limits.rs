@@ -258,14 +258,16 @@ pub const CROSSING_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Commands of one shard's connections that another shard has not replied to. Beyond it: `busy`. An
 /// unsubscribe or the end of a connection is not held up: there is at most one per subscription.
 pub const ASKS_ABROAD_MAX: u32 = 16_384;
-/// Appends that wait for the log writer. Beyond it: refused as busy.
+/// Appends, chains and records that wait for the log writer. Beyond it: refused as busy.
 pub const WRITER_MAILBOX_MAX: usize = 4_096;
-/// Batches in one transaction of the log writer. What exceeds it waits for the next.
+/// Batches and records in one transaction of the log writer, those that are derived not counted. What exceeds it waits for the next.
 pub const TRANSACTION_BATCHES_MAX: usize = 1_024;
 /// Bytes in one transaction of the log writer. What exceeds it waits for the next.
 pub const TRANSACTION_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Bytes of one entry of a log. Beyond it: refused as too large.
+/// Bytes of one append: an entry of a log, its keys and derived records. Beyond it: refused as too large.
 pub const ENTRY_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of one chain, with its keys and derived records. Beyond it: refused as too large.
+pub const CHAIN_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Entries that a trim drops in one transaction. What exceeds it waits for the next.
 pub const TRIM_STEP_ENTRIES: u32 = 256;
 /// Trims that the log writer has begun. Beyond it: refused as busy.
@@ -483,5 +485,6 @@ pub const IDLE_CHANNELS_LOADED_MAX: usize = 10_000;
 /// Pause before a read that failed in the middle of a recovery is tried again.
 pub const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
 const _: () = assert!(BATCH_BYTES_MAX < TRANSACTION_BYTES_MAX, "a transaction holds a full batch");
+const _: () = assert!(BATCH_BYTES_MAX < CHAIN_BYTES_MAX, "a chain holds a full batch");
 const _: () = assert!(WAL_LOOK_BYTES < WAL_CHECKPOINT_BYTES, "a due checkpoint is seen soon");
 const _: () = assert!(WAL_CHECKPOINT_BYTES < WAL_BYTES_MAX, "a checkpoint comes before the bound");

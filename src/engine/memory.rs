@@ -6,7 +6,7 @@
 //! gates that hold a request until the test lets it go.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    collections::VecDeque,
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -14,271 +14,20 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
+pub use self::log::{Fault, MemoryLog};
 use super::{
-    Append, AppendError, Caps, Durability, Engine, Expect, Feed, MessageKey, ReadError, ReadFrom,
-    RecordError, Refusal, Revision, Table, Versioned,
+    Append, AppendError, Caps, Chain, Engine, Expect, Feed, Mark, ReadError, ReadFrom, RecordError,
+    Refusal, Revision, Table, Versioned,
 };
 use crate::{
     limits,
     log::{
-        batch::{Batch, BatchError, Entry},
-        place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
+        batch::{Batch, Entry},
+        place::{ChannelId, Cursor, Sequence},
     },
 };
 
-/// A log in memory.
-#[derive(Clone, Debug)]
-pub struct MemoryLog {
-    caps: Caps,
-    channels: BTreeMap<ChannelId, Vec<Entry>>,
-    keys: HashMap<(ChannelId, UserId, ClientMessageId), MessageKey>,
-    records: BTreeMap<(Table, String), Versioned>,
-    damaged: BTreeSet<Cursor>,
-    /// Every entry that was ever placed. Its length is the last cursor.
-    placed: Vec<Entry>,
-}
-
-/// What happens to an append on its way.
-#[derive(Clone, Debug)]
-pub enum Fault {
-    /// It is committed, and the answer is lost.
-    UnknownCommitted,
-    /// It is lost, and nobody says so.
-    UnknownLost,
-    /// The engine refuses it.
-    Refused(Refusal),
-    /// Another node commits this batch just before.
-    Beaten {
-        /// The other node's batch.
-        by: Arc<Batch>,
-    },
-    /// Another node commits this batch just before, and the append lands behind it all the same
-    /// and is answered as if it were part of the chain. Only where junk is possible.
-    Forked {
-        /// The other node's batch.
-        by: Arc<Batch>,
-    },
-}
-
-impl Default for MemoryLog {
-    fn default() -> Self {
-        Self::new(Caps { durability: Durability::Ephemeral, junk_possible: false })
-    }
-}
-
-impl MemoryLog {
-    /// An empty log that says this of itself.
-    #[must_use]
-    pub fn new(caps: Caps) -> Self {
-        Self {
-            caps,
-            channels: BTreeMap::new(),
-            keys: HashMap::new(),
-            records: BTreeMap::new(),
-            damaged: BTreeSet::new(),
-            placed: Vec::new(),
-        }
-    }
-
-    /// What the log says of itself.
-    #[must_use]
-    pub const fn caps(&self) -> Caps {
-        self.caps
-    }
-
-    /// Appends as [`Engine::append`] does, at once.
-    ///
-    /// # Errors
-    /// `Moved` and `Duplicates`, as there.
-    pub fn append(&mut self, append: &Append) -> Result<Cursor, AppendError> {
-        let last = self.entries(append.channel).last();
-        if last.map_or(Cursor(0), |entry| entry.at) != append.after {
-            return Err(AppendError::Moved);
-        }
-        if !self.caps.junk_possible
-            && last.is_some_and(|entry| {
-                append.batch.first_sequence != entry.batch.last_sequence().next()
-            })
-        {
-            return Err(AppendError::Moved);
-        }
-        let key_of = |key: &MessageKey| (append.channel, key.user, key.client_message_id);
-        let duplicates: Vec<MessageKey> =
-            append.keys.iter().filter_map(|key| self.keys.get(&key_of(key)).copied()).collect();
-        if !duplicates.is_empty() {
-            return Err(AppendError::Duplicates(duplicates));
-        }
-        for key in &append.keys {
-            let twice = self.keys.insert(key_of(key), *key).is_some();
-            assert!(!twice, "an append names each key once");
-        }
-        Ok(self.place(append.channel, Batch::clone(&append.batch)))
-    }
-
-    /// Appends with a fault on the way.
-    ///
-    /// # Errors
-    /// What the fault makes of it.
-    ///
-    /// # Panics
-    /// When it should fork a log in which no junk is possible.
-    pub fn append_with(&mut self, append: &Append, fault: Fault) -> Result<Cursor, AppendError> {
-        match fault {
-            Fault::UnknownCommitted => {
-                // What would not have been committed is not, and nobody says so either.
-                let _ = self.append(append);
-                Err(AppendError::Unknown)
-            }
-            Fault::UnknownLost => Err(AppendError::Unknown),
-            Fault::Refused(refusal) => Err(AppendError::Refused(refusal)),
-            Fault::Beaten { by } => {
-                self.place(append.channel, Batch::clone(&by));
-                self.append(append)
-            }
-            Fault::Forked { by } => {
-                assert!(self.caps.junk_possible, "this log has no junk");
-                self.place(append.channel, Batch::clone(&by));
-                Ok(self.place(append.channel, Batch::clone(&append.batch)))
-            }
-        }
-    }
-
-    /// Puts a batch at the end of a channel's log, whatever it is.
-    pub fn place(&mut self, channel: ChannelId, batch: Batch) -> Cursor {
-        let at = Cursor(self.placed.len() as u64 + 1);
-        let entries = self.channels.entry(channel).or_default();
-        let after = entries.last().map_or(Cursor(0), |entry| entry.at);
-        let entry = Entry { channel, at, after, batch };
-        entries.push(entry.clone());
-        self.placed.push(entry);
-        at
-    }
-
-    /// The entries of a channel.
-    #[must_use]
-    pub fn entries(&self, channel: ChannelId) -> &[Entry] {
-        self.channels.get(&channel).map_or(&[], Vec::as_slice)
-    }
-
-    /// Every entry that was ever placed, of all channels, in the order of commits: what a feed
-    /// carries. A cursor is the number of the entry in here, from 1.
-    #[must_use]
-    pub fn placed(&self) -> &[Entry] {
-        &self.placed
-    }
-
-    /// Makes an entry unreadable.
-    pub fn damage(&mut self, cursor: Cursor) {
-        self.damaged.insert(cursor);
-    }
-
-    /// Reads as [`Engine::read`] does.
-    ///
-    /// # Errors
-    /// When an entry that the answer needs is damaged.
-    pub fn read(
-        &self,
-        channel: ChannelId,
-        from: ReadFrom,
-        bytes_max: usize,
-    ) -> Result<Vec<Entry>, ReadError> {
-        let entries = self.entries(channel);
-        let mut found: Vec<Entry> = match from {
-            ReadFrom::After(cursor) => {
-                let begin = entries.partition_point(|entry| entry.at <= cursor);
-                fitting(entries[begin..].iter(), bytes_max)
-            }
-            // Not a binary search: junk repeats sequences.
-            ReadFrom::Holding(sequence) => fitting(
-                entries.iter().skip_while(|entry| entry.batch.last_sequence() < sequence),
-                bytes_max,
-            ),
-            ReadFrom::EndingWith(sequence) => {
-                let after_end = entries
-                    .iter()
-                    .rposition(|entry| entry.batch.first_sequence <= sequence)
-                    .map_or(0, |end| end + 1);
-                fitting(entries[..after_end].iter().rev(), bytes_max)
-            }
-            ReadFrom::Tail => fitting(entries.iter().rev(), bytes_max),
-        };
-        found.sort_by_key(|entry| entry.at);
-        match found.iter().find(|entry| self.damaged.contains(&entry.at)) {
-            Some(Entry { at: cursor, .. }) => {
-                Err(ReadError::Damaged { cursor: *cursor, source: BatchError::WrongChecksum })
-            }
-            None => Ok(found),
-        }
-    }
-
-    /// Drops old entries as [`Engine::trim`] does.
-    pub fn trim(&mut self, channel: ChannelId, sequence: Sequence) {
-        let Some(entries) = self.channels.get_mut(&channel) else { return };
-        let whole = entries.iter().take_while(|entry| entry.batch.last_sequence() < sequence);
-        let count = whole.count().min(entries.len() - 1);
-        entries.drain(..count);
-        let kept = entries[0].batch.first_sequence;
-        self.keys.retain(|(of, ..), key| *of != channel || key.sequence >= kept);
-    }
-
-    /// Reads a record as [`Engine::get`] does.
-    #[must_use]
-    pub fn get(&self, table: Table, key: &str) -> Option<Versioned> {
-        self.records.get(&(table, key.to_owned())).cloned()
-    }
-
-    /// Writes a record as [`Engine::put`] does.
-    ///
-    /// # Errors
-    /// `Conflict`, as there.
-    pub fn put(
-        &mut self,
-        table: Table,
-        key: &str,
-        value: Bytes,
-        expect: Expect,
-    ) -> Result<Revision, RecordError> {
-        let found = self.get(table, key).map(|record| record.revision);
-        let revision = match (expect, found) {
-            (Expect::Absent, None) => Revision(1),
-            (Expect::Revision(expected), Some(found)) if expected == found => Revision(found.0 + 1),
-            _ => return Err(RecordError::Conflict),
-        };
-        self.records.insert((table, key.to_owned()), Versioned { value, revision });
-        Ok(revision)
-    }
-
-    /// Lists records as [`Engine::scan`] does.
-    #[must_use]
-    pub fn scan(
-        &self,
-        table: Table,
-        prefix: &str,
-        after: Option<&str>,
-        count_max: usize,
-    ) -> Vec<(String, Versioned)> {
-        self.records
-            .range((table, prefix.to_owned())..)
-            .take_while(|((of, key), _)| *of == table && key.starts_with(prefix))
-            .filter(|((_, key), _)| after.is_none_or(|after| key.as_str() > after))
-            .take(count_max)
-            .map(|((_, key), record)| (key.clone(), record.clone()))
-            .collect()
-    }
-}
-
-/// As many entries as fit, and at least one if there is one.
-fn fitting<'a>(entries: impl Iterator<Item = &'a Entry>, bytes_max: usize) -> Vec<Entry> {
-    let mut bytes = 0;
-    entries
-        .enumerate()
-        .take_while(|(at, entry)| {
-            bytes += entry.batch.encoded_bytes();
-            *at == 0 || bytes <= bytes_max
-        })
-        .map(|(_, entry)| entry.clone())
-        .collect()
-}
+mod log;
 
 /// A node's engine over a log in memory, which other nodes may share.
 #[derive(Clone, Debug)]
@@ -347,17 +96,33 @@ impl MemoryEngine {
         unpoisoned(&self.shared)
     }
 
-    fn commit(&self, append: &Append) -> Result<Cursor, AppendError> {
+    /// Appends with the next fault of the script, and tells the other nodes.
+    fn commit<T>(
+        &self,
+        batches: &[Arc<Batch>],
+        append: impl FnOnce(&mut MemoryLog, Option<Fault>) -> T,
+    ) -> T {
         let fault = unpoisoned(&self.faults.script).appends.pop_front();
         self.shared().change(
-            |log| match fault {
-                Some(fault) => log.append_with(append, fault),
-                None => log.append(append),
-            },
+            |log| append(log, fault),
             |follower, entry| {
-                entry.batch.id != append.batch.id || !Arc::ptr_eq(&follower.node, &self.faults)
+                batches.iter().all(|batch| batch.id != entry.batch.id)
+                    || !Arc::ptr_eq(&follower.node, &self.faults)
             },
         )
+    }
+
+    /// Reads the log, unless the script has a failure for it.
+    async fn read_log<T>(
+        &self,
+        read: impl FnOnce(&MemoryLog) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        self.faults.read.pass().await;
+        let failure = unpoisoned(&self.faults.script).reads.pop_front();
+        match failure {
+            Some(failure) => Err(failure),
+            None => read(&self.shared().log),
+        }
     }
 
     /// Does what a record operation does, unless the script has a failure for it.
@@ -379,9 +144,9 @@ impl Shared {
         change: impl FnOnce(&mut MemoryLog) -> T,
         goes_to: impl Fn(&Follower, &Entry) -> bool,
     ) -> T {
-        let before = self.log.placed.len();
+        let before = self.log.placed().len();
         let result = change(&mut self.log);
-        for entry in &self.log.placed[before..] {
+        for entry in &self.log.placed()[before..] {
             for follower in &mut self.followers {
                 if goes_to(follower, entry) {
                     follower.send(Feed::Entry(entry.clone()));
@@ -437,7 +202,7 @@ pub enum Stage {
 }
 
 impl Faults {
-    /// The next append of this node that is not in the script yet has this fault.
+    /// The next append or chain of this node that is not in the script yet has this fault.
     pub fn next_append(&self, fault: Fault) {
         unpoisoned(&self.script).appends.push_back(fault);
     }
@@ -447,7 +212,7 @@ impl Faults {
         self.next_append(Fault::Refused(refusal));
     }
 
-    /// The next read of the log fails.
+    /// The next read of the log fails, and a mark is one.
     pub fn fail_next_read(&self, error: ReadError) {
         unpoisoned(&self.script).reads.push_back(error);
     }
@@ -534,14 +299,43 @@ impl Engine for MemoryEngine {
     ) -> impl Future<Output = Result<Cursor, AppendError>> + Send + 'static {
         let node = self.clone();
         async move {
-            if append.batch.encoded_bytes() > limits::ENTRY_BYTES_MAX {
+            if append.bytes() > limits::ENTRY_BYTES_MAX {
                 return Err(AppendError::Refused(Refusal::TooLarge));
             }
             node.faults.commit.pass().await;
-            let result = node.commit(&append);
+            let batches = std::slice::from_ref(&append.batch);
+            let result = node.commit(batches, |log, fault| match fault {
+                Some(fault) => log.append_with(&append, fault),
+                None => log.append(&append),
+            });
             node.faults.answer.pass().await;
             result
         }
+    }
+
+    fn append_chain(
+        &self,
+        chain: Chain,
+    ) -> impl Future<Output = Result<Vec<Cursor>, AppendError>> + Send + 'static {
+        chain.check();
+        let node = self.clone();
+        async move {
+            if chain.bytes() > limits::CHAIN_BYTES_MAX {
+                return Err(AppendError::Refused(Refusal::TooLarge));
+            }
+            node.faults.commit.pass().await;
+            let result = node.commit(&chain.batches, |log, fault| match fault {
+                Some(fault) => log.append_chain_with(&chain, fault),
+                None => log.append_chain(&chain),
+            });
+            node.faults.answer.pass().await;
+            result
+        }
+    }
+
+    fn mark(&self) -> impl Future<Output = Result<Mark, ReadError>> + Send + 'static {
+        let node = self.clone();
+        async move { node.read_log(|log| Ok(log.mark())).await }
     }
 
     fn read(
@@ -551,14 +345,7 @@ impl Engine for MemoryEngine {
         bytes_max: usize,
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static {
         let node = self.clone();
-        async move {
-            node.faults.read.pass().await;
-            let failure = unpoisoned(&node.faults.script).reads.pop_front();
-            match failure {
-                Some(failure) => Err(failure),
-                None => node.shared().log.read(channel, from, bytes_max),
-            }
-        }
+        async move { node.read_log(|log| log.read(channel, from, bytes_max)).await }
     }
 
     fn trim(
@@ -600,6 +387,16 @@ impl Engine for MemoryEngine {
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
         let (node, key) = (self.clone(), key.to_owned());
         async move { node.records(|log| log.put(table, &key, value, expect)) }
+    }
+
+    fn remove(
+        &self,
+        table: Table,
+        key: &str,
+        revision: Revision,
+    ) -> impl Future<Output = Result<(), RecordError>> + Send + 'static {
+        let (node, key) = (self.clone(), key.to_owned());
+        async move { node.records(|log| log.remove(table, &key, revision)) }
     }
 
     fn scan(

@@ -7,6 +7,8 @@
 //! What every engine promises:
 //! - `append` answers `Ok` only when the batch is durable and visible to `read`. Per channel it is
 //!   linearizable, and the cursor it expects is compared and set in one step.
+//! - An append, or a chain of them, is one step with its keys and with the records that are derived
+//!   from it: after any answer, error or crash either all of it is there or nothing is.
 //! - An outcome that the engine cannot tell is [`AppendError::Unknown`], never a guess.
 //! - A read never blocks an append.
 //! - Bytes that do not check are an error, never an answer.
@@ -36,6 +38,21 @@ pub trait Engine: Send + Sync + 'static {
         &self,
         append: Append,
     ) -> impl Future<Output = Result<Cursor, AppendError>> + Send + 'static;
+
+    /// Appends several batches of one channel, all or none, and answers the cursor of each. Otherwise
+    /// as [`append`](Self::append), with the same errors: those of the place are about the first batch,
+    /// since the others follow it by themselves.
+    ///
+    /// # Panics
+    /// When the chain is not one, see [`Chain`].
+    fn append_chain(
+        &self,
+        chain: Chain,
+    ) -> impl Future<Output = Result<Vec<Cursor>, AppendError>> + Send + 'static;
+
+    /// A cut through all channels at this moment: it holds every entry whose append was answered
+    /// before the call, and none that is committed after the answer.
+    fn mark(&self) -> impl Future<Output = Result<Mark, ReadError>> + Send + 'static;
 
     /// Reads entries of a channel, oldest first: as many whole entries as fit `bytes_max`, in the
     /// bytes of [`Batch::encode`], and at least one if there is one.
@@ -74,6 +91,15 @@ pub trait Engine: Send + Sync + 'static {
         expect: Expect,
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static;
 
+    /// Removes one record if it is at this revision, and is a [`Conflict`](RecordError::Conflict) if it
+    /// is at another or absent. If the key is written again, its revision goes on above this one.
+    fn remove(
+        &self,
+        table: Table,
+        key: &str,
+        revision: Revision,
+    ) -> impl Future<Output = Result<(), RecordError>> + Send + 'static;
+
     /// Lists up to `count_max` records whose key begins with `prefix`, by key, after the key `after`.
     fn scan(
         &self,
@@ -99,6 +125,84 @@ pub struct Append {
     /// The keys of the batch's records that have one, each at most once. If any of them is taken in
     /// this channel, nothing is appended.
     pub keys: Vec<MessageKey>,
+    /// The records that follow from the batch.
+    pub derived: Vec<Derived>,
+}
+
+impl Append {
+    /// What the append takes of a transaction: the batch, its keys, and what is derived from it.
+    /// Beyond [`ENTRY_BYTES_MAX`](crate::limits::ENTRY_BYTES_MAX) it is refused as too large.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.batch.encoded_bytes() + bytes_beside(&self.keys, &self.derived)
+    }
+}
+
+/// Several batches of one channel, which are appended all or not at all.
+///
+/// There is at least one; each extends the one before it; and the keys are in the order of their
+/// sequences, which lie within the batches. Whoever builds another one has a bug.
+#[derive(Clone, Debug)]
+pub struct Chain {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The entry that must be the channel's last for the append to happen.
+    pub after: Cursor,
+    /// The batches, oldest first.
+    pub batches: Vec<Arc<Batch>>,
+    /// The keys of all the batches' records that have one, each at most once in the chain. If any of
+    /// them is taken in this channel, nothing is appended.
+    pub keys: Vec<MessageKey>,
+    /// The records that follow from the batches.
+    pub derived: Vec<Derived>,
+}
+
+impl Chain {
+    /// What the chain takes of a transaction: the batches, their keys, and what is derived from them.
+    /// Beyond [`CHAIN_BYTES_MAX`](crate::limits::CHAIN_BYTES_MAX) it is refused as too large.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let batches: usize = self.batches.iter().map(|batch| batch.encoded_bytes()).sum();
+        batches + bytes_beside(&self.keys, &self.derived)
+    }
+
+    /// Panics if the chain is not one. On the caller's thread, so that a bug ends who has it and not
+    /// the one that writes for all.
+    fn check(&self) {
+        let (first, last) =
+            self.batches.first().zip(self.batches.last()).expect("a chain has a batch");
+        for pair in self.batches.windows(2) {
+            assert!(
+                pair[1].extends(&pair[0].head(self.after)),
+                "a batch of a chain extends the last"
+            );
+        }
+        let sequences = self.keys.iter().map(|key| key.sequence);
+        assert!(sequences.is_sorted(), "the keys of a chain are in the order of their sequences");
+        let mut ends = self.keys.first().into_iter().chain(self.keys.last());
+        let range = first.first_sequence..=last.last_sequence();
+        assert!(ends.all(|key| range.contains(&key.sequence)), "a chain has only keys of its own");
+    }
+}
+
+/// A record that follows from what is appended: written in the same step, whatever was there before,
+/// and only if the append itself passes. Its revision is raised by it. Of several with one key the last
+/// one counts.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Derived {
+    /// The kind of record.
+    pub table: Table,
+    /// Its key.
+    pub key: String,
+    /// What it says from now on. `None`: it is removed, if it is there.
+    pub value: Option<Bytes>,
+}
+
+fn bytes_beside(keys: &[MessageKey], derived: &[Derived]) -> usize {
+    let of_record = |record: &Derived| {
+        size_of::<Derived>() + record.key.len() + record.value.as_ref().map_or(0, Bytes::len)
+    };
+    size_of_val(keys) + derived.iter().map(of_record).sum::<usize>()
 }
 
 /// The durable unique key of one publish, and what it stands for.
@@ -140,9 +244,24 @@ pub enum Refusal {
     /// The disk is full, read-only or failing.
     #[error("the storage takes no writes")]
     StorageUnavailable,
-    /// The batch is larger than the engine takes.
+    /// The batch or chain is larger than the engine takes.
     #[error("the batch is too large")]
     TooLarge,
+}
+
+/// A cut through all channels: which entries were committed when it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mark(
+    /// The last entry of all. Every engine gives out its cursors in ascending order over all channels.
+    Cursor,
+);
+
+impl Mark {
+    /// Whether the entry at this cursor was committed when the cut was made.
+    #[must_use]
+    pub fn holds(&self, entry_at: Cursor) -> bool {
+        entry_at <= self.0
+    }
 }
 
 /// Where a read begins.
@@ -188,7 +307,8 @@ pub enum Feed {
     Reset,
 }
 
-/// A kind of record. Each key is one record, with compare-and-set; there is no transaction over two.
+/// A kind of record. Each key is one record, with compare-and-set; only what is derived from an append
+/// is written together with something else.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Table {
     /// Counters that give out numbers.
@@ -197,6 +317,22 @@ pub enum Table {
     Channels,
     /// Token subject → user.
     Users,
+    /// Name of a public channel → what a page of channels shows of it.
+    PublicChannels,
+    /// Channel and user → the user's role there.
+    Members,
+    /// User and channel: the channels that a user is a member of.
+    Memberships,
+    /// Channels whose data is being removed.
+    Deletions,
+    /// Webhooks.
+    Webhooks,
+    /// User name and number, to find users by their name.
+    UserNames,
+    /// What was imported into a channel, by time.
+    Imports,
+    /// Messages that were imported out of their order.
+    ImportKeys,
 }
 
 impl Table {
@@ -207,11 +343,19 @@ impl Table {
             Self::Counters => "counters",
             Self::Channels => "channels",
             Self::Users => "users",
+            Self::PublicChannels => "public_channels",
+            Self::Members => "members",
+            Self::Memberships => "memberships",
+            Self::Deletions => "deletions",
+            Self::Webhooks => "webhooks",
+            Self::UserNames => "user_names",
+            Self::Imports => "imports",
+            Self::ImportKeys => "import_keys",
         }
     }
 }
 
-/// A record's version, ascending with every write to its key.
+/// A record's version, ascending with every write to its key, also if it was removed in between.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Revision(pub u64);
 

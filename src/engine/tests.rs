@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
+use self::chains::*;
 use super::{
     memory::MemoryEngine,
     sqlite::{self, SqliteOptions},
@@ -16,19 +17,21 @@ use crate::log::{
     place::{BatchId, Epoch, Head},
 };
 
+mod chains;
+
 pub(super) const LOBBY: ChannelId = ChannelId(7);
 pub(super) const ATTIC: ChannelId = ChannelId(8);
 pub(super) const ANN: UserId = UserId(1);
 
 /// The writing end of one channel: it builds the batch that comes next.
 #[derive(Clone, Debug)]
-pub(super) struct Chain {
+pub(super) struct Appender {
     pub(super) channel: ChannelId,
     pub(super) head: Head,
     batches: u128,
 }
 
-impl Chain {
+impl Appender {
     pub(super) fn new(channel: ChannelId) -> Self {
         Self { channel, head: Head::empty(Epoch(1)), batches: 0 }
     }
@@ -58,7 +61,13 @@ impl Chain {
                 digest: u64::MAX - id,
             })
             .collect();
-        Append { channel: self.channel, after: self.head.cursor, batch: Arc::new(batch), keys }
+        Append {
+            channel: self.channel,
+            after: self.head.cursor,
+            batch: Arc::new(batch),
+            keys,
+            derived: Vec::new(),
+        }
     }
 
     /// The next batch, of `count` messages with numbers of their own.
@@ -92,7 +101,7 @@ async fn firsts(engine: &impl Engine, from: ReadFrom, bytes_max: usize) -> Vec<u
 const ALL: usize = usize::MAX;
 
 async fn what_is_appended_is_read_back<E: Engine>(engine: &E) {
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     let first = chain.next(3);
     let at = engine.append(first.clone()).await.unwrap();
     chain.extend(&first, at);
@@ -110,7 +119,7 @@ async fn what_is_appended_is_read_back<E: Engine>(engine: &E) {
 }
 
 async fn an_append_after_another_place_than_the_end_is_moved<E: Engine>(engine: &E) {
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     let early = chain.next(1);
     chain.append(engine, 2).await;
     assert_eq!(engine.append(early.clone()).await, Err(AppendError::Moved));
@@ -130,7 +139,7 @@ async fn an_append_after_another_place_than_the_end_is_moved<E: Engine>(engine: 
 }
 
 async fn a_batch_that_leaves_a_hole_does_not_get_in<E: Engine>(engine: &E) {
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     chain.append(engine, 2).await;
     let cursor = chain.head.cursor;
     chain.head.sequence = Sequence(9);
@@ -140,7 +149,7 @@ async fn a_batch_that_leaves_a_hole_does_not_get_in<E: Engine>(engine: &E) {
 }
 
 async fn a_log_may_begin_at_any_sequence<E: Engine>(engine: &E) {
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     chain.head.sequence = Sequence(500);
     chain.append(engine, 2).await;
     chain.append(engine, 2).await;
@@ -148,7 +157,7 @@ async fn a_log_may_begin_at_any_sequence<E: Engine>(engine: &E) {
 }
 
 async fn taken_keys_are_all_named_and_nothing_is_appended<E: Engine>(engine: &E) {
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     // Ids and digests use all of their 64 bits.
     let first = chain.next_with(&[1, u64::MAX, 1 << 63], b"a");
     let cursor = engine.append(first.clone()).await.unwrap();
@@ -163,7 +172,7 @@ async fn taken_keys_are_all_named_and_nothing_is_appended<E: Engine>(engine: &E)
     let rest = chain.next_with(&[10, 11], b"b");
     let cursor = engine.append(rest.clone()).await.unwrap();
     chain.extend(&rest, cursor);
-    let elsewhere = Chain::new(ATTIC).next_with(&[1, 10], b"c");
+    let elsewhere = Appender::new(ATTIC).next_with(&[1, 10], b"c");
     engine.append(elsewhere).await.unwrap();
     let again = chain.next_with(&[11], b"other");
     assert_eq!(
@@ -174,15 +183,15 @@ async fn taken_keys_are_all_named_and_nothing_is_appended<E: Engine>(engine: &E)
 }
 
 async fn the_place_is_checked_before_the_keys<E: Engine>(engine: &E) {
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     let first = chain.next_with(&[1], b"a");
     engine.append(first.clone()).await.unwrap();
     assert_eq!(engine.append(first).await, Err(AppendError::Moved));
 }
 
 async fn a_read_begins_and_ends_where_it_should<E: Engine>(engine: &E) {
-    let mut chain = Chain::new(LOBBY);
-    let mut other = Chain::new(ATTIC);
+    let mut chain = Appender::new(LOBBY);
+    let mut other = Appender::new(ATTIC);
     let mut cursors = Vec::new();
     for _ in 0..5 {
         // Sequences 1-3, 4-6, 7-9, 10-12, 13-15.
@@ -215,7 +224,7 @@ async fn a_read_begins_and_ends_where_it_should<E: Engine>(engine: &E) {
 }
 
 async fn a_read_answers_whole_entries_that_fit_and_at_least_one<E: Engine>(engine: &E) {
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     for _ in 0..5 {
         chain.append(engine, 1).await;
     }
@@ -231,7 +240,7 @@ async fn a_read_answers_whole_entries_that_fit_and_at_least_one<E: Engine>(engin
 }
 
 async fn a_trim_drops_what_lies_wholly_below_and_never_the_last<E: Engine>(engine: &E) {
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     let mut first = chain.next_with(&[1, 2, 3], b"a");
     let cursor = engine.append(first.clone()).await.unwrap();
     chain.extend(&first, cursor);
@@ -314,7 +323,7 @@ async fn a_scan_is_in_order_and_goes_on_after_a_key<E: Engine>(engine: &E) {
 }
 
 async fn a_batch_that_is_too_large_is_refused<E: Engine>(engine: &E) {
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     let body = vec![0; crate::limits::ENTRY_BYTES_MAX];
     let large = chain.next_with(&[1], &body);
     assert_eq!(engine.append(large).await, Err(AppendError::Refused(Refusal::TooLarge)));
@@ -328,7 +337,7 @@ async fn many_channels_append_at_once_without_a_gap<E: Engine>(engine: &E) {
     const CHANNELS: u32 = 64;
     const APPENDS: u64 = 200;
     let writers = (0..CHANNELS).map(|channel| async move {
-        let mut chain = Chain::new(ChannelId(channel));
+        let mut chain = Appender::new(ChannelId(channel));
         for n in 0..APPENDS {
             chain.append(engine, n % 3 + 1).await;
         }
@@ -385,4 +394,17 @@ contract!(
     a_scan_is_in_order_and_goes_on_after_a_key,
     a_batch_that_is_too_large_is_refused,
     many_channels_append_at_once_without_a_gap,
+    a_chain_is_appended_batch_by_batch,
+    a_chain_after_another_place_than_the_end_is_moved_whole,
+    a_taken_key_keeps_the_whole_chain_out,
+    a_trim_frees_the_keys_of_the_batches_of_a_chain_that_it_drops,
+    what_is_derived_is_written_whatever_was_there,
+    an_append_that_does_not_pass_derives_nothing,
+    many_derived_records_are_one_step,
+    what_is_too_large_together_is_refused,
+    a_record_is_removed_only_at_its_revision,
+    a_record_that_comes_back_has_a_revision_of_its_own,
+    a_mark_holds_what_was_there,
+    a_mark_cuts_through_appends_that_go_on,
+    of_appends_and_chains_to_one_place_one_gets_in,
 );

@@ -163,7 +163,13 @@ impl Sequencer {
             timestamp_ms: now_ms.max(head.timestamp_ms),
             records: records.freeze(),
         };
-        let append = Append { channel, after: head.cursor, batch: Arc::new(batch), keys };
+        let append = Append {
+            channel,
+            after: head.cursor,
+            batch: Arc::new(batch),
+            keys,
+            derived: Vec::new(),
+        };
         self.in_flight = Some(InFlight { append: append.clone(), drafts });
         Some(append)
     }

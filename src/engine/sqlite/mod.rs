@@ -30,8 +30,8 @@ use self::{
     writer::{Work, Writer},
 };
 use super::{
-    Append, AppendError, Caps, Durability, Engine, Expect, Feed, ReadError, ReadFrom, RecordError,
-    Refusal, Revision, Table, Versioned,
+    Append, AppendError, Caps, Chain, Durability, Engine, Expect, Feed, Mark, ReadError, ReadFrom,
+    RecordError, Refusal, Revision, Table, Versioned,
 };
 use crate::{
     limits,
@@ -58,6 +58,8 @@ const LOCK_FILE: &str = "hubbub.lock";
 const PAGE_BYTES: u64 = 4096;
 
 type AppendReply = oneshot::Sender<Result<Cursor, AppendError>>;
+type ChainReply = oneshot::Sender<Result<Vec<Cursor>, AppendError>>;
+type MarkReply = oneshot::Sender<Result<Mark, ReadError>>;
 type ReadReply = oneshot::Sender<Result<Vec<Entry>, ReadError>>;
 type RecordReply<T> = oneshot::Sender<Result<T, RecordError>>;
 
@@ -240,10 +242,27 @@ impl SqliteEngine {
         Ok(())
     }
 
+    fn read_log(&self, query: Query) -> Result<(), ReadError> {
+        self.readers.try_send(query).map_err(|error| match error {
+            TrySendError::Full(_) => ReadError::Busy,
+            TrySendError::Disconnected(_) => ReadError::StorageUnavailable,
+        })
+    }
+
     fn query(&self, query: Query) -> Result<(), RecordError> {
         self.readers.try_send(query).map_err(|error| match error {
             TrySendError::Full(_) => RecordError::Busy,
             TrySendError::Disconnected(_) => RecordError::StorageUnavailable,
+        })
+    }
+
+    fn append_if(&self, fits: bool, work: Work) -> Result<(), Refusal> {
+        if !fits {
+            return Err(Refusal::TooLarge);
+        }
+        self.writer.try_send(work).map_err(|error| match error {
+            TrySendError::Full(_) => Refusal::Busy,
+            TrySendError::Disconnected(_) => Refusal::StorageUnavailable,
         })
     }
 
@@ -267,18 +286,26 @@ impl Engine for SqliteEngine {
         append: Append,
     ) -> impl Future<Output = Result<Cursor, AppendError>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
-        let sent = if append.batch.encoded_bytes() > limits::ENTRY_BYTES_MAX {
-            Err(Refusal::TooLarge)
-        } else {
-            self.writer.try_send(Work::Append(append, reply)).map_err(|error| match error {
-                TrySendError::Full(_) => Refusal::Busy,
-                TrySendError::Disconnected(_) => Refusal::StorageUnavailable,
-            })
-        };
+        let fits = append.bytes() <= limits::ENTRY_BYTES_MAX;
+        appended(self.append_if(fits, Work::Append(append, reply)), answer)
+    }
+
+    fn append_chain(
+        &self,
+        chain: Chain,
+    ) -> impl Future<Output = Result<Vec<Cursor>, AppendError>> + Send + 'static {
+        chain.check();
+        let (reply, answer) = oneshot::channel();
+        let fits = chain.bytes() <= limits::CHAIN_BYTES_MAX;
+        appended(self.append_if(fits, Work::Chain(chain, reply)), answer)
+    }
+
+    fn mark(&self) -> impl Future<Output = Result<Mark, ReadError>> + Send + 'static {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.read_log(Query::Mark { reply });
         async move {
-            sent.map_err(AppendError::Refused)?;
-            // No answer: the writer has ended in the middle, and only the log knows.
-            answer.await.unwrap_or(Err(AppendError::Unknown))
+            sent?;
+            answer.await.unwrap_or(Err(ReadError::StorageUnavailable))
         }
     }
 
@@ -289,11 +316,7 @@ impl Engine for SqliteEngine {
         bytes_max: usize,
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
-        let sent = self.readers.try_send(Query::Log { channel, from, bytes_max, reply });
-        let sent = sent.map_err(|error| match error {
-            TrySendError::Full(_) => ReadError::Busy,
-            TrySendError::Disconnected(_) => ReadError::StorageUnavailable,
-        });
+        let sent = self.read_log(Query::Log { channel, from, bytes_max, reply });
         async move {
             sent?;
             answer.await.unwrap_or(Err(ReadError::StorageUnavailable))
@@ -332,8 +355,21 @@ impl Engine for SqliteEngine {
         expect: Expect,
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
-        let put = Put { table, key: key.to_owned(), value, expect };
+        let put = Put { table, key: key.to_owned(), value: Some(value), expect };
         answered(self.write(Work::Put(put, reply)), answer)
+    }
+
+    fn remove(
+        &self,
+        table: Table,
+        key: &str,
+        revision: Revision,
+    ) -> impl Future<Output = Result<(), RecordError>> + Send + 'static {
+        let (reply, answer) = oneshot::channel();
+        let expect = Expect::Revision(revision);
+        let put = Put { table, key: key.to_owned(), value: None, expect };
+        let removed = answered(self.write(Work::Put(put, reply)), answer);
+        async move { removed.await.map(drop) }
     }
 
     fn scan(
@@ -351,6 +387,15 @@ impl Engine for SqliteEngine {
     fn caps(&self) -> Caps {
         Caps { durability: Durability::Fsynced, junk_possible: false }
     }
+}
+
+async fn appended<T>(
+    sent: Result<(), Refusal>,
+    answer: oneshot::Receiver<Result<T, AppendError>>,
+) -> Result<T, AppendError> {
+    sent.map_err(AppendError::Refused)?;
+    // No answer: the writer has ended in the middle, and only the log knows.
+    answer.await.unwrap_or(Err(AppendError::Unknown))
 }
 
 async fn answered<T>(

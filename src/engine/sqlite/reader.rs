@@ -13,9 +13,9 @@ use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, Row, params};
 use tokio::sync::oneshot;
 
-use super::{ReadReply, RecordReply, keep_plans, records, stats::Stats};
+use super::{MarkReply, ReadReply, RecordReply, keep_plans, records, stats::Stats};
 use crate::{
-    engine::{ReadError, ReadFrom, RecordError, Table, Versioned},
+    engine::{Mark, ReadError, ReadFrom, RecordError, Table, Versioned},
     limits,
     log::{
         batch::{Batch, BatchError, Entry},
@@ -27,6 +27,8 @@ use crate::{
 pub(super) enum Query {
     /// For entries of a channel.
     Log { channel: ChannelId, from: ReadFrom, bytes_max: usize, reply: ReadReply },
+    /// For a cut through all channels.
+    Mark { reply: MarkReply },
     /// For a record.
     Get { table: Table, key: String, reply: RecordReply<Option<Versioned>> },
     /// For a page of records.
@@ -78,6 +80,13 @@ impl Reader {
                         })
                     };
                     self.answer(reply, answer, ReadError::StorageUnavailable);
+                }
+                Ok(Query::Mark { reply }) => {
+                    self.answer(
+                        reply,
+                        |connection| mark(connection).map(Ok),
+                        ReadError::StorageUnavailable,
+                    );
                 }
                 Ok(Query::Get { table, key, reply }) => self.answer(
                     reply,
@@ -204,6 +213,14 @@ fn read(
         }
     }
     Ok(entries)
+}
+
+/// The one writer gives out the cursors of all channels in the order of its commits.
+fn mark(connection: &Connection) -> rusqlite::Result<Mark> {
+    let last: Option<i64> = connection
+        .prepare_cached("SELECT max(cursor) FROM batches")?
+        .query_row([], |row| row.get(0))?;
+    Ok(Mark(Cursor(last.unwrap_or(0).cast_unsigned())))
 }
 
 fn entry_of(channel: ChannelId, row: &Row<'_>) -> Result<Entry, Failure> {

@@ -7,7 +7,7 @@ use rusqlite::ffi;
 use tempfile::TempDir;
 
 use super::{super::tests::*, *};
-use crate::log::batch::BatchError;
+use crate::{engine::Derived, log::batch::BatchError};
 
 const ALL: usize = usize::MAX;
 
@@ -70,7 +70,7 @@ fn sync_failed() -> rusqlite::Error {
 #[tokio::test]
 async fn a_restart_finds_all_and_goes_on() {
     let (dir, engine) = started();
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     let first = chain.next_with(&[5], b"a");
     let cursor = engine.append(first.clone()).await.unwrap();
     chain.extend(&first, cursor);
@@ -93,7 +93,7 @@ async fn a_restart_finds_all_and_goes_on() {
 #[tokio::test]
 async fn what_is_acknowledged_is_in_the_files_at_that_moment() {
     let (dir, engine) = started();
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     for _ in 0..20 {
         chain.append(&engine, 2).await;
     }
@@ -134,7 +134,7 @@ async fn nobody_else_may_read_the_files() {
     let parent = tempfile::tempdir().unwrap();
     let dir = parent.path().join("data").join("hubbub");
     let engine = open(&dir, SqliteOptions::default()).unwrap();
-    Chain::new(LOBBY).append(&engine, 1).await;
+    Appender::new(LOBBY).append(&engine, 1).await;
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let files: Vec<_> = fs::read_dir(&dir).unwrap().map(|file| file.unwrap().path()).collect();
     assert_eq!(files.len(), 4, "{files:?}");
@@ -161,7 +161,7 @@ async fn what_waits_together_is_one_commit() {
     let (_dir, engine) = started();
     let resume = engine.pause();
     let appends: Vec<_> =
-        (0..100).map(|n| engine.append(Chain::new(ChannelId(n)).next(2))).collect();
+        (0..100).map(|n| engine.append(Appender::new(ChannelId(n)).next(2))).collect();
     let put = engine.put(Table::Counters, "user", Bytes::new(), Expect::Absent);
     drop(resume);
     let cursors: Vec<u64> = join_all(appends).await.into_iter().map(|at| at.unwrap().0).collect();
@@ -175,12 +175,12 @@ async fn what_waits_together_is_one_commit() {
 #[tokio::test]
 async fn an_append_that_fails_leaves_its_neighbours_in_peace() {
     let (_dir, engine) = started();
-    let mut lobby = Chain::new(LOBBY);
+    let mut lobby = Appender::new(LOBBY);
     let first = lobby.next_with(&[1], b"a");
     let cursor = engine.append(first.clone()).await.unwrap();
     lobby.extend(&first, cursor);
 
-    let mut attic = Chain::new(ATTIC);
+    let mut attic = Appender::new(ATTIC);
     let resume = engine.pause();
     let early = engine.append(attic.next_with(&[1], b"a"));
     let duplicate = engine.append(lobby.next_with(&[2, 1], b"a"));
@@ -202,19 +202,19 @@ async fn a_full_mailbox_is_busy_and_all_in_it_is_answered() {
     let resume = engine.pause();
     let count = u32::try_from(limits::WRITER_MAILBOX_MAX).unwrap();
     let appends: Vec<_> =
-        (0..count).map(|n| engine.append(Chain::new(ChannelId(n)).next(1))).collect();
-    let refused = engine.append(Chain::new(ChannelId(count)).next(1));
+        (0..count).map(|n| engine.append(Appender::new(ChannelId(n)).next(1))).collect();
+    let refused = engine.append(Appender::new(ChannelId(count)).next(1));
     assert_eq!(refused.await, Err(AppendError::Refused(Refusal::Busy)));
     assert_eq!(engine.trim(LOBBY, Sequence(1)).await, Err(RecordError::Busy));
     drop(resume);
     assert!(join_all(appends).await.iter().all(Result::is_ok));
-    Chain::new(ChannelId(count)).append(&engine, 1).await;
+    Appender::new(ChannelId(count)).append(&engine, 1).await;
 }
 
 #[tokio::test]
 async fn readers_neither_wait_for_a_commit_nor_see_it_early() {
     let (_dir, engine) = started();
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     chain.append(&engine, 1).await;
     let (resume, resumed) = sync_channel(8);
     let (committing, in_commit) = sync_channel(8);
@@ -235,13 +235,13 @@ async fn readers_neither_wait_for_a_commit_nor_see_it_early() {
 async fn a_full_disk_refuses_serves_reads_and_heals() {
     let (dir, engine) = started();
     let body = [0; 20_000];
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     chain.append(&engine, 1).await;
     engine.meddle(|writer| {
         let connection = writer.connection.as_ref().unwrap();
         connection.execute_batch("PRAGMA max_page_count = 40").unwrap();
     });
-    let mut attic = Chain::new(ATTIC);
+    let mut attic = Appender::new(ATTIC);
     let refused = loop {
         let append = chain.next_with(&[chain.head.sequence.0], &body);
         match engine.append(append.clone()).await {
@@ -281,7 +281,7 @@ async fn a_full_disk_refuses_serves_reads_and_heals() {
 #[tokio::test]
 async fn a_commit_that_fails_after_the_fact_is_unknown_and_found_in_the_log() {
     let (_dir, engine) = started();
-    let mut lobby = Chain::new(LOBBY);
+    let mut lobby = Appender::new(LOBBY);
     lobby.append(&engine, 1).await;
     engine.next_commit(|connection| {
         connection.execute_batch("COMMIT")?;
@@ -290,7 +290,7 @@ async fn a_commit_that_fails_after_the_fact_is_unknown_and_found_in_the_log() {
     let resume = engine.pause();
     let unknown = lobby.next(1);
     let append = engine.append(unknown.clone());
-    let beside = engine.append(Chain::new(ATTIC).next(1));
+    let beside = engine.append(Appender::new(ATTIC).next(1));
     drop(resume);
     assert_eq!(append.await, Err(AppendError::Unknown));
     assert_eq!(beside.await, Err(AppendError::Unknown), "the group shares its outcome");
@@ -305,7 +305,7 @@ async fn a_commit_that_fails_after_the_fact_is_unknown_and_found_in_the_log() {
 #[tokio::test]
 async fn a_commit_that_fails_is_unknown_forgotten_and_never_acknowledged() {
     let (dir, engine) = started();
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     chain.append(&engine, 1).await;
     engine.next_commit(|_| Err(sync_failed()));
     let lost = chain.next_with(&[1], b"a");
@@ -322,9 +322,45 @@ async fn a_commit_that_fails_is_unknown_forgotten_and_never_acknowledged() {
 }
 
 #[tokio::test]
+async fn of_a_chain_whose_commit_fails_nothing_is_left() {
+    let (dir, engine) = started();
+    let mut end = Appender::new(LOBBY);
+    end.append(&engine, 1).await;
+    let first = end.next_with(&[1, 2], b"a");
+    let mut second = end.clone();
+    second.head = first.batch.head(first.after);
+    let second = second.next_with(&[3], b"b");
+    let chain = Chain {
+        channel: LOBBY,
+        after: first.after,
+        batches: vec![first.batch, second.batch],
+        keys: [first.keys, second.keys].concat(),
+        derived: vec![Derived {
+            table: Table::Imports,
+            key: "a".to_owned(),
+            value: Some(Bytes::from_static(b"1")),
+        }],
+    };
+    engine.next_commit(|_| Err(sync_failed()));
+    assert_eq!(engine.append_chain(chain.clone()).await, Err(AppendError::Unknown));
+    assert_eq!(entries(&engine, LOBBY).await.len(), 1);
+    assert_eq!(engine.get(Table::Imports, "a").await, Ok(None));
+
+    let cursors = engine.append_chain(chain).await.unwrap();
+    assert_eq!(cursors, [Cursor(2), Cursor(3)]);
+    let stats = engine.stats();
+    assert_eq!((stats.commits.get(), stats.batches.get(), stats.messages.get()), (2, 3, 4));
+    drop(engine);
+    let engine = open_in(&dir);
+    assert_eq!(entries(&engine, LOBBY).await.len(), 3);
+    assert!(engine.mark().await.unwrap().holds(Cursor(3)));
+    assert_eq!(engine.get(Table::Imports, "a").await.unwrap().unwrap().value, "1");
+}
+
+#[tokio::test]
 async fn a_locked_database_refuses_until_it_is_free() {
     let (dir, engine) = started();
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     let shell = beside(&dir);
     shell.execute_batch("BEGIN IMMEDIATE").unwrap();
     let append = chain.next(1);
@@ -339,11 +375,11 @@ async fn a_locked_database_refuses_until_it_is_free() {
 #[tokio::test]
 async fn damage_is_detected_and_never_served() {
     let (dir, engine) = started();
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     for _ in 0..5 {
         chain.append(&engine, 2).await;
     }
-    let mut attic = Chain::new(ATTIC);
+    let mut attic = Appender::new(ATTIC);
     for _ in 0..5 {
         attic.append(&engine, 2).await;
     }
@@ -388,7 +424,7 @@ async fn damage_is_detected_and_never_served() {
 #[tokio::test]
 async fn a_large_trim_lets_others_pass() {
     let (_dir, engine) = started();
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     let count = u64::from(limits::TRIM_STEP_ENTRIES) * 2 + 10;
     for _ in 0..count {
         chain.append(&engine, 1).await;
@@ -404,7 +440,7 @@ async fn a_large_trim_lets_others_pass() {
         }
     };
     let append = {
-        let append = engine.append(Chain::new(ATTIC).next(1));
+        let append = engine.append(Appender::new(ATTIC).next(1));
         async move {
             append.await.unwrap();
             order.send("append").unwrap();
@@ -420,7 +456,7 @@ async fn a_large_trim_lets_others_pass() {
 #[tokio::test]
 async fn the_write_ahead_log_stays_bounded() {
     let (dir, engine) = started();
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     let body = [7; 60_000];
     for id in 0..500 {
         let append = chain.next_with(&[id], &body);
@@ -435,7 +471,7 @@ async fn the_write_ahead_log_stays_bounded() {
 #[tokio::test]
 async fn a_close_finishes_what_was_accepted_and_refuses_the_rest() {
     let (dir, engine) = started();
-    let mut chain = Chain::new(LOBBY);
+    let mut chain = Appender::new(LOBBY);
     let mut feed = engine.follow();
     assert!(feed.try_recv().is_err_and(|error| error == mpsc::error::TryRecvError::Empty));
     let resume = engine.pause();

@@ -1,23 +1,28 @@
 //! What happens within one transaction: batches are checked against their channel's end and the
 //! taken keys, and inserted; records are compared and set; old entries are dropped. Hot.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::records;
 use crate::{
-    engine::{Append, AppendError, Expect, MessageKey, RecordError, Revision, Table},
+    engine::{
+        Append, AppendError, Chain, Derived, Expect, MessageKey, RecordError, Revision, Table,
+    },
     limits,
-    log::place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
+    log::{
+        batch::Batch,
+        place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
+    },
 };
 
-/// A record to write.
+/// A record to write, or to remove if there is no value.
 pub(super) struct Put {
     pub(super) table: Table,
     pub(super) key: String,
-    pub(super) value: Bytes,
+    pub(super) value: Option<Bytes>,
     pub(super) expect: Expect,
 }
 
@@ -25,6 +30,17 @@ pub(super) struct Put {
 pub(super) struct Trim {
     pub(super) channel: ChannelId,
     pub(super) sequence: Sequence,
+}
+
+/// A run of batches to append, all or none.
+struct Run<'a> {
+    channel: ChannelId,
+    after: Cursor,
+    /// At least one, each extending the one before it.
+    batches: &'a [Arc<Batch>],
+    /// Those of all batches, in the order of their sequences.
+    keys: &'a [MessageKey],
+    derived: &'a [Derived],
 }
 
 /// Where a channel's log ends. Zeros when it has no entry.
@@ -38,6 +54,7 @@ pub(super) struct LastEntry {
 #[derive(Default)]
 pub(super) struct Outcome {
     pub(super) appends: Vec<Result<Cursor, AppendError>>,
+    pub(super) chains: Vec<Result<Vec<Cursor>, AppendError>>,
     pub(super) puts: Vec<Result<Revision, RecordError>>,
     pub(super) last_entries: HashMap<ChannelId, LastEntry>,
     /// How many entries a step of the first trim has dropped, if there was one.
@@ -64,17 +81,28 @@ impl<'a> Transaction<'a> {
     pub(super) fn write<'b>(
         mut self,
         appends: impl Iterator<Item = &'b Append>,
+        chains: impl Iterator<Item = &'b Chain>,
         puts: impl Iterator<Item = &'b Put>,
         trim: Option<&Trim>,
     ) -> rusqlite::Result<Outcome> {
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         for append in appends {
-            let result = self.append(append)?;
-            self.outcome.appends.push(result);
+            let Append { channel, after, batch, keys, derived } = append;
+            let (channel, after, batches) = (*channel, *after, std::slice::from_ref(batch));
+            let mut at = Cursor(0);
+            let run = Run { channel, after, batches, keys, derived };
+            let result = self.append(&run, |cursor| at = cursor)?;
+            self.outcome.appends.push(result.map(|()| at));
         }
-        for put in puts {
-            let result =
-                records::put(self.connection, put.table, &put.key, &put.value, put.expect)?;
+        for chain in chains {
+            let Chain { channel, after, batches, keys, derived } = chain;
+            let mut cursors = Vec::with_capacity(batches.len());
+            let run = Run { channel: *channel, after: *after, batches, keys, derived };
+            let result = self.append(&run, |cursor| cursors.push(cursor))?;
+            self.outcome.chains.push(result.map(|()| cursors));
+        }
+        for Put { table, key, value, expect } in puts {
+            let result = records::put(self.connection, *table, key, value.as_deref(), *expect)?;
             self.outcome.puts.push(result);
         }
         if let Some(trim) = trim {
@@ -83,37 +111,54 @@ impl<'a> Transaction<'a> {
         Ok(self.outcome)
     }
 
-    fn append(&mut self, append: &Append) -> rusqlite::Result<Result<Cursor, AppendError>> {
-        let Append { channel, after, batch, keys } = append;
-        let last = self.last_entry(*channel)?;
+    /// Appends a run, and tells the cursor of each of its batches.
+    fn append(
+        &mut self,
+        run: &Run<'_>,
+        mut appended: impl FnMut(Cursor),
+    ) -> rusqlite::Result<Result<(), AppendError>> {
+        let Run { channel, mut after, batches, mut keys, derived } = *run;
+        let first_sequence = batches[0].first_sequence;
+        let last = self.last_entry(channel)?;
         // The cursor is the fence. The sequence is checked too: after a restore from an older copy
         // the same cursors come back, and a caller that stands in the lost log must not get in.
-        let follows = batch.first_sequence == last.sequence.next() || last.cursor == Cursor(0);
-        if *after != last.cursor || !follows {
+        let follows = first_sequence == last.sequence.next() || last.cursor == Cursor(0);
+        if after != last.cursor || !follows {
             return Ok(Err(AppendError::Moved));
         }
-        let duplicates = self.put_keys(*channel, batch.first_sequence, keys)?;
+        let duplicates = self.put_keys(channel, first_sequence, keys)?;
         if !duplicates.is_empty() {
             return Ok(Err(AppendError::Duplicates(duplicates)));
         }
-        self.connection
-            .prepare_cached(
-                "INSERT INTO batches
-                 (channel, first_sequence, last_sequence, after_cursor, bytes, keys)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            )?
-            .execute(params![
+        // From here on nothing is refused: what fails ends the whole transaction.
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO batches
+             (channel, first_sequence, last_sequence, after_cursor, bytes, keys)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?;
+        for batch in batches {
+            let last_sequence = batch.last_sequence();
+            let (of_batch, of_later) =
+                keys.split_at(keys.partition_point(|key| key.sequence <= last_sequence));
+            keys = of_later;
+            insert.execute(params![
                 channel.0,
                 batch.first_sequence.0.cast_signed(),
-                batch.last_sequence().0.cast_signed(),
+                last_sequence.0.cast_signed(),
                 after.0.cast_signed(),
-                &batch.encode(*channel)[..],
-                pack(keys),
+                &batch.encode(channel)[..],
+                pack(of_batch),
             ])?;
-        let cursor = Cursor(self.connection.last_insert_rowid().cast_unsigned());
-        let last = LastEntry { cursor, sequence: batch.last_sequence() };
-        self.outcome.last_entries.insert(*channel, last);
-        Ok(Ok(cursor))
+            let cursor = Cursor(self.connection.last_insert_rowid().cast_unsigned());
+            let last = LastEntry { cursor, sequence: last_sequence };
+            self.outcome.last_entries.insert(channel, last);
+            appended(cursor);
+            after = cursor;
+        }
+        for Derived { table, key, value } in derived {
+            records::derive(self.connection, *table, key, value.as_deref())?;
+        }
+        Ok(Ok(()))
     }
 
     fn last_entry(&mut self, channel: ChannelId) -> rusqlite::Result<LastEntry> {

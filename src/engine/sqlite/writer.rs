@@ -14,18 +14,19 @@ use std::{
     time::Instant,
 };
 
+use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
 use super::{
-    AppendReply, RecordReply, Synchronous, connect_writer,
+    AppendReply, ChainReply, RecordReply, Synchronous, connect_writer,
     stats::Stats,
     transaction::{LastEntry, Outcome, Put, Transaction, Trim},
     wal::Wal,
 };
 use crate::{
-    engine::{Append, AppendError, RecordError, Refusal, Revision},
+    engine::{Append, AppendError, Chain, RecordError, Refusal, Revision},
     limits,
     log::place::ChannelId,
 };
@@ -33,6 +34,7 @@ use crate::{
 /// What the writer is asked.
 pub(super) enum Work {
     Append(Append, AppendReply),
+    Chain(Chain, ChainReply),
     Put(Put, RecordReply<Revision>),
     Trim(Trim, RecordReply<()>),
     /// To end. Everything sent before is done first.
@@ -72,7 +74,10 @@ pub(super) struct Writer {
 #[derive(Default)]
 struct Group {
     appends: Vec<(Append, AppendReply)>,
+    chains: Vec<(Chain, ChainReply)>,
     puts: Vec<(Put, RecordReply<Revision>)>,
+    /// Batches and records.
+    count: usize,
     bytes: usize,
 }
 
@@ -135,11 +140,18 @@ impl Writer {
         loop {
             match next {
                 Ok(Work::Append(append, reply)) => {
-                    group.bytes += append.batch.encoded_bytes();
+                    group.count += 1;
+                    group.bytes += append.bytes();
                     group.appends.push((append, reply));
                 }
+                Ok(Work::Chain(chain, reply)) => {
+                    group.count += chain.batches.len();
+                    group.bytes += chain.bytes();
+                    group.chains.push((chain, reply));
+                }
                 Ok(Work::Put(put, reply)) => {
-                    group.bytes += put.value.len();
+                    group.count += 1;
+                    group.bytes += put.value.as_ref().map_or(0, Bytes::len);
                     group.puts.push((put, reply));
                 }
                 Ok(Work::Trim(trim, reply)) if self.trims.len() < limits::TRIMS_MAX => {
@@ -151,7 +163,7 @@ impl Writer {
                 Ok(Work::Close) | Err(mpsc::TryRecvError::Disconnected) => return (group, true),
                 Err(mpsc::TryRecvError::Empty) => return (group, false),
             }
-            if group.appends.len() + group.puts.len() >= limits::TRANSACTION_BATCHES_MAX
+            if group.count >= limits::TRANSACTION_BATCHES_MAX
                 || group.bytes >= limits::TRANSACTION_BYTES_MAX
             {
                 return (group, false);
@@ -162,7 +174,7 @@ impl Writer {
 
     /// One transaction: all of the group and a step of a trim, and then the answers.
     fn write(&mut self, group: Group) {
-        if group.appends.is_empty() && group.puts.is_empty() && self.trims.is_empty() {
+        if group.count == 0 && self.trims.is_empty() {
             return;
         }
         let started = Instant::now();
@@ -177,6 +189,9 @@ impl Writer {
                 for ((_, reply), result) in group.appends.into_iter().zip(outcome.appends) {
                     answer(reply, result);
                 }
+                for ((_, reply), result) in group.chains.into_iter().zip(outcome.chains) {
+                    answer(reply, result);
+                }
                 for ((_, reply), result) in group.puts.into_iter().zip(outcome.puts) {
                     answer(reply, result);
                 }
@@ -188,7 +203,7 @@ impl Writer {
             Err(error) => {
                 tracing::error!(
                     error = &error as &dyn std::error::Error,
-                    appends = group.appends.len(),
+                    appends = group.appends.len() + group.chains.len(),
                     "the log takes no writes"
                 );
                 self.stats.commits_failed.add(1);
@@ -200,6 +215,9 @@ impl Writer {
                     CommitError::Unknown(_) => AppendError::Unknown,
                 };
                 for (_, reply) in group.appends {
+                    answer(reply, Err(failure.clone()));
+                }
+                for (_, reply) in group.chains {
                     answer(reply, Err(failure.clone()));
                 }
                 for (_, reply) in group.puts {
@@ -224,6 +242,7 @@ impl Writer {
         let outcome = Transaction::new(connection, &mut self.last_entries)
             .write(
                 group.appends.iter().map(|(append, _)| append),
+                group.chains.iter().map(|(chain, _)| chain),
                 group.puts.iter().map(|(put, _)| put),
                 self.trims.front().map(|(trim, _)| trim),
             )
@@ -270,12 +289,16 @@ impl Writer {
     fn count(&self, group: &Group, outcome: &Outcome, started: Instant) {
         self.stats.commits.add(1);
         self.stats.commit_time.record(started.elapsed());
-        for ((append, _), result) in group.appends.iter().zip(&outcome.appends) {
-            if result.is_ok() {
-                self.stats.batches.add(1);
-                self.stats.messages.add(append.batch.count.into());
-                self.stats.bytes.add(append.batch.encoded_bytes() as u64);
-            }
+        let appends = group.appends.iter().zip(&outcome.appends);
+        let appended =
+            appends.filter(|(_, result)| result.is_ok()).map(|((append, _), _)| &append.batch);
+        let chains = group.chains.iter().zip(&outcome.chains);
+        let chained =
+            chains.filter(|(_, result)| result.is_ok()).flat_map(|((chain, _), _)| &chain.batches);
+        for batch in appended.chain(chained) {
+            self.stats.batches.add(1);
+            self.stats.messages.add(batch.count.into());
+            self.stats.bytes.add(batch.encoded_bytes() as u64);
         }
     }
 
@@ -331,6 +354,9 @@ impl Writer {
         while let Ok(work) = self.mailbox.try_recv() {
             match work {
                 Work::Append(_, reply) => {
+                    answer(reply, Err(AppendError::Refused(Refusal::StorageUnavailable)));
+                }
+                Work::Chain(_, reply) => {
                     answer(reply, Err(AppendError::Refused(Refusal::StorageUnavailable)));
                 }
                 Work::Put(_, reply) => answer(reply, Err(RecordError::StorageUnavailable)),
