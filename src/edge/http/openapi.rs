@@ -9,6 +9,7 @@ use axum::{
     http::{HeaderName, StatusCode, header},
     routing::{MethodFilter, get, on},
 };
+use serde::Serialize;
 // Hidden, and the only way to the tags of a single operation: utoipa-axum takes it as well.
 use utoipa::__dev::Tags;
 use utoipa::{
@@ -172,6 +173,7 @@ impl Routes {
         let mut document = self.document;
         describe_tags(&mut document);
         bound_integers(&mut document);
+        keep_named_schemas(&mut document);
         let text = document.to_json().expect("a document is made of names and texts");
         let answer = move || async move { ([CONTENT_TYPE], text) };
         self.router.route(PATH, get(answer))
@@ -222,6 +224,27 @@ fn bound_integers(document: &mut OpenApi) {
     }
     let schemas = document.components.iter_mut().flat_map(|it| it.schemas.values_mut());
     schemas.for_each(bound_integers_of);
+}
+
+/// Each port has the schemas of its own addresses only.
+fn keep_named_schemas(document: &mut OpenApi) {
+    let Some(components) = &mut document.components else { return };
+    let mut named = BTreeSet::new();
+    let mut texts = vec![json_of(&document.paths)];
+    while let Some(text) = texts.pop() {
+        for (name, schema) in &components.schemas {
+            if text.contains(&format!("\"#/components/schemas/{name}\""))
+                && named.insert(name.clone())
+            {
+                texts.push(json_of(schema));
+            }
+        }
+    }
+    components.schemas.retain(|name, _| named.contains(name));
+}
+
+fn json_of(part: &impl Serialize) -> String {
+    serde_json::to_string(part).expect("a document is made of names and texts")
 }
 
 fn bound_integers_of(schema: &mut RefOr<Schema>) {
