@@ -23,6 +23,7 @@ use crate::{
 
 /// What an account is made of.
 #[derive(Deserialize, ToSchema)]
+#[schema(examples(json!({"username": "ada", "password": "correct horse battery"})))]
 pub struct NewAccount {
     /// 1 to 32 of `a`–`z`, `0`–`9`, `.`, `_` and `-`. Upper case is folded.
     #[schema(pattern = "^[A-Za-z0-9._-]{1,32}$")]

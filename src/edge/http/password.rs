@@ -18,7 +18,9 @@ use crate::{auth::ChangePasswordError, clock, wire::code::ErrorCode};
 
 /// The password as it is and as it is to be.
 #[derive(Deserialize, ToSchema)]
-#[schema(as = PasswordChange)]
+#[schema(as = PasswordChange, examples(json!({
+    "current_password": "correct horse battery", "new_password": "wrong donkey battery",
+})))]
 pub struct Change {
     /// As it is.
     #[schema(format = "password")]

@@ -25,6 +25,9 @@ use crate::{
 
 /// What is asked for. All optional, so that what is missing is answered in OAuth's words.
 #[derive(Deserialize, ToSchema)]
+#[schema(examples(json!({
+    "grant_type": "password", "username": "ada", "password": "correct horse battery",
+})))]
 pub struct Grant {
     /// What the other fields are.
     #[schema(value_type = GrantType, required = true, inline)]
