@@ -1,0 +1,245 @@
+//! What a record of the log says, and how such a record is written. Hot. Pure.
+
+use bytes::Bytes;
+use prost::{Message as _, encoding::decode_varint};
+
+use super::proto::{self, record::Content as Wire};
+use crate::log::{
+    place::UserId,
+    settings::{Posting, Quota, Role, Settings, Visibility},
+};
+
+/// What a record says, as far as the channel itself must know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// A message whose body has so many bytes.
+    Body {
+        /// The bytes.
+        bytes: usize,
+    },
+    /// What a user is from here on; `None`: no member.
+    Member(UserId, Option<Role>),
+    /// What the channel is from here on.
+    Settings(Settings),
+    /// The channel is no more.
+    Deletion,
+    /// Something that a later version has written, or nothing.
+    Unknown,
+}
+
+/// The field of a body, length-delimited: `hubbub.v1.Record.body`.
+const BODY_TAG: u8 = 3 << 3 | 2;
+
+/// Reads what a record says. For a message, no more of it than the few bytes before its body.
+#[must_use]
+pub fn content(record: &[u8]) -> Content {
+    if let Some(bytes) = body_bytes(record) {
+        return Content::Body { bytes };
+    }
+    let Ok(record) = proto::Record::decode(record) else { return Content::Unknown };
+    // What was imported tells what was so elsewhere: here it changes nothing.
+    let is_imported = record.written_at_ms != 0;
+    match record.content.filter(|content| !is_imported || matches!(content, Wire::Body(_))) {
+        Some(Wire::Body(body)) => Content::Body { bytes: body.len() },
+        Some(Wire::Membership(membership)) => {
+            Content::Member(UserId(membership.user_id), role_of(membership.role))
+        }
+        Some(Wire::Settings(settings)) => Content::Settings(settings_of(settings)),
+        Some(Wire::Deletion(_)) => Content::Deletion,
+        None => Content::Unknown,
+    }
+}
+
+/// The length of the body, if the record is written as ours are: user, then number, then body.
+fn body_bytes(record: &[u8]) -> Option<usize> {
+    let mut rest = record;
+    if let [tag, ..] = rest
+        && *tag == 1 << 3
+    {
+        rest = &rest[1..];
+        decode_varint(&mut rest).ok()?;
+    }
+    if let [tag, ..] = rest
+        && *tag == 2 << 3 | 1
+    {
+        rest = rest.get(9..)?;
+    }
+    let (&tag, mut rest) = rest.split_first()?;
+    if tag != BODY_TAG {
+        return None;
+    }
+    decode_varint(&mut rest).ok().and_then(|length| usize::try_from(length).ok())
+}
+
+/// The record of a membership that changed.
+#[must_use]
+pub fn membership(by: UserId, user: UserId, role: Option<Role>) -> Bytes {
+    record(by, Wire::Membership(proto::Membership { user_id: user.0, role: role_number(role) }))
+}
+
+/// The record of settings that changed.
+#[must_use]
+pub fn settings(by: UserId, settings: &Settings) -> Bytes {
+    record(by, Wire::Settings(settings_to_proto(settings)))
+}
+
+/// The last record of a channel.
+#[must_use]
+pub fn deletion(by: UserId) -> Bytes {
+    record(by, Wire::Deletion(proto::Deletion {}))
+}
+
+fn record(by: UserId, content: Wire) -> Bytes {
+    let record = proto::Record { user_id: by.0, content: Some(content), ..Default::default() };
+    record.encode_to_vec().into()
+}
+
+pub(super) fn role_number(role: Option<Role>) -> i32 {
+    match role {
+        None => proto::Role::Unspecified,
+        Some(Role::Member) => proto::Role::Member,
+        Some(Role::Moderator) => proto::Role::Moderator,
+        Some(Role::Owner) => proto::Role::Owner,
+    }
+    .into()
+}
+
+/// `None` for unspecified, and for what a later version may know.
+pub(super) fn role_of(number: i32) -> Option<Role> {
+    match proto::Role::try_from(number) {
+        Ok(proto::Role::Member) => Some(Role::Member),
+        Ok(proto::Role::Moderator) => Some(Role::Moderator),
+        Ok(proto::Role::Owner) => Some(Role::Owner),
+        Ok(proto::Role::Unspecified) | Err(_) => None,
+    }
+}
+
+pub(super) fn settings_to_proto(settings: &Settings) -> proto::Settings {
+    proto::Settings {
+        channel_name: settings.name.to_string(),
+        topic: settings.topic.clone(),
+        visibility: match settings.visibility {
+            Visibility::Public => proto::Visibility::Public,
+            Visibility::Private => proto::Visibility::Private,
+        }
+        .into(),
+        posting: match settings.posting {
+            Posting::Everyone => proto::Posting::Everyone,
+            Posting::Members => proto::Posting::Members,
+            Posting::Moderators => proto::Posting::Moderators,
+        }
+        .into(),
+        archived: settings.archived,
+        quota: quota_to_proto(settings.quota),
+    }
+}
+
+pub(super) fn quota_to_proto(quota: Quota) -> Option<proto::Quota> {
+    (!quota.is_none()).then(|| proto::Quota {
+        messages_max: quota.messages_max.map_or(0, Into::into),
+        bytes_max: quota.bytes_max.map_or(0, Into::into),
+    })
+}
+
+pub(super) fn quota_of(quota: Option<proto::Quota>) -> Quota {
+    let quota = quota.unwrap_or_default();
+    Quota {
+        messages_max: quota.messages_max.try_into().ok(),
+        bytes_max: quota.bytes_max.try_into().ok(),
+    }
+}
+
+/// `None` for unspecified, and for what a later version may know.
+pub(super) fn visibility_of(number: i32) -> Option<Visibility> {
+    match proto::Visibility::try_from(number) {
+        Ok(proto::Visibility::Public) => Some(Visibility::Public),
+        Ok(proto::Visibility::Private) => Some(Visibility::Private),
+        Ok(proto::Visibility::Unspecified) | Err(_) => None,
+    }
+}
+
+/// `None` for unspecified, and for what a later version may know.
+pub(super) fn posting_of(number: i32) -> Option<Posting> {
+    match proto::Posting::try_from(number) {
+        Ok(proto::Posting::Everyone) => Some(Posting::Everyone),
+        Ok(proto::Posting::Members) => Some(Posting::Members),
+        Ok(proto::Posting::Moderators) => Some(Posting::Moderators),
+        Ok(proto::Posting::Unspecified) | Err(_) => None,
+    }
+}
+
+/// What cannot be read is taken as the narrower: a channel is not opened by a mistake.
+fn settings_of(settings: proto::Settings) -> Settings {
+    Settings {
+        name: settings.channel_name.into(),
+        topic: settings.topic,
+        visibility: visibility_of(settings.visibility).unwrap_or(Visibility::Private),
+        posting: posting_of(settings.posting).unwrap_or(Posting::Moderators),
+        archived: settings.archived,
+        quota: quota_of(settings.quota),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{log::place::ClientMessageId, wire::encode};
+
+    proptest! {
+        #[test]
+        fn a_message_is_measured_without_being_read(
+            user in any::<u32>(), id in any::<u64>(), body in "\\PC{0,300}"
+        ) {
+            let id = (id != 0).then_some(ClientMessageId(id));
+            let bytes = body.len();
+            let record = encode::record(UserId(user), id, body);
+            prop_assert_eq!(content(&record), Content::Body { bytes });
+        }
+
+        #[test]
+        fn any_bytes_say_something_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let _ = content(&bytes);
+        }
+
+        #[test]
+        fn settings_are_read_as_they_were_written(
+            topic in "\\PC{0,40}",
+            is_private in any::<bool>(),
+            posting in 0..3_i32,
+            archived in any::<bool>(),
+            messages_max in any::<u64>(),
+            bytes_max in any::<u64>(),
+        ) {
+            let written = Settings {
+                name: "lobby".into(),
+                topic,
+                visibility: if is_private { Visibility::Private } else { Visibility::Public },
+                posting: posting_of(posting + 1).unwrap(),
+                archived,
+                quota: quota_of(Some(proto::Quota { messages_max, bytes_max })),
+            };
+            let read = content(&settings(UserId(7), &written));
+            prop_assert_eq!(read, Content::Settings(written));
+        }
+    }
+
+    #[test]
+    fn a_membership_is_read_as_it_was_written() {
+        for role in [None, Some(Role::Member), Some(Role::Moderator), Some(Role::Owner)] {
+            let read = content(&membership(UserId(1), UserId(2), role));
+            assert_eq!(read, Content::Member(UserId(2), role));
+        }
+        assert_eq!(content(&deletion(UserId(1))), Content::Deletion);
+    }
+
+    #[test]
+    fn an_imported_membership_changes_nothing() {
+        let mut record = proto::Record::decode(&*membership(UserId(1), UserId(2), None)).unwrap();
+        record.written_at_ms = 1;
+        assert_eq!(content(&record.encode_to_vec()), Content::Unknown);
+        record.content = Some(Wire::Body("hi".to_owned()));
+        assert_eq!(content(&record.encode_to_vec()), Content::Body { bytes: 2 });
+    }
+}
