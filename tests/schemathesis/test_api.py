@@ -39,7 +39,7 @@ LEFT_OUT = {
 # The limits by address and by name are low by default: every answer would be a 429 soon.
 CONFIGURATION = """
 [log_output]
-filter = "warn"
+filter = "error"
 
 [auth]
 cost = { memory = "64KiB", passes = 1, lanes = 1 }
