@@ -50,9 +50,15 @@ const WELCOME_TO_AUTH: &str = "This is the auth service of hubbub, a realtime ch
 /// What the document says first.
 const ABOUT: &str = "The public port of hubbub, a realtime chat server. Every refusal is a problem \
     (RFC 9457) with a code, which each operation lists. Messages as they are written come over the \
-    WebSocket at `/v1/ws`, which is no operation to be tried out here.\n\n\
-    To try the others out: make an account (`POST /v1/accounts`), get a token for it \
-    (`POST /v1/token` with `grant_type` `password`), and give its `access_token` to *Authorize*.";
+    WebSocket of a hub (`/v1/ws`), which cannot be tried out here.";
+
+/// How somebody who tries it out comes by a token.
+const ABOUT_LOGIN: &str = "To begin with: make an account (`POST /v1/accounts`), get a token for it \
+    (`POST /v1/token`), and give its `access_token` to *Authorize*.";
+
+/// The same where there are no accounts.
+const ABOUT_LOGIN_ELSEWHERE: &str =
+    "To begin with: give an `access_token` of the auth service to *Authorize*.";
 
 /// What the document says of tokens.
 const ABOUT_TOKEN: &str = "An access token, as `POST /v1/token` of the auth service issues it.";
@@ -90,24 +96,28 @@ impl AuthApi {
 /// them.
 pub fn public<E: Engine>(edge: Edge<E>) -> Router {
     let mut routes = checks("hubbub", &edge.health);
-    let welcome = if edge.auth.is_some() { WELCOME } else { WELCOME_TO_HUB };
+    let (welcome, login) = if edge.auth.is_some() {
+        (WELCOME, ABOUT_LOGIN)
+    } else {
+        (WELCOME_TO_HUB, ABOUT_LOGIN_ELSEWHERE)
+    };
     if let Some(api) = &edge.auth_api() {
         routes = routes.and(accounts_and_tokens(api));
     }
     let edge = Arc::new(edge);
     let routes = routes.with(__path_websocket, upgrade::upgrade::<E>, &edge, WEBSOCKET_REFUSALS);
-    public_pages(routes, welcome)
+    public_pages(routes, welcome, login)
 }
 
 /// Everything on the public port of an auth service that stands alone.
 pub fn auth(api: &AuthApi, health: &Health) -> Router {
     let routes = checks("hubbub auth", health).and(accounts_and_tokens(api));
-    public_pages(routes, WELCOME_TO_AUTH)
+    public_pages(routes, WELCOME_TO_AUTH, ABOUT_LOGIN)
 }
 
 /// What people find on a public port, beside the addresses of programs.
-fn public_pages(routes: Routes, welcome: &'static str) -> Router {
-    let routes = routes.described(ABOUT, ABOUT_TOKEN);
+fn public_pages(routes: Routes, welcome: &'static str, login: &str) -> Router {
+    let routes = routes.described(&format!("{ABOUT}\n\n{login}"), ABOUT_TOKEN);
     finish(routes.into_router().route("/", get(async move || welcome)).merge(explorer::router()))
 }
 
