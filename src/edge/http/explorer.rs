@@ -39,7 +39,7 @@ macro_rules! file {
 }
 
 /// What is served: address, content type, and the file as it is stored.
-const FILES: [(&str, &str, Stored); 8] = [
+const FILES: [(&str, &str, Stored); 9] = [
     (PATH, HTML, Stored::Plain(file!("index.html"))),
     ("/docs/", HTML, Stored::Plain(file!("index.html"))),
     ("/docs/explorer.css", STYLE, Stored::Plain(file!("explorer.css"))),
@@ -48,6 +48,7 @@ const FILES: [(&str, &str, Stored); 8] = [
     ("/docs/swagger-ui-bundle.js", SCRIPT, Stored::Gzip(file!("swagger-ui-bundle.js.gz"))),
     // The licences of what is handed out.
     ("/docs/LICENSE", TEXT, Stored::Plain(file!("LICENSE"))),
+    ("/docs/NOTICE", TEXT, Stored::Plain(file!("NOTICE"))),
     (
         "/docs/swagger-ui-bundle.js.LICENSE.txt",
         TEXT,

@@ -100,6 +100,17 @@ async fn swagger_ui_is_what_npm_serves() {
 }
 
 #[tokio::test]
+async fn the_licences_of_swagger_ui_come_with_it() {
+    let api = Api::start();
+    assert!(text(&api, "/docs/LICENSE").await.contains("Apache License"));
+    assert!(text(&api, "/docs/NOTICE").await.contains("SmartBear"));
+    let bundle = text(&api, BUNDLE.0).await;
+    let named = bundle.lines().next().unwrap().split(' ').find(|word| word.contains("LICENSE"));
+    let path = format!("/docs/{}", named.unwrap());
+    assert!(text(&api, &path).await.contains("MIT"), "{path}");
+}
+
+#[tokio::test]
 async fn what_a_browser_has_is_not_sent_again() {
     let api = Api::start();
     let gzip = ("accept-encoding", "gzip");
