@@ -44,6 +44,15 @@ pub struct ChannelInfo {
     pub access: Access,
 }
 
+/// A user as the directory knows one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Person {
+    /// The subject of the user's tokens.
+    pub subject: String,
+    /// The display name.
+    pub name: String,
+}
+
 /// Why the directory has no answer.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum DirectoryError {
@@ -286,6 +295,22 @@ impl<E: Engine> Directory<E> {
         Ok(Some(channel))
     }
 
+    /// The names of channels in order, up to `count_max` of those after the name `after`. Some may be
+    /// nobody's any more.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn channel_names(
+        &self,
+        after: Option<&str>,
+        count_max: usize,
+    ) -> Result<Vec<String>, DirectoryError> {
+        let prefix = name_key("");
+        let after = after.map(name_key);
+        let page = self.engine.scan(Table::Channels, &prefix, after.as_deref(), count_max).await?;
+        Ok(page.into_iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect())
+    }
+
     /// Makes a channel. `now_ms` (milliseconds since 1970) becomes its epoch, in seconds.
     ///
     /// # Errors
@@ -462,6 +487,16 @@ impl<E: Engine> Directory<E> {
         let owner = self.engine.get(Table::Users, &format!("subject:{subject}")).await?;
         let Some(owner) = owner else { return Ok(None) };
         Ok((parse::<NumberRecord>(&owner)?.id == id.0).then_some(subject))
+    }
+
+    /// Who a user is, in one read. Only for a number that is in a log: others may be nobody's.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn person(&self, id: UserId) -> Result<Option<Person>, DirectoryError> {
+        let found = self.engine.get(Table::Users, &format!("id:{}", id.0)).await?;
+        let record = found.as_ref().map(parse::<UserRecord>).transpose()?;
+        Ok(record.map(|UserRecord { subject, name }| Person { subject, name }))
     }
 
     /// Lists by name what an older version has only by number: public channels and users. Goes on where
