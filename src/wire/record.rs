@@ -94,7 +94,7 @@ fn record(by: UserId, content: Wire) -> Bytes {
     record.encode_to_vec().into()
 }
 
-pub(super) fn role_number(role: Option<Role>) -> i32 {
+pub(crate) fn role_number(role: Option<Role>) -> i32 {
     match role {
         None => proto::Role::Unspecified,
         Some(Role::Member) => proto::Role::Member,
@@ -105,7 +105,7 @@ pub(super) fn role_number(role: Option<Role>) -> i32 {
 }
 
 /// `None` for unspecified, and for what a later version may know.
-pub(super) fn role_of(number: i32) -> Option<Role> {
+pub(crate) fn role_of(number: i32) -> Option<Role> {
     match proto::Role::try_from(number) {
         Ok(proto::Role::Member) => Some(Role::Member),
         Ok(proto::Role::Moderator) => Some(Role::Moderator),
@@ -118,23 +118,31 @@ pub(super) fn settings_to_proto(settings: &Settings) -> proto::Settings {
     proto::Settings {
         channel_name: settings.name.to_string(),
         topic: settings.topic.clone(),
-        visibility: match settings.visibility {
-            Visibility::Public => proto::Visibility::Public,
-            Visibility::Private => proto::Visibility::Private,
-        }
-        .into(),
-        posting: match settings.posting {
-            Posting::Everyone => proto::Posting::Everyone,
-            Posting::Members => proto::Posting::Members,
-            Posting::Moderators => proto::Posting::Moderators,
-        }
-        .into(),
+        visibility: visibility_number(settings.visibility),
+        posting: posting_number(settings.posting),
         archived: settings.archived,
         quota: quota_to_proto(settings.quota),
     }
 }
 
-pub(super) fn quota_to_proto(quota: Quota) -> Option<proto::Quota> {
+pub(crate) fn visibility_number(visibility: Visibility) -> i32 {
+    match visibility {
+        Visibility::Public => proto::Visibility::Public,
+        Visibility::Private => proto::Visibility::Private,
+    }
+    .into()
+}
+
+pub(crate) fn posting_number(posting: Posting) -> i32 {
+    match posting {
+        Posting::Everyone => proto::Posting::Everyone,
+        Posting::Members => proto::Posting::Members,
+        Posting::Moderators => proto::Posting::Moderators,
+    }
+    .into()
+}
+
+pub(crate) fn quota_to_proto(quota: Quota) -> Option<proto::Quota> {
     (!quota.is_none()).then(|| proto::Quota {
         messages_max: quota.messages_max.map_or(0, Into::into),
         bytes_max: quota.bytes_max.map_or(0, Into::into),
@@ -169,7 +177,7 @@ pub(super) fn posting_of(number: i32) -> Option<Posting> {
 }
 
 /// What cannot be read is taken as the narrower: a channel is not opened by a mistake.
-fn settings_of(settings: proto::Settings) -> Settings {
+pub(crate) fn settings_of(settings: proto::Settings) -> Settings {
     Settings {
         name: settings.channel_name.into(),
         topic: settings.topic,
