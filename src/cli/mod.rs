@@ -52,7 +52,7 @@ enum Command {
     /// Make accounts, and administer them
     #[command(subcommand)]
     Account(account::AccountCommand),
-    /// Make channels
+    /// Make, find and change channels, and say who is in them
     #[command(subcommand)]
     Channel(channel::ChannelCommand),
     /// Read and write a channel in the terminal; /quit or Ctrl-D leaves
@@ -172,6 +172,16 @@ pub(crate) enum CliError {
     },
     #[error("the channel ends at {head}, before {since}")]
     SinceAhead { since: u64, head: u64 },
+    #[error("there is no user {0} here; who is to be found must have logged in once")]
+    NoUser(String),
+    #[error("{count} users have the name {name}: {numbers}; give the number of one of them")]
+    ManyUsers { count: usize, name: String, numbers: String },
+    #[error("{0} is no user's number; such a one looks like #7")]
+    UserNumber(String),
+    #[error("name what is to change, as --topic; `--help` lists all")]
+    NothingToChange,
+    #[error("nothing is removed without --yes, or your word on a terminal")]
+    NotConfirmed,
     #[error("interrupted")]
     Interrupted,
     #[error("there is no code {0}; `hubbub explain` lists all")]

@@ -166,7 +166,7 @@ impl Printer {
 
 /// An entry in one line, for people.
 fn row(message: &Message, names: &Names, style: Style) -> String {
-    let prefix = style.note(&format!("{} {}", rfc3339(message.time_ms()), message.sequence));
+    let prefix = style.note(&format!("{} {}", message.sequence, rfc3339(message.time_ms())));
     match &message.change {
         Some(change) => {
             let words = change_in_words(change, message.user, names);

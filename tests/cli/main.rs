@@ -18,6 +18,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 mod auth;
+mod channel;
 mod hub;
 
 /// How long anything may take. Far more than it does: who gets here has found a fault.
