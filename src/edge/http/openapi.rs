@@ -19,7 +19,10 @@ use utoipa::{
     },
 };
 
-use super::{accounts, admin, keys, me, password, problem, token};
+use super::{
+    accounts, admin, channels, keys, me, members, messages, password, problem, token, users,
+    webhooks,
+};
 use crate::{auth::revocation, wire::code::ErrorCode};
 
 /// Where the document is.
@@ -37,9 +40,28 @@ pub const BEARER: &str = "bearer";
     admin::bans::BanList,
     admin::invites::Invite,
     admin::invites::Invited,
+    channels::Channel,
+    channels::ChannelList,
+    channels::NewChannel,
+    channels::NewSettings,
+    channels::QuotaBody,
+    channels::Used,
+    crate::log::settings::Posting,
+    crate::log::settings::Role,
+    crate::log::settings::Visibility,
     keys::Jwk,
     keys::Jwks,
     me::Me,
+    members::Member,
+    members::MemberList,
+    members::NewRole,
+    members::Standing,
+    messages::Entry,
+    messages::MemberChange,
+    messages::NewMessage,
+    messages::Page,
+    messages::Posted,
+    messages::SettingsChange,
     password::Change,
     problem::Body,
     revocation::Page,
@@ -48,6 +70,12 @@ pub const BEARER: &str = "bearer";
     token::Grant,
     token::Granted,
     token::Unwanted,
+    users::User,
+    users::UserList,
+    webhooks::NewWebhook,
+    webhooks::Webhook,
+    webhooks::WebhookList,
+    webhooks::WebhookMade,
 )))]
 struct Schemas;
 
@@ -113,8 +141,8 @@ impl Routes {
     #[must_use]
     pub fn refusing(mut self, refusals: &[ErrorCode]) -> Self {
         for item in self.document.paths.paths.values_mut() {
-            let PathItem { get, put, post, delete, .. } = item;
-            for operation in [get, put, post, delete].into_iter().flatten() {
+            let PathItem { get, put, post, delete, patch, .. } = item;
+            for operation in [get, put, post, delete, patch].into_iter().flatten() {
                 describe_refusals(operation, refusals);
             }
         }
