@@ -11,7 +11,7 @@
 //!   and with it the replies to commands: do not wait for a publish in the task that reads.
 //!
 //! The parts: `session` (what survives a reconnect; pure), `driver` (the task), `socket` (one
-//! connection), `codec` (bytes; pure), `channels` (channels and members), `backoff` (pure), `http` (accounts and tokens).
+//! connection), `codec` (bytes; pure), `channels` (channels and members), `backoff` (pure), `api` (HTTP), `http` (accounts and tokens).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,6 +30,7 @@ use tokio::{
     time::Instant,
 };
 
+mod api;
 mod backoff;
 mod channels;
 mod codec;
@@ -42,6 +43,7 @@ mod socket;
 mod tls;
 
 pub use self::{
+    api::{Api, ApiError},
     channels::{List, NewChannel},
     codec::{Change, HistoryFrom, HistoryPage, Message, Published},
     driver::State,
