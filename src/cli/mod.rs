@@ -1,6 +1,6 @@
 //! The commands: what they take, and what they can fail of.
 
-use std::{future::Future, io, path::PathBuf};
+use std::{error::Error, future::Future, io, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use hubbub::{
@@ -27,6 +27,7 @@ mod program;
 mod saved;
 mod send;
 pub(crate) mod serve;
+mod smoke;
 mod tail;
 pub(crate) mod terminal;
 
@@ -61,6 +62,8 @@ enum Command {
     Send(send::SendArgs),
     /// Follow a channel until Ctrl-C
     Tail(tail::TailArgs),
+    /// Try a running server from end to end, as after a deployment, and leave nothing behind
+    Smoke(smoke::SmokeArgs),
     /// Say what an error code or close code means
     Explain(explain::ExplainArgs),
 }
@@ -83,6 +86,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Chat(args) => block_on(chat::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Tail(args) => block_on(tail::run(args)),
+        Command::Smoke(args) => block_on(smoke::run(args)),
         Command::Explain(args) => explain::run(&args),
     }
 }
@@ -96,6 +100,23 @@ fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), C
     // A name lookup may still hang in its own thread; nobody wants it any more.
     runtime.shutdown_background();
     result
+}
+
+/// An error and its causes, in one line.
+pub(crate) fn sentence(error: &dyn Error) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let clause = error.to_string();
+        // A transparent error repeats the words of its cause.
+        if !sentence.ends_with(&clause) {
+            sentence.push_str(": ");
+            sentence.push_str(&clause);
+        }
+        cause = error.source();
+    }
+    // Some of it may be the server's words.
+    terminal::escape(&sentence).into_owned()
 }
 
 /// Why a command failed.
@@ -182,6 +203,8 @@ pub(crate) enum CliError {
     NothingToChange,
     #[error("nothing is removed without --yes, or your word on a terminal")]
     NotConfirmed,
+    #[error("{server} is not well: {step} failed")]
+    Smoke { server: String, step: &'static str },
     #[error("interrupted")]
     Interrupted,
     #[error("there is no code {0}; `hubbub explain` lists all")]
