@@ -177,6 +177,12 @@ pub const CALLS_MAX: usize = 8_192;
 /// How long the edge waits for the answer to a call. Beyond it: 503, and a retry tells what became of
 /// it.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of records in a page of history over HTTP. Beyond it: the page ends, with at least one record.
+pub const HISTORY_PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of an `Idempotency-Key`. Beyond it: `bad_request`.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
+/// Webhooks of one channel. Beyond it: `too_many`.
+pub const WEBHOOKS_PER_CHANNEL_MAX: usize = 32;
 /// How long a name is kept for a channel that is about to have it. Beyond it: it is free.
 pub const NAME_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of a channel's topic.

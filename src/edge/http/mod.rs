@@ -18,16 +18,23 @@ pub mod accounts;
 pub mod admin;
 pub mod bearer;
 pub mod body;
+pub mod channels;
+pub mod chat;
 pub mod explorer;
 pub mod health;
 pub mod keys;
 pub mod me;
+pub mod members;
+pub mod messages;
 pub mod openapi;
 pub mod password;
 pub mod problem;
 pub mod revocations;
 pub mod token;
+pub mod users;
+pub mod webhooks;
 
+use chat::ChatApi;
 use health::Health;
 use openapi::Routes;
 use problem::Problem;
@@ -35,12 +42,12 @@ use problem::Problem;
 /// What `/` answers until the page exists.
 const WELCOME: &str = "This is hubbub, a realtime chat server.\n\
     WebSocket: /v1/ws    Accounts: POST /v1/accounts    Tokens: POST /v1/token\n\
-    The HTTP API, to be tried out in a browser: /docs\n";
+    Channels: /v1/channels    The HTTP API, to be tried out in a browser: /docs\n";
 
 /// The same where there are no accounts.
 const WELCOME_TO_HUB: &str = "This is a hub of hubbub, a realtime chat server.\n\
     WebSocket: /v1/ws    Accounts and tokens: at its auth service, which is another address\n\
-    The HTTP API, to be tried out in a browser: /docs\n";
+    Channels: /v1/channels    The HTTP API, to be tried out in a browser: /docs\n";
 
 /// The same where there is no hub.
 const WELCOME_TO_AUTH: &str = "This is the auth service of hubbub, a realtime chat server.\n\
@@ -104,8 +111,14 @@ pub fn public<E: Engine>(edge: Edge<E>) -> Router {
     if let Some(api) = &edge.auth_api() {
         routes = routes.and(accounts_and_tokens(api));
     }
+    let chat = ChatApi::new(&edge.desk, &edge.login, &edge.limits);
     let edge = Arc::new(edge);
-    let routes = routes.with(__path_websocket, upgrade::upgrade::<E>, &edge, WEBSOCKET_REFUSALS);
+    let routes = routes.and(chat.routes()).with(
+        __path_websocket,
+        upgrade::upgrade::<E>,
+        &edge,
+        WEBSOCKET_REFUSALS,
+    );
     public_pages(routes, welcome, login)
 }
 

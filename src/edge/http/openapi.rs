@@ -25,7 +25,10 @@ use utoipa::{
     },
 };
 
-use super::{accounts, admin, keys, me, password, problem, token};
+use super::{
+    accounts, admin, channels, keys, me, members, messages, password, problem, token, users,
+    webhooks,
+};
 use crate::{auth::revocation, wire::code::ErrorCode};
 
 /// Where the document is.
@@ -52,9 +55,28 @@ const TAGS: &[(&str, &str)] = &[
     admin::bans::BanList,
     admin::invites::Invite,
     admin::invites::Invited,
+    channels::Channel,
+    channels::ChannelList,
+    channels::NewChannel,
+    channels::NewSettings,
+    channels::QuotaBody,
+    channels::Used,
+    crate::log::settings::Posting,
+    crate::log::settings::Role,
+    crate::log::settings::Visibility,
     keys::Jwk,
     keys::Jwks,
     me::Me,
+    members::Member,
+    members::MemberList,
+    members::NewRole,
+    members::Standing,
+    messages::Entry,
+    messages::MemberChange,
+    messages::NewMessage,
+    messages::Page,
+    messages::Posted,
+    messages::SettingsChange,
     password::Change,
     problem::Body,
     revocation::Page,
@@ -63,6 +85,12 @@ const TAGS: &[(&str, &str)] = &[
     token::Grant,
     token::Granted,
     token::Unwanted,
+    users::User,
+    users::UserList,
+    webhooks::NewWebhook,
+    webhooks::Webhook,
+    webhooks::WebhookList,
+    webhooks::WebhookMade,
 )))]
 struct Schemas;
 

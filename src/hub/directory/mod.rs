@@ -31,6 +31,9 @@ use crate::{
 
 pub mod records;
 
+/// What the subjects begin with of users that no token is for: those of the hub itself.
+pub const RESERVED_SUBJECTS: &str = "hubbub:";
+
 /// A channel as the directory knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChannelInfo {
