@@ -517,3 +517,20 @@ const _: () = assert!(BATCH_BYTES_MAX < TRANSACTION_BYTES_MAX, "a transaction ho
 const _: () = assert!(BATCH_BYTES_MAX < CHAIN_BYTES_MAX, "a chain holds a full batch");
 const _: () = assert!(WAL_LOOK_BYTES < WAL_CHECKPOINT_BYTES, "a due checkpoint is seen soon");
 const _: () = assert!(WAL_CHECKPOINT_BYTES < WAL_BYTES_MAX, "a checkpoint comes before the bound");
+
+/// Bytes of a piece of an export, which waits until the piece before it was taken. All but the last
+/// have as many. What is made of one batch comes on top while it is cut.
+pub const EXPORT_CHUNK_BYTES: usize = 64 * 1024;
+/// Bytes of one read of the log for an export. One is read ahead.
+pub const EXPORT_READ_BYTES_MAX: usize = 256 * 1024;
+/// Channel names that an export reads at once.
+pub const EXPORT_CHANNELS_PER_PAGE: usize = 256;
+/// Bytes of users that an export remembers, with what the table takes for each. Beyond it: all are
+/// forgotten and read again.
+pub const EXPORT_USERS_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Users that an export reads at once, so that it leaves room in the mailbox of the log readers.
+pub const EXPORT_USERS_PER_READ: usize = 16;
+/// Pause of an export that finds too many reads waiting.
+pub const EXPORT_BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// Tries of an export that finds too many reads waiting. Beyond it: it ends with that error.
+pub const EXPORT_TRIES_MAX: usize = 200;

@@ -216,7 +216,7 @@ pub(super) fn posting_of(number: i32) -> Option<Posting> {
 }
 
 /// What cannot be read is taken as the narrower: a channel is not opened by a mistake.
-fn settings_of(settings: proto::Settings) -> Settings {
+pub(super) fn settings_of(settings: proto::Settings) -> Settings {
     Settings {
         name: settings.channel_name.into(),
         topic: settings.topic,

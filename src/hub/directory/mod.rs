@@ -17,7 +17,7 @@ use self::records::{
     of_channel, parse,
 };
 use crate::{
-    engine::{Derived, Engine, Expect, RecordError, Table},
+    engine::{Derived, Engine, Expect, RecordError, Table, Versioned},
     limits::{
         CHANNEL_NAME_BYTES_MAX, DIRECTORY_CACHED_MAX, NAME_CLAIM_TIMEOUT, NUMBER_ATTEMPTS_MAX,
         NUMBER_BLOCK, SCAN_STEP, USERS_FOUND_MAX,
@@ -45,6 +45,15 @@ pub struct ChannelInfo {
     pub epoch: Epoch,
     /// What has to be known of who wants something of it.
     pub access: Access,
+}
+
+/// A user as the directory knows one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Person {
+    /// The subject of the user's tokens.
+    pub subject: String,
+    /// The display name.
+    pub name: String,
 }
 
 /// Why the directory has no answer.
@@ -114,6 +123,13 @@ impl Counter {
 #[derive(Serialize, Deserialize)]
 struct NumberRecord {
     id: u32,
+}
+
+/// How far the lists by name have been made.
+#[derive(Default, Serialize, Deserialize)]
+struct Indexed {
+    after: Option<String>,
+    is_over: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -280,6 +296,22 @@ impl<E: Engine> Directory<E> {
         let channel = ChannelRecord::parse(id, &found)?.info();
         self.learn(channel.clone());
         Ok(Some(channel))
+    }
+
+    /// The names of channels in order, up to `count_max` of those after the name `after`. Some may be
+    /// nobody's any more.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn channel_names(
+        &self,
+        after: Option<&str>,
+        count_max: usize,
+    ) -> Result<Vec<String>, DirectoryError> {
+        let prefix = name_key("");
+        let after = after.map(name_key);
+        let page = self.engine.scan(Table::Channels, &prefix, after.as_deref(), count_max).await?;
+        Ok(page.into_iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect())
     }
 
     /// Makes a channel. `now_ms` (milliseconds since 1970) becomes its epoch, in seconds.
@@ -458,6 +490,66 @@ impl<E: Engine> Directory<E> {
         let owner = self.engine.get(Table::Users, &format!("subject:{subject}")).await?;
         let Some(owner) = owner else { return Ok(None) };
         Ok((parse::<NumberRecord>(&owner)?.id == id.0).then_some(subject))
+    }
+
+    /// Who a user is, in one read. Only for a number that is in a log: others may be nobody's.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn person(&self, id: UserId) -> Result<Option<Person>, DirectoryError> {
+        let found = self.engine.get(Table::Users, &format!("id:{}", id.0)).await?;
+        let record = found.as_ref().map(parse::<UserRecord>).transpose()?;
+        Ok(record.map(|UserRecord { subject, name }| Person { subject, name }))
+    }
+
+    /// Lists by name what an older version has only by number: public channels and users. Goes on where
+    /// it was interrupted, and is over at once when it has been done.
+    ///
+    /// # Errors
+    /// When the records cannot be read or written.
+    pub async fn index_older(&self) -> Result<(), DirectoryError> {
+        for table in [Table::Channels, Table::Users] {
+            let key = format!("indexed:{}", table.name());
+            loop {
+                let found = self.engine.get(Table::Counters, &key).await?;
+                let expect =
+                    found.as_ref().map_or(Expect::Absent, |it| Expect::Revision(it.revision));
+                let done = found.map(|found| parse::<Indexed>(&found)).transpose()?;
+                let Indexed { after, is_over } = done.unwrap_or_default();
+                if is_over {
+                    break;
+                }
+                let page = self.engine.scan(table, "id:", after.as_deref(), SCAN_STEP).await?;
+                let is_over = page.len() < SCAN_STEP;
+                let after = page.last().map(|(key, _)| key.clone());
+                let mut derived = Vec::new();
+                for (key, record) in page {
+                    let id = records::last_number(&key).ok_or(DirectoryError::Damaged)?;
+                    if table == Table::Channels {
+                        derived.extend(self.listed(ChannelId(id), &record).await?);
+                    } else {
+                        let UserRecord { name, .. } = parse(&record)?;
+                        derived.push(named(&name, UserId(id), true));
+                    }
+                }
+                let step = format(&Indexed { after, is_over });
+                self.engine.put_with(Table::Counters, &key, step, expect, derived).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The records of a channel of an older version, unless it is a number that lost its name.
+    async fn listed(
+        &self,
+        id: ChannelId,
+        record: &Versioned,
+    ) -> Result<Vec<Derived>, DirectoryError> {
+        let record = ChannelRecord::parse(id, record)?;
+        let owner = self.engine.get(Table::Channels, &name_key(&record.name)).await?;
+        let owner = owner.map(|owner| parse::<NameRecord>(&owner)).transpose()?;
+        let is_owner = owner.is_some_and(|owner| owner.id == id.0);
+        Ok(if is_owner { record.derived().collect() } else { Vec::new() })
     }
 
     /// The users of this name, by number, and no more than a search answers.

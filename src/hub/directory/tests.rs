@@ -110,3 +110,25 @@ async fn numbers_are_reserved_in_blocks_and_never_twice() {
     }
     assert_eq!(numbers.first(), Some(&1));
 }
+
+#[tokio::test]
+async fn what_an_older_version_knows_by_number_is_listed_by_name() {
+    let engine = engine();
+    for (table, key, value) in [
+        (Table::Channels, "id:1", r#"{"name":"lobby","epoch":7}"#),
+        (Table::Channels, "id:2", r#"{"name":"lobby","epoch":8}"#),
+        (Table::Channels, "name:lobby", r#"{"id":2}"#),
+        (Table::Users, "id:5", r#"{"subject":"u5","name":"ada"}"#),
+    ] {
+        engine.put(table, key, value.into(), Expect::Absent).await.unwrap();
+    }
+    let directory = Directory::new(Arc::new(engine.clone()));
+    for _ in 0..2 {
+        directory.index_older().await.unwrap();
+        let listed = engine.scan(Table::PublicChannels, "", None, 9).await.unwrap();
+        let [(name, record)] = &listed[..] else { panic!("{listed:?}") };
+        let record: ChannelRecord = parse(record).unwrap();
+        assert_eq!((name.as_str(), record.id, record.epoch), ("lobby", 2, 8));
+        assert_eq!(directory.users_named("ada").await, Ok(vec![UserId(5)]));
+    }
+}

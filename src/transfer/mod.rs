@@ -1,0 +1,5 @@
+//! Bulk data: the log as lines.
+
+pub mod csv;
+pub mod export;
+pub mod ndjson;
