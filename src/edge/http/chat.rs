@@ -152,13 +152,21 @@ pub(super) fn taken<T>(
     }
 }
 
+/// What is said of an answer that did not come.
+const LATE: &str = "no answer in time: what was asked for may have been done, or may yet be";
+
 /// Waits for an answer no longer than anybody should.
 pub(super) async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Problem> {
-    timeout(CALL_TIMEOUT, answer).await.map_err(|_| {
-        Problem::new(ErrorCode::Busy)
-            .retry_after(BUSY_RETRY_AFTER)
-            .detail("no answer in time: what was asked for may have been done, or may yet be")
-    })
+    in_time_or(LATE, answer).await
+}
+
+/// The same, with words of its own for an answer that does not come.
+pub(super) async fn in_time_or<T>(
+    late: &'static str,
+    answer: impl Future<Output = T>,
+) -> Result<T, Problem> {
+    let late = |_| Problem::new(ErrorCode::Busy).retry_after(BUSY_RETRY_AFTER).detail(late);
+    timeout(CALL_TIMEOUT, answer).await.map_err(late)
 }
 
 /// The problem that a refusal of the hub is.
@@ -308,7 +316,26 @@ impl Serialize for Time {
 
 #[cfg(test)]
 mod tests {
+    use axum::response::IntoResponse as _;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever() {
+        let late = in_time(std::future::pending::<()>()).await.unwrap_err().into_response();
+        assert_eq!(late.status(), 503);
+        assert_eq!(late.headers()["retry-after"], "1");
+        assert_eq!(in_time(async { 7 }).await.unwrap(), 7);
+    }
+
+    #[test]
+    fn what_may_pass_later_says_when() {
+        for code in ErrorCode::ALL {
+            let response = refused_with(*code).into_response();
+            let is_hinted = response.headers().contains_key("retry-after");
+            assert_eq!(is_hinted, code.again() && *code != ErrorCode::Internal, "{code}");
+        }
+    }
 
     #[test]
     fn a_moment_is_written_to_the_millisecond_and_any_number_is_one() {

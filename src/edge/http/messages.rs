@@ -14,8 +14,8 @@ use utoipa::ToSchema;
 use super::{
     channels::QuotaBody,
     chat::{
-        Caller, Chat, ChatApi, Named, Query, Time, bad_request, in_time, limit_in, number_in,
-        refused_with, taken,
+        Caller, Chat, ChatApi, Named, Query, Time, bad_request, in_time, in_time_or, limit_in,
+        number_in, refused_with, taken,
     },
     members::Standing,
     problem::Problem,
@@ -24,8 +24,8 @@ use crate::{
     engine::Engine,
     hub::{directory::ChannelInfo, rights::Author},
     limits::{
-        BUSY_RETRY_AFTER, CALL_TIMEOUT, HISTORY_MESSAGES_DEFAULT, HISTORY_MESSAGES_MAX,
-        HISTORY_PAGE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX,
+        HISTORY_MESSAGES_DEFAULT, HISTORY_MESSAGES_MAX, HISTORY_PAGE_BYTES_MAX,
+        IDEMPOTENCY_KEY_BYTES_MAX,
     },
     log::{
         place::{ClientMessageId, Durability, Position, Sequence, UserId},
@@ -118,6 +118,10 @@ pub async fn post<E: Engine>(
     api.publish(Author::User(user), channel, key, body).await
 }
 
+/// What is said of a message whose place did not come.
+const LATE: &str = "no answer in time: the message may have been stored; with the same \
+    Idempotency-Key it is not stored twice";
+
 impl<E: Engine> ChatApi<E> {
     /// Reads a message.
     pub(super) async fn message(&self, request: Request) -> Result<String, Problem> {
@@ -141,13 +145,7 @@ impl<E: Engine> ChatApi<E> {
     ) -> Result<(StatusCode, Json<Posted>), Problem> {
         let name = Arc::clone(&channel.name);
         let publish = self.desk.publish(author, channel, key, body);
-        let late = |_| {
-            Problem::new(ErrorCode::Busy).retry_after(BUSY_RETRY_AFTER).detail(
-                "no answer in time: the message may have been stored; with the same \
-                 Idempotency-Key it is not stored twice",
-            )
-        };
-        let reply = tokio::time::timeout(CALL_TIMEOUT, publish).await.map_err(late)?;
+        let reply = in_time_or(LATE, publish).await?;
         let published = taken(reply, |reply| match reply {
             Reply::Published(published) => Ok(published),
             other => Err(other),
