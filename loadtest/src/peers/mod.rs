@@ -24,7 +24,7 @@ use self::{
     generator::Pace,
     measure::Ground,
 };
-use crate::{Failure, Verdict, capacity::Search, ceiling::allowed_cores};
+use crate::{Failure, Verdict, capacity::Search, ceiling::allowed_cores, server::own::machine};
 
 mod books;
 mod contender;
@@ -36,7 +36,7 @@ mod mark;
 mod measure;
 mod page;
 mod plots;
-mod process;
+pub(crate) mod process;
 mod table;
 
 /// Of the work that is called after it.
@@ -338,15 +338,6 @@ fn ground(flags: &Flags) -> Result<(Ground, String)> {
         window: Duration::from_secs(*seconds),
     };
     Ok((ground, setting))
-}
-
-/// The processor and the kernel, as far as the system tells.
-fn machine() -> String {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let cpu = read("/proc/cpuinfo");
-    let mut models = cpu.lines().filter_map(|line| line.strip_prefix("model name"));
-    let model = models.next().and_then(|it| it.split_once(": ")).map_or("a processor", |it| it.1);
-    format!("{model}, Linux {}", read("/proc/sys/kernel/osrelease").trim())
 }
 
 fn chosen(flags: &Flags, all: Vec<Contender>) -> Result<Vec<Contender>, Failure> {
