@@ -19,6 +19,7 @@ mod capacity;
 mod ceiling;
 mod compare;
 mod crash;
+mod import;
 mod latency;
 mod outcome;
 mod peers;
@@ -63,6 +64,8 @@ enum Command {
     Posts(posts::Flags),
     /// Posts beyond a channel's quota while the server is killed, and looks for what it holds.
     Quota(quota::Flags),
+    /// Measures imports, beside Python that parses the same file, and counts what came of each line.
+    Import(import::Flags),
     /// Draws folded stacks as a flamegraph.
     Draw(profile::Flags),
 }
@@ -146,6 +149,7 @@ fn run(arguments: Arguments) -> Result<Verdict, Failure> {
                 Command::Crash(flags) => crash::run(flags, arguments.json).await,
                 Command::Posts(flags) => posts::run(flags, arguments.json).await,
                 Command::Quota(flags) => quota::run(flags, arguments.json).await,
+                Command::Import(flags) => import::run(flags, arguments.json).await,
                 Command::Draw(flags) => profile::run(&flags),
             }
         };

@@ -1,7 +1,5 @@
 //! A server of our own whose HTTP API is measured: fresh data, users with tokens, its admin secret.
 
-#![allow(dead_code, reason = "what is streamed comes with `loadtest import`")]
-
 use std::{
     fs,
     net::SocketAddr,

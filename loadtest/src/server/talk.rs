@@ -3,8 +3,6 @@
 //! Hot where latencies are measured: an answer is read into one buffer that is kept, and parsed as
 //! the virtual users parse theirs.
 
-#![allow(dead_code, reason = "what is streamed comes with `loadtest import`")]
-
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
@@ -107,6 +105,7 @@ impl Talk {
 
     /// Posts a body that is made as it is sent. `next` puts the next block into an empty buffer, and
     /// leaves it empty at the end. An answer that comes before the end of the body ends the sending.
+    /// The deadline is one for all of it.
     pub(crate) async fn stream(
         &mut self,
         path: &str,
@@ -118,9 +117,11 @@ impl Talk {
         self.connect().await?;
         // Put back only if it can be used again.
         let mut stream = self.stream.take().context("it has just been connected")?;
-        let (request, deadline) = (&self.request, self.deadline);
-        let (answer, is_sent) =
-            converse(&mut stream, request, &mut self.come, length, &mut next, deadline).await;
+        let conversing = converse(&mut stream, &self.request, &mut self.come, length, &mut next);
+        let (answer, is_sent) = match timeout(self.deadline, conversing).await {
+            Ok(ended) => ended,
+            Err(late) => (Err(late).context("it does not come to an end"), false),
+        };
         if is_sent && answer.as_ref().is_ok_and(|answer| !answer.closes) {
             self.stream = Some(stream);
         }
@@ -168,7 +169,6 @@ async fn converse(
     come: &mut Vec<u8>,
     length: Length,
     next: &mut impl FnMut(&mut Vec<u8>) -> Result<()>,
-    deadline: Duration,
 ) -> (Result<Answer>, bool) {
     let (mut reader, mut writer) = stream.split();
     let sending = async {
@@ -196,13 +196,13 @@ async fn converse(
         answer = &mut answering => return (answer, false),
         sent = &mut sending => sent,
     };
-    let patience = if sent.is_ok() { deadline } else { REFUSAL_DEADLINE };
-    match (timeout(patience, answering).await, sent) {
-        (Ok(answer), Ok(())) => (answer, true),
-        (Err(late), Ok(())) => (Err(late).context("it does not answer"), true),
-        (Ok(Ok(answer)), Err(_)) => (Ok(answer), false),
-        (_, Err(error)) => (Err(error.context("the body cannot be sent")), false),
-    }
+    let Err(error) = sent else { return (answering.await, true) };
+    // Who refuses says why, perhaps, before the connection breaks.
+    let answer = match timeout(REFUSAL_DEADLINE, answering).await {
+        Ok(Ok(answer)) => Ok(answer),
+        _ => Err(error.context("the body cannot be sent")),
+    };
+    (answer, false)
 }
 
 async fn read_answer(from: &mut (impl AsyncRead + Unpin), come: &mut Vec<u8>) -> Result<Answer> {
