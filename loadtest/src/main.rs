@@ -19,6 +19,7 @@ mod capacity;
 mod ceiling;
 mod compare;
 mod crash;
+mod growth;
 mod import;
 mod latency;
 mod outcome;
@@ -66,6 +67,8 @@ enum Command {
     Quota(quota::Flags),
     /// Measures imports, beside Python that parses the same file, and counts what came of each line.
     Import(import::Flags),
+    /// Measures what is asked of a server while millions of messages are put into it.
+    Growth(growth::Flags),
     /// Draws folded stacks as a flamegraph.
     Draw(profile::Flags),
 }
@@ -150,6 +153,7 @@ fn run(arguments: Arguments) -> Result<Verdict, Failure> {
                 Command::Posts(flags) => posts::run(flags, arguments.json).await,
                 Command::Quota(flags) => quota::run(flags, arguments.json).await,
                 Command::Import(flags) => import::run(flags, arguments.json).await,
+                Command::Growth(flags) => growth::run(flags, arguments.json).await,
                 Command::Draw(flags) => profile::run(&flags),
             }
         };

@@ -52,6 +52,11 @@ pub(crate) struct Shape {
 }
 
 impl Shape {
+    /// The name of a channel by its number.
+    pub(crate) fn channel(&self, number: u64) -> String {
+        format!("{}-{number:05}", self.prefix)
+    }
+
     /// Whether this line, counted from 0, is no record.
     pub(crate) fn is_invalid(&self, line: u64) -> bool {
         let before =
@@ -179,6 +184,7 @@ mod tests {
             assert!(records.iter().all(|it| !text(&it["body"]).is_empty()));
             let ids = records.iter().filter(|it| it["id"].is_string()).count();
             assert_eq!(ids, if has_ids { 10_000 } else { 0 });
+            assert_eq!(text(&records[3]["channel"]), shape().channel(1));
             let channels: Vec<_> = records[..7].iter().map(|it| text(&it["channel"])).collect();
             assert_eq!(
                 (channels[0], channels[2], channels[3]),

@@ -245,7 +245,7 @@ async fn streamed(flags: &Flags, ground: &Ground, size: u64) -> Result<Turn, Fai
     // More than there will be.
     let mut lines = Lines::new(Shape { lines: u64::MAX, invalid: 0, ..flags.shape() });
     let began = Instant::now();
-    let (sent, imported) = send::made(&mut own.operator()?, &mut lines, size).await?;
+    let (sent, imported) = send::made(&mut own.operator()?, &mut lines, u64::MAX, size).await?;
     let seconds = began.elapsed().as_secs_f64();
     let (counts, valid) = (counts(&imported)?, lines.made());
     let expected = Counts { bytes: sent, valid, invalid: 0, added: valid, known: 0 };

@@ -49,16 +49,18 @@ pub(crate) async fn file(talk: &mut Talk, path: &Path) -> Result<Imported> {
     stream(talk, length, next).await
 }
 
-/// One request with the lines that come next, up to about so many bytes: its bytes and its answer.
+/// One request with the lines that come next, until there have been so many, or until they are about
+/// so many bytes: its bytes and its answer.
 pub(crate) async fn made(
     talk: &mut Talk,
     lines: &mut Lines,
+    lines_max: u64,
     bytes_max: u64,
 ) -> Result<(u64, Imported)> {
     let mut bytes = 0;
     let next = |block: &mut Vec<u8>| {
         while block.len() < BLOCK_BYTES && bytes + (block.len() as u64) < bytes_max {
-            if !lines.append(block) {
+            if lines.made() == lines_max || !lines.append(block) {
                 break;
             }
         }
@@ -197,10 +199,13 @@ mod tests {
         assert_eq!((count, counts), (16, expected));
 
         let mut lines = Lines::new(shape());
-        let (sent, imported) = made(&mut talk(), &mut lines, u64::MAX).await.unwrap();
+        let (sent, imported) = made(&mut talk(), &mut lines, u64::MAX, u64::MAX).await.unwrap();
         assert_eq!((sent, imported.counts(), lines.made()), (bytes, Ok(expected), 1_000));
         let mut lines = Lines::new(shape());
-        let (sent, imported) = made(&mut talk(), &mut lines, 50_000).await.unwrap();
+        let (sent, imported) = made(&mut talk(), &mut lines, u64::MAX, 50_000).await.unwrap();
         assert!((50_000..50_400).contains(&sent) && imported.counts().unwrap().bytes == sent);
+        let begun = lines.made();
+        let more = made(&mut talk(), &mut lines, begun + 10, u64::MAX).await.unwrap().1;
+        assert_eq!((lines.made(), more.counts().unwrap().bytes < 2_000), (begun + 10, true));
     }
 }

@@ -4,11 +4,11 @@ pub(crate) mod axis;
 pub(crate) mod grid;
 pub(crate) mod live;
 pub(crate) mod page;
+pub(crate) mod plot;
 pub(crate) mod summary;
 pub(crate) mod words;
 
 mod charts;
-mod plot;
 
 #[cfg(test)]
 mod example;
