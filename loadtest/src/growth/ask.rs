@@ -131,7 +131,7 @@ pub(super) fn complaint(request: &Request, answer: &Value) -> Option<String> {
     let is_right = match request.ask {
         Ask::Channels => entries("channels") == PAGE,
         Ask::Newest | Ask::Older => entries("messages") == PAGE,
-        Ask::Channel => request.path.ends_with(answer["name"].as_str().unwrap_or("nothing")),
+        Ask::Channel => request.path.strip_prefix("/v1/channels/") == answer["name"].as_str(),
         Ask::Publish => answer["sequence"].is_u64(),
     };
     (!is_right).then(|| format!("{} was answered with {answer}", request.path))

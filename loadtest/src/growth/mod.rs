@@ -118,6 +118,7 @@ pub(crate) async fn run(flags: Flags, is_json: bool) -> Result<Verdict, Failure>
         // Publishing lets it grow, too: each step has a new one.
         let mut small = Store::start(&flags, &ground).await?;
         small.fill(flags.small).await?;
+        own::settle().await?;
         let asked = compare(&flags, &small, &large, &mut random).await?;
         let step = Step {
             messages,
@@ -129,7 +130,9 @@ pub(crate) async fn run(flags: Flags, is_json: bool) -> Result<Verdict, Failure>
         };
         eprintln!("{}", page::lines(&step));
         steps.push(step);
+        small.own.end().await?;
     }
+    large.own.end().await?;
     let document = json!({ "setting": setting, "steps": steps });
     let text = format!("{setting}\n{}", page::text(&steps));
     flags.own.tell("growth", &document, &text, is_json, Some(&page::svg(&steps)))?;

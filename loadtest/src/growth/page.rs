@@ -90,7 +90,7 @@ pub(super) fn svg(steps: &[Step]) -> String {
             title: ask.name(),
             x: X::Messages,
             y_unit: "ms",
-            y: Y::Linear { at_least: 1.0 },
+            y: Y::Log { from: 0.1, to: 1.0 },
             height: HEIGHT,
             lines: vec![
                 line("p99, this many", Ink::One, |it| it.large_ms[1]),

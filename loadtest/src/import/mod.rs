@@ -25,7 +25,7 @@ use self::{
 };
 use crate::{
     Failure, Verdict,
-    posts::Tools,
+    peers::Tools,
     report::{
         grid::{cells, grid},
         words::{bytes, count, grouped},
@@ -184,11 +184,14 @@ async fn contest(
         let mut order = [Way::File, Way::Requests, Way::Python];
         order.rotate_left(round as usize % 3);
         for way in order.into_iter().filter(|it| flags.takes(*it)) {
+            own::settle().await?;
             let turn = match (way, python) {
                 (Way::Python, Some(python)) => intake(flags, ground, file, python, round).await?,
                 _ => {
                     let own = ground.start("import", 1).await?;
-                    import(flags, &own, file, way, round, 0).await?
+                    let turn = import(flags, &own, file, way, round, 0).await?;
+                    own.end().await?;
+                    turn
                 }
             };
             eprintln!("{}", line(&turn));
@@ -208,6 +211,7 @@ async fn twice(flags: &Flags, ground: &Ground, file: &Input) -> Result<Vec<Turn>
         eprintln!("{}", line(&turn));
         turns.push(turn);
     }
+    own.end().await?;
     Ok(turns)
 }
 
@@ -250,7 +254,9 @@ async fn streamed(flags: &Flags, ground: &Ground, size: u64) -> Result<Turn, Fai
     let (counts, valid) = (counts(&imported)?, lines.made());
     let expected = Counts { bytes: sent, valid, invalid: 0, added: valid, known: 0 };
     let complaint = counts.complaint(expected);
-    Ok(Turn::of_server(1, Way::File, seconds, counts, &own, &before, complaint)?)
+    let turn = Turn::of_server(1, Way::File, seconds, counts, &own, &before, complaint)?;
+    own.end().await?;
+    Ok(turn)
 }
 
 fn counts(imported: &Imported) -> Result<Counts> {

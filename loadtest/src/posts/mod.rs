@@ -4,7 +4,7 @@
 //! connections, on the same cores, in turn. After each turn all that was answered is looked for:
 //! the sequences are 1, 2, 3, … as far as they were acknowledged.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, Result, anyhow};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
@@ -18,7 +18,7 @@ mod wrk;
 use self::wrk::{Load, Posted, Target};
 use crate::{
     Failure, Verdict,
-    peers::process::Probe,
+    peers::{Tools, process::Probe},
     report::{
         grid::{cells, grid},
         words::{count, grouped},
@@ -65,38 +65,6 @@ pub(crate) struct Flags {
     tools: Tools,
 }
 
-/// Where the Python beside us is.
-#[derive(clap::Args, Clone, Debug)]
-#[group(id = "python-flags")]
-pub(crate) struct Tools {
-    /// Where `cargo xtask peers --install` has put the peers' packages; without it, `target/tools`.
-    #[arg(long, value_name = "FOLDER")]
-    tools: Option<PathBuf>,
-}
-
-impl Tools {
-    /// The Python with the peers' packages.
-    pub(crate) fn python(&self) -> Result<PathBuf, Failure> {
-        let tools = match &self.tools {
-            Some(tools) => tools.clone(),
-            None => {
-                // target/release/loadtest → target/tools
-                let program = std::env::current_exe()?;
-                let target = program.parent().and_then(std::path::Path::parent);
-                target.context("this program is in no folder")?.join("tools")
-            }
-        };
-        let python = tools.join("venv-peers/bin/python");
-        if !python.is_file() {
-            return Err(Failure::configuration(anyhow!(
-                "there is no {}: `cargo xtask peers --install` makes it",
-                python.display()
-            )));
-        }
-        Ok(python)
-    }
-}
-
 /// Who takes part.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -129,7 +97,8 @@ pub(crate) async fn run(flags: Flags, is_json: bool) -> Result<Verdict, Failure>
     if flags.duration == 0 {
         return Err(Failure::configuration(anyhow!("--duration is at least 1s")));
     }
-    let python = flags.tools.python()?;
+    let needs_python = flags.only != Some(Contender::Hubbub);
+    let python = needs_python.then(|| flags.tools.python()).transpose()?;
     let ground = flags.own.ground()?;
     let setting = format!(
         "{} connections, {} threads of wrk, bodies of {} bytes, {} rounds of {} s after {} s; {}",
@@ -150,9 +119,11 @@ pub(crate) async fn run(flags: Flags, is_json: bool) -> Result<Verdict, Failure>
             order.reverse();
         }
         for contender in order.into_iter().filter(|it| flags.only.is_none_or(|only| only == *it)) {
-            let turn = match contender {
-                Contender::Hubbub => hubbub(&flags, &ground, round).await?,
-                Contender::Python => service(&flags, &ground, &python, round).await?,
+            let turn = match (contender, &python) {
+                (Contender::Python, Some(python)) => {
+                    service(&flags, &ground, python, round).await?
+                }
+                _ => hubbub(&flags, &ground, round).await?,
             };
             eprintln!("{}", line(&turn));
             turns.push(turn);
@@ -168,6 +139,7 @@ pub(crate) async fn run(flags: Flags, is_json: bool) -> Result<Verdict, Failure>
 
 /// A turn of hubbub, on fresh data.
 async fn hubbub(flags: &Flags, ground: &Ground, round: u32) -> Result<Turn, Failure> {
+    own::settle().await?;
     let own = ground.start("posts", 1).await?;
     own.create_channel(json!({}), CHANNEL).await?;
     let folder = own.setup.data_dir.with_file_name("wrk");
@@ -176,6 +148,7 @@ async fn hubbub(flags: &Flags, ground: &Ground, round: u32) -> Result<Turn, Fail
     let target = Target { address: own.setup.listen, path: &path, token: &own.tokens[0] };
     let loaded = flags.load(ground, own.pid()?, target, &folder).await?;
     let history = history::read(&mut own.user(0), CHANNEL).await?;
+    own.end().await?;
     let complaint = loaded.complaint(&history.sequences, flags);
     let is_whole = history.sequences.last().copied().unwrap_or(0) == history.head;
     let complaint = complaint.or_else(|| {
@@ -188,9 +161,10 @@ async fn hubbub(flags: &Flags, ground: &Ground, round: u32) -> Result<Turn, Fail
 async fn service(
     flags: &Flags,
     ground: &Ground,
-    python: &PathBuf,
+    python: &Path,
     round: u32,
 ) -> Result<Turn, Failure> {
+    own::settle().await?;
     let folder = flags.own.scratch("posts")?;
     let (script, log) = (folder.path().join("posts.py"), folder.path().join("posts.ndjson"));
     std::fs::write(&script, SERVICE)?;
@@ -234,7 +208,7 @@ impl Flags {
         ground: &Ground,
         pid: u32,
         target: Target<'_>,
-        folder: &std::path::Path,
+        folder: &Path,
     ) -> Result<Loaded> {
         let &Self { connections, threads, body_bytes, .. } = self;
         let load = Load {

@@ -57,15 +57,3 @@ fn wrk_counts_whole_seconds() {
     assert_eq!(parse_seconds("2m"), Ok(120));
     assert!(parse_seconds("1500ms").is_err() && parse_seconds("x").is_err());
 }
-
-#[test]
-fn a_python_that_is_not_there_is_named_with_its_remedy() {
-    let folder = tempfile::tempdir().unwrap();
-    let tools = Tools { tools: Some(folder.path().to_owned()) };
-    match tools.python() {
-        Err(Failure::Configuration(error)) => {
-            assert!(error.to_string().contains("cargo xtask peers --install"), "{error}");
-        }
-        other => panic!("{other:?}"),
-    }
-}

@@ -195,7 +195,7 @@ impl Plot<'_> {
             X::Messages => {
                 let (least, most) =
                     xs.fold((f64::MAX, 1.0), |(least, most), x| (x.min(least), x.max(most)));
-                Axis::log(least.min(most), most)
+                Axis::log_between(least.min(most), most)
             }
         }
     }

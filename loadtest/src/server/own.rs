@@ -4,12 +4,15 @@ use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use rustix::thread::{CpuSet, sched_getaffinity};
 use serde_json::json;
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use super::{Server, Setup, free_address, talk::Talk, tokens};
 use crate::{Failure, ceiling::allowed_cores, run::site::CoreLeft};
@@ -39,6 +42,8 @@ pub(crate) enum ServerCores {
     All,
 }
 
+/// How long the disk may take to write what it was given.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(300);
 /// The files in a data directory by which an operator finds the internal port and is let in.
 const ADMIN_FILES: [&str; 2] = ["admin-address", "admin-secret"];
 
@@ -174,6 +179,14 @@ impl Own {
         answer.expect::<serde_json::Value>(201).map(drop).context("the channel cannot be made")
     }
 
+    /// Ends it for good, and its data.
+    ///
+    /// # Errors
+    /// Also when it has ended by itself, which no server should.
+    pub(crate) async fn end(mut self) -> Result<()> {
+        self.kill().await
+    }
+
     /// Kills it with SIGKILL, and waits until nothing of it is left.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         self.server.take().context("the server is down")?.kill().await
@@ -192,6 +205,16 @@ impl Own {
         }
         Ok(self.folder.keep())
     }
+}
+
+/// Waits until what has been written by anybody is on the disk: what one turn has left to be written
+/// is not to slow the syncs of the next.
+pub(crate) async fn settle() -> Result<()> {
+    let sync = Command::new("sync").stdin(Stdio::null()).kill_on_drop(true).status();
+    let status = tokio::time::timeout(SETTLE_DEADLINE, sync).await;
+    let status = status.context("the disk does not settle")?.context("`sync` cannot be started")?;
+    ensure!(status.success(), "`sync` failed: {status}");
+    Ok(())
 }
 
 /// The address of a running server's internal port, and what it wants to be shown there.
