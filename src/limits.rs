@@ -177,6 +177,8 @@ pub const CALLS_MAX: usize = 8_192;
 /// How long the edge waits for the answer to a call. Beyond it: 503, and a retry tells what became of
 /// it.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Pause before the removal of a deleted channel's data that failed is tried again.
+pub const DELETION_PAUSE: Duration = Duration::from_secs(10);
 /// How long a name is kept for a channel that is about to have it. Beyond it: it is free.
 pub const NAME_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of a channel's topic.
