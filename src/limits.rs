@@ -183,6 +183,8 @@ pub const HISTORY_PAGE_BYTES_MAX: usize = 1024 * 1024;
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
 /// Webhooks of one channel. Beyond it: `too_many`.
 pub const WEBHOOKS_PER_CHANNEL_MAX: usize = 32;
+/// Pause before the removal of a deleted channel's data that failed is tried again.
+pub const DELETION_PAUSE: Duration = Duration::from_secs(10);
 /// How long a name is kept for a channel that is about to have it. Beyond it: it is free.
 pub const NAME_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
 /// Bytes of a channel's topic.

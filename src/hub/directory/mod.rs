@@ -3,11 +3,18 @@
 //! Two records each: name → number and number → what is known of it, written in one step. What was
 //! looked up once stays in a bounded map that the edge and all shards share; no guard of these maps
 //! leaves this file. What a channel is changes with entries of its log: the shard that owns it writes
-//! the records with them, and tells the maps by [`Directory::learn`] and [`Directory::forget`].
+//! the records with them, and tells the maps by [`Directory::learn`] and [`Directory::forget`]. What was
+//! read while something changed is answered, but not kept: it may be what was so before.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{Mutex, Notify};
@@ -100,6 +107,9 @@ pub struct Directory<E> {
     user_ids: DashMap<Box<str>, UserId>,
     /// Members of private channels, as far as they have been looked up. Who is not here may be one.
     members: DashMap<(ChannelId, UserId), ()>,
+    /// Counts what the maps were told. Who reads a record looks at it before the read, and again when
+    /// it has the place in the map to itself: if it has moved, the record may be of before.
+    changes: AtomicU64,
     channel_numbers: Counter,
     user_numbers: Counter,
     /// Rung when a channel was deleted, and its data is to be removed.
@@ -149,6 +159,7 @@ impl<E: Engine> Directory<E> {
             user_names: DashMap::new(),
             user_ids: DashMap::new(),
             members: DashMap::new(),
+            changes: AtomicU64::new(0),
             channel_numbers: Counter::new("channels"),
             user_numbers: Counter::new("users"),
             deletions: Notify::new(),
@@ -159,7 +170,8 @@ impl<E: Engine> Directory<E> {
     #[must_use]
     pub fn cached_channel_by_name(&self, name: &str) -> Option<ChannelInfo> {
         let id = *self.channel_ids.get(name)?;
-        self.cached_channel(id)
+        // It may have another name now.
+        self.cached_channel(id).filter(|channel| *channel.name == *name)
     }
 
     /// The channel of this number, if it has been looked up before.
@@ -218,6 +230,7 @@ impl<E: Engine> Directory<E> {
         if let Some(channel) = self.cached_channel_for(user, channel) {
             return Ok(channel);
         }
+        let changes = self.changes();
         let found = match channel {
             ChannelRef::Id(id) => self.find(*id).await?,
             ChannelRef::Name(name) => self.find_by_name(name).await?,
@@ -227,8 +240,7 @@ impl<E: Engine> Directory<E> {
         match found {
             Some(channel) if channel.access != Access::Private => Ok(channel),
             Some(channel) if role.is_some() => {
-                bound(&self.members);
-                self.members.insert((id, user), ());
+                self.keep_member(changes, id, user);
                 Ok(channel)
             }
             _ => Err(DirectoryError::UnknownChannel),
@@ -290,11 +302,12 @@ impl<E: Engine> Directory<E> {
     }
 
     async fn find(&self, id: ChannelId) -> Result<Option<ChannelInfo>, DirectoryError> {
+        let changes = self.changes();
         let Some(found) = self.engine.get(Table::Channels, &channel_key(id)).await? else {
             return Ok(None);
         };
         let channel = ChannelRecord::parse(id, &found)?.info();
-        self.learn(channel.clone());
+        self.keep(changes, &channel);
         Ok(Some(channel))
     }
 
@@ -390,6 +403,7 @@ impl<E: Engine> Directory<E> {
         let now_s = now_ms / 1_000;
         let (expect, last_epoch) = self.free_name(name, now_s).await?;
         let id = self.next_number(&self.channel_numbers).await?;
+        let changes = self.changes();
         let epoch = u32::try_from(now_s).unwrap_or(u32::MAX).max(last_epoch.saturating_add(1));
         let by = by.unwrap_or(UserId(0));
         let mut record = ChannelRecord::new(ChannelId(id), settings, Epoch(epoch), by);
@@ -402,7 +416,7 @@ impl<E: Engine> Directory<E> {
         let named = format(&NameRecord::of(ChannelId(id)));
         match self.engine.put_with(Table::Channels, &name_key(name), named, expect, derived).await {
             Ok(_) => {
-                self.learn(record.info());
+                self.keep(changes, &record.info());
                 Ok(record)
             }
             Err(RecordError::Conflict) => Err(DirectoryError::ChannelExists),
@@ -464,8 +478,40 @@ impl<E: Engine> Directory<E> {
         }
     }
 
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    /// Remembers what a channel was when it was read, if nothing has changed since.
+    fn keep(&self, changes: u64, channel: &ChannelInfo) {
+        bound(&self.channels);
+        bound(&self.channel_ids);
+        if let Entry::Vacant(place) = self.channels.entry(channel.id) {
+            if self.changes() != changes {
+                return;
+            }
+            place.insert(channel.clone());
+        }
+        let is_named = self.channel_ids.get(&*channel.name).is_some_and(|id| *id == channel.id);
+        if !is_named {
+            // If it has got another name meanwhile, whoever asks for this one sees that.
+            self.channel_ids.insert(Box::from(&*channel.name), channel.id);
+        }
+    }
+
+    /// Remembers that a user was a member, if nothing has changed since.
+    fn keep_member(&self, changes: u64, channel: ChannelId, user: UserId) {
+        bound(&self.members);
+        if let Entry::Vacant(place) = self.members.entry((channel, user))
+            && self.changes() == changes
+        {
+            place.insert(());
+        }
+    }
+
     /// Remembers what a channel is now.
     pub fn learn(&self, channel: ChannelInfo) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         bound(&self.channels);
         bound(&self.channel_ids);
         self.channel_ids.insert(Box::from(&*channel.name), channel.id);
@@ -477,6 +523,7 @@ impl<E: Engine> Directory<E> {
 
     /// Remembers a channel no more, which was deleted, and has its data removed.
     pub fn forget(&self, channel: ChannelId) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         if let Some((_, before)) = self.channels.remove(&channel) {
             self.channel_ids.remove_if(&*before.name, |_, id| *id == channel);
         }
@@ -485,6 +532,7 @@ impl<E: Engine> Directory<E> {
 
     /// Remembers a member no more, who was removed.
     pub fn forget_member(&self, channel: ChannelId, user: UserId) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         self.members.remove(&(channel, user));
     }
 
