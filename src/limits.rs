@@ -558,7 +558,8 @@ pub const IMPORTS_MAX: usize = 4;
 /// Chunks and blocks of one import between its body and the log. When so many are, no more of the body
 /// is read.
 pub const IMPORT_CHUNKS_MAX: usize = 16;
-/// Chunks that wait for a decoder: never more, see the two above.
+/// Chunks that wait for a decoder, and blocks that wait for the writer. When full, imports wait: those
+/// that were dropped leave theirs behind.
 pub const IMPORT_JOBS_MAX: usize = IMPORTS_MAX * IMPORT_CHUNKS_MAX;
 /// Authors whose numbers the importer keeps in memory. Beyond it: all are forgotten and asked for again.
 pub const IMPORT_AUTHORS_CACHED_MAX: usize = 65_536;

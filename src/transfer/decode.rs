@@ -10,10 +10,7 @@ use std::{
     num::NonZeroU64,
     ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread,
 };
 
@@ -22,7 +19,7 @@ use dashmap::DashMap;
 use foldhash::fast::RandomState;
 use memchr::memchr;
 use serde::Serialize;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
     line::{self, Change, ChannelLine, Event, Line, LineError, Member, Origin},
@@ -192,7 +189,7 @@ impl Authors {
 /// The threads.
 #[derive(Clone, Debug)]
 pub struct Decoders {
-    jobs: SyncSender<Job>,
+    jobs: mpsc::Sender<Job>,
 }
 
 #[derive(Debug)]
@@ -214,7 +211,7 @@ impl Decoders {
         authors: &Arc<Authors>,
         on_thread_start: &Arc<dyn Fn() + Send + Sync>,
     ) -> io::Result<Self> {
-        let (jobs, mailbox) = sync_channel(IMPORT_JOBS_MAX);
+        let (jobs, mailbox) = mpsc::channel(IMPORT_JOBS_MAX);
         let mailbox = Arc::new(Mutex::new(mailbox));
         for _ in 0..IMPORT_DECODERS {
             let (mailbox, on_thread_start) = (Arc::clone(&mailbox), Arc::clone(on_thread_start));
@@ -230,8 +227,7 @@ impl Decoders {
     /// Decodes a chunk. `None` when that failed by a mistake of ours.
     pub async fn decode(&self, chunk: Vec<u8>, resolved: Vec<(Author, UserId)>) -> Option<Decoded> {
         let (reply, answer) = oneshot::channel();
-        // There are no more chunks under way than have room, see [`IMPORT_JOBS_MAX`].
-        self.jobs.try_send(Job { chunk, resolved, reply }).ok()?;
+        self.jobs.send(Job { chunk, resolved, reply }).await.ok()?;
         answer.await.ok()
     }
 }
@@ -251,10 +247,10 @@ impl Worker {
         Self { message_bytes_max, authors, by_user: Met::default(), by_name: Met::default() }
     }
 
-    fn run(&mut self, mailbox: &Mutex<Receiver<Job>>) {
+    fn run(&mut self, mailbox: &Mutex<mpsc::Receiver<Job>>) {
         loop {
-            let job = mailbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            let Ok(Job { chunk, resolved, reply }) = job else { break };
+            let job = mailbox.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+            let Some(Job { chunk, resolved, reply }) = job else { break };
             for (author, id) in &resolved {
                 self.meet(author, *id);
             }

@@ -233,6 +233,7 @@ impl<E: Engine> Writer<E> {
             let written = &mut self.window.blocks[place].written;
             *if is_new { &mut written.added } else { &mut written.known } += 1;
         }
+        self.load(&block.parts).await?;
         for part in block.parts {
             self.add_part(&Arc::new(part), place).await?;
         }
@@ -240,7 +241,6 @@ impl<E: Engine> Writer<E> {
     }
 
     async fn add_part(&mut self, part: &Arc<Part>, block: usize) -> Result<(), WriteError> {
-        self.load(&part.channel).await?;
         let mut from = 0;
         let mut known = part.items.len();
         loop {
@@ -386,40 +386,20 @@ impl<E: Engine> Writer<E> {
         self.past.forget();
     }
 
-    async fn load(&mut self, name: &str) -> Result<(), WriteError> {
-        if self.channels.contains_key(name) {
-            return Ok(());
-        }
+    /// Loads the channels of these parts.
+    async fn load(&mut self, parts: &[Part]) -> Result<(), WriteError> {
         if self.channels.len() >= IMPORT_CHANNELS_LOADED_MAX {
             self.channels.retain(|_, channel| channel.is_under_way || channel.pending.count() > 0);
         }
-        let info = match self.directory.channel_by_name(name).await {
-            Ok(info) => info,
-            Err(DirectoryError::UnknownChannel) => {
-                let settings = Settings::open(name);
-                let made = self.directory.create_channel(&settings, None, clock::unix_ms()).await;
-                match made {
-                    Err(DirectoryError::ChannelExists) => {
-                        self.directory.channel_by_name(name).await?
-                    }
-                    made => made?.info(),
-                }
-            }
-            Err(error) => return Err(error.into()),
-        };
-        let head = read_head(&*self.engine, &info).await?;
-        let newest_ms = times::read_newest(&*self.engine, info.id).await?;
-        self.channels.insert(
-            name.into(),
-            Channel {
-                id: info.id,
-                head,
-                newest_ms,
-                newest_moment: None,
-                pending: Pending::new(newest_ms),
-                is_under_way: false,
-            },
-        );
+        let names = parts.iter().map(|part| &part.channel);
+        let missing: Vec<_> =
+            names.filter(|name| !self.channels.contains_key(*name)).cloned().collect();
+        let opened: Vec<_> = stream::iter(missing)
+            .map(|name| open(&*self.engine, &self.directory, name))
+            .buffer_unordered(IMPORT_LOOKUPS_MAX)
+            .try_collect()
+            .await?;
+        self.channels.extend(opened);
         Ok(())
     }
 
@@ -458,6 +438,37 @@ impl<E: Engine> Writer<E> {
 
 fn loaded<'c>(channels: &'c mut HashMap<Box<str>, Channel>, name: &str) -> &'c mut Channel {
     channels.get_mut(name).expect("a channel stays loaded while a block is added to it")
+}
+
+/// Finds a channel, or makes it, and reads where it ends.
+async fn open<E: Engine>(
+    engine: &E,
+    directory: &Directory<E>,
+    name: Box<str>,
+) -> Result<(Box<str>, Channel), WriteError> {
+    let info = match directory.channel_by_name(&name).await {
+        Err(DirectoryError::UnknownChannel) => {
+            match directory
+                .create_channel(&Settings::open(&name), None, clock::unix_ms())
+                .await
+                .map(|made| made.info())
+            {
+                Err(DirectoryError::ChannelExists) => directory.channel_by_name(&name).await?,
+                made => made?,
+            }
+        }
+        found => found?,
+    };
+    let newest_ms = times::read_newest(engine, info.id).await?;
+    let channel = Channel {
+        id: info.id,
+        head: read_head(engine, &info).await?,
+        newest_ms,
+        newest_moment: None,
+        pending: Pending::new(newest_ms),
+        is_under_way: false,
+    };
+    Ok((name, channel))
 }
 
 /// One channel's part of a commit, with all that may happen to it.
