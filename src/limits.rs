@@ -410,6 +410,8 @@ pub const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Age at which an HTTP connection, not a WebSocket, is asked to end. Bounds readers that take no
 /// answer.
 pub const HTTP_AGE_MAX: Duration = Duration::from_secs(60);
+/// How long an export or import on a connection of that age may not move. Beyond it: cut.
+pub const TRANSFER_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an HTTP connection may go on after it was asked to end. Beyond it: cut.
 pub const HTTP_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a file with a certificate or its key. A larger one is not that.

@@ -20,6 +20,7 @@ use foldhash::fast::RandomState;
 use memchr::memchr;
 use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
+use utoipa::ToSchema;
 
 use super::{
     line::{self, Change, ChannelLine, Event, Line, LineError, Member, Origin},
@@ -58,12 +59,13 @@ pub struct Lines {
 }
 
 /// A line that says nothing.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 pub struct InvalidLine {
     /// Its number, from 1.
     pub line: u64,
     /// Why, for people.
     #[serde(serialize_with = "as_text")]
+    #[schema(value_type = String)]
     pub reason: LineError,
 }
 

@@ -20,6 +20,7 @@ use tokio::{
     sync::{Semaphore, mpsc, oneshot},
     time::{Instant, sleep},
 };
+use utoipa::ToSchema;
 
 use super::{
     cut::Cutter,
@@ -62,7 +63,8 @@ impl fmt::Debug for Importer {
 }
 
 /// What became of a body.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, ToSchema)]
+#[schema(as = ImportReport)]
 pub struct Report {
     /// In numbers.
     pub stats: Stats,
@@ -71,7 +73,8 @@ pub struct Report {
 }
 
 /// What became of a body, in numbers.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, ToSchema)]
+#[schema(as = ImportStats)]
 pub struct Stats {
     /// Bytes that were read of it.
     pub bytes: u64,
@@ -84,7 +87,8 @@ pub struct Stats {
 }
 
 /// How many lines, but for blank ones.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, ToSchema)]
+#[schema(as = ImportRecords)]
 pub struct Records {
     /// That say something.
     pub valid: u64,

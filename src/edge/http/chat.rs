@@ -19,7 +19,7 @@ use super::{
     channels, members, messages,
     openapi::Routes,
     problem::Problem,
-    users, webhooks,
+    transfer, users, webhooks,
 };
 use crate::{
     connection::login::{Login, LoginError},
@@ -97,6 +97,12 @@ impl<E: Engine> ChatApi<E> {
             .with(webhooks::__path_list, webhooks::list::<E>, api, CHANNEL_REFUSALS)
             .with(webhooks::__path_remove, webhooks::remove::<E>, api, webhooks::REMOVE_REFUSALS)
             .with(users::__path_find, users::find::<E>, api, &[])
+            .with(
+                transfer::__path_export_channel,
+                transfer::export_channel::<E>,
+                api,
+                transfer::EXPORT_REFUSALS,
+            )
             .refusing(REFUSALS);
         let by_secret = webhooks::POST_REFUSALS;
         by_token.and(Routes::new("").with(

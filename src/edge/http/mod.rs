@@ -31,6 +31,7 @@ pub mod password;
 pub mod problem;
 pub mod revocations;
 pub mod token;
+pub mod transfer;
 pub mod users;
 pub mod webhooks;
 

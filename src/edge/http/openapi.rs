@@ -26,8 +26,8 @@ use utoipa::{
 };
 
 use super::{
-    accounts, admin, channels, keys, me, members, messages, password, problem, token, users,
-    webhooks,
+    accounts, admin, channels, keys, me, members, messages, password, problem, token, transfer,
+    users, webhooks,
 };
 use crate::{auth::revocation, wire::code::ErrorCode};
 
@@ -42,6 +42,7 @@ const TAGS: &[(&str, &str)] = &[
     ("accounts", "Users, and what a user may know about itself."),
     ("tokens", "Access and refresh tokens, what they are verified by, and which were taken back."),
     ("chat", "The WebSocket, on which messages come as they are written."),
+    ("bulk", "Exports and imports: whole logs, streamed."),
     ("admin", "What an operator does."),
     ("health", "How the process feels."),
 ];
@@ -85,6 +86,12 @@ const TAGS: &[(&str, &str)] = &[
     token::Grant,
     token::Granted,
     token::Unwanted,
+    crate::transfer::decode::InvalidLine,
+    crate::transfer::import::Records,
+    crate::transfer::import::Report,
+    crate::transfer::import::Stats,
+    transfer::ImportResult,
+    transfer::Imported,
     users::User,
     users::UserList,
     webhooks::NewWebhook,
