@@ -34,8 +34,8 @@ use crate::{
     engine::{Engine, Mark, ReadError, ReadFrom, RecordError},
     hub::directory::{ChannelInfo, Directory, DirectoryError},
     limits::{
-        EXPORT_BUSY_PAUSE, EXPORT_CHANNELS_PER_PAGE, EXPORT_CHUNK_BYTES, EXPORT_READ_BYTES_MAX,
-        EXPORT_TRIES_MAX, EXPORT_USERS_BYTES_MAX, EXPORT_USERS_PER_READ,
+        EXPORT_BUSY_PAUSE, EXPORT_CHANNELS_PER_PAGE, EXPORT_CHUNK_BYTES, EXPORT_MEMBERS_PER_LINE,
+        EXPORT_READ_BYTES_MAX, EXPORT_TRIES_MAX, EXPORT_USERS_BYTES_MAX, EXPORT_USERS_PER_READ,
     },
     log::{
         batch::{BatchError, Entry},
@@ -269,25 +269,33 @@ impl<E: Engine> Export<E> {
             members.push((person.ok_or(ExportError::UnknownUser(user))?, role));
         }
         let settings = record.settings();
-        let line = ChannelLine {
-            channel: &channel.name,
-            created_ms: if record.created_at_ms == 0 {
-                u64::from(record.epoch) * 1_000
-            } else {
-                record.created_at_ms
-            },
-            settings: SettingsLine::of(&settings),
-            members: members
-                .iter()
-                .map(|(person, role)| MemberLine {
-                    name: &person.name,
-                    user: &person.subject,
-                    role: *role,
-                })
-                .collect(),
+        let created_ms = match record.created_at_ms {
+            0 => u64::from(record.epoch) * 1_000,
+            created_at_ms => created_at_ms,
         };
-        ndjson::channel_line(&mut self.out, &line);
-        Ok(())
+        // A line is not to be longer than an import takes, however many members there are.
+        let mut rest = &members[..];
+        loop {
+            let (some, others) = rest.split_at(rest.len().min(EXPORT_MEMBERS_PER_LINE));
+            let line = ChannelLine {
+                channel: &channel.name,
+                created_ms,
+                settings: SettingsLine::of(&settings),
+                members: some
+                    .iter()
+                    .map(|(person, role)| MemberLine {
+                        name: &person.name,
+                        user: &person.subject,
+                        role: *role,
+                    })
+                    .collect(),
+            };
+            ndjson::channel_line(&mut self.out, &line);
+            rest = others;
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
     }
 
     /// Takes a page, and asks for the one after it before it is written.

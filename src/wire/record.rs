@@ -118,30 +118,51 @@ fn body_bytes(record: &[u8]) -> Option<usize> {
     decode_varint(&mut rest).ok().and_then(|length| usize::try_from(length).ok())
 }
 
+/// Whose a record is, and what else is known of one that was imported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Whose.
+    pub user: UserId,
+    /// The user's number for it.
+    pub client_message_id: Option<ClientMessageId>,
+    /// When it was written, in milliseconds since 1970; 0: when it was put in order.
+    pub written_at_ms: u64,
+}
+
+impl From<UserId> for Origin {
+    fn from(user: UserId) -> Self {
+        Self { user, client_message_id: None, written_at_ms: 0 }
+    }
+}
+
 /// The record of a membership that changed.
-#[must_use]
-pub fn membership(by: UserId, user: UserId, role: Option<Role>) -> Bytes {
-    record(by, Wire::Membership(proto::Membership { user_id: user.0, role: role_number(role) }))
+pub fn membership(by: impl Into<Origin>, user: UserId, role: Option<Role>) -> Bytes {
+    let membership = proto::Membership { user_id: user.0, role: role_number(role) };
+    record(by.into(), Wire::Membership(membership))
 }
 
 /// The record of settings that changed.
-#[must_use]
-pub fn settings(by: UserId, settings: &Settings) -> Bytes {
-    record(by, Wire::Settings(settings_to_proto(settings)))
+pub fn settings(by: impl Into<Origin>, settings: &Settings) -> Bytes {
+    record(by.into(), Wire::Settings(settings_to_proto(settings)))
 }
 
 /// The last record of a channel.
 #[must_use]
 pub fn deletion(by: UserId) -> Bytes {
-    record(by, Wire::Deletion(proto::Deletion {}))
+    record(by.into(), Wire::Deletion(proto::Deletion {}))
 }
 
-fn record(by: UserId, content: Wire) -> Bytes {
-    let record = proto::Record { user_id: by.0, content: Some(content), ..Default::default() };
+fn record(origin: Origin, content: Wire) -> Bytes {
+    let record = proto::Record {
+        user_id: origin.user.0,
+        client_message_id: origin.client_message_id.map_or(0, |id| id.0),
+        written_at_ms: origin.written_at_ms,
+        content: Some(content),
+    };
     record.encode_to_vec().into()
 }
 
-pub(super) fn role_number(role: Option<Role>) -> i32 {
+pub(crate) fn role_number(role: Option<Role>) -> i32 {
     match role {
         None => proto::Role::Unspecified,
         Some(Role::Member) => proto::Role::Member,
@@ -152,7 +173,7 @@ pub(super) fn role_number(role: Option<Role>) -> i32 {
 }
 
 /// `None` for unspecified, and for what a later version may know.
-pub(super) fn role_of(number: i32) -> Option<Role> {
+pub(crate) fn role_of(number: i32) -> Option<Role> {
     match proto::Role::try_from(number) {
         Ok(proto::Role::Member) => Some(Role::Member),
         Ok(proto::Role::Moderator) => Some(Role::Moderator),
@@ -165,23 +186,31 @@ pub(super) fn settings_to_proto(settings: &Settings) -> proto::Settings {
     proto::Settings {
         channel_name: settings.name.to_string(),
         topic: settings.topic.clone(),
-        visibility: match settings.visibility {
-            Visibility::Public => proto::Visibility::Public,
-            Visibility::Private => proto::Visibility::Private,
-        }
-        .into(),
-        posting: match settings.posting {
-            Posting::Everyone => proto::Posting::Everyone,
-            Posting::Members => proto::Posting::Members,
-            Posting::Moderators => proto::Posting::Moderators,
-        }
-        .into(),
+        visibility: visibility_number(settings.visibility),
+        posting: posting_number(settings.posting),
         archived: settings.archived,
         quota: quota_to_proto(settings.quota),
     }
 }
 
-pub(super) fn quota_to_proto(quota: Quota) -> Option<proto::Quota> {
+pub(crate) fn visibility_number(visibility: Visibility) -> i32 {
+    match visibility {
+        Visibility::Public => proto::Visibility::Public,
+        Visibility::Private => proto::Visibility::Private,
+    }
+    .into()
+}
+
+pub(crate) fn posting_number(posting: Posting) -> i32 {
+    match posting {
+        Posting::Everyone => proto::Posting::Everyone,
+        Posting::Members => proto::Posting::Members,
+        Posting::Moderators => proto::Posting::Moderators,
+    }
+    .into()
+}
+
+pub(crate) fn quota_to_proto(quota: Quota) -> Option<proto::Quota> {
     (!quota.is_none()).then(|| proto::Quota {
         messages_max: quota.messages_max.map_or(0, Into::into),
         bytes_max: quota.bytes_max.map_or(0, Into::into),
@@ -216,7 +245,7 @@ pub(super) fn posting_of(number: i32) -> Option<Posting> {
 }
 
 /// What cannot be read is taken as the narrower: a channel is not opened by a mistake.
-pub(super) fn settings_of(settings: proto::Settings) -> Settings {
+pub(crate) fn settings_of(settings: proto::Settings) -> Settings {
     Settings {
         name: settings.channel_name.into(),
         topic: settings.topic,

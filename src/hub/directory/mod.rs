@@ -3,11 +3,18 @@
 //! Two records each: name → number and number → what is known of it, written in one step. What was
 //! looked up once stays in a bounded map that the edge and all shards share; no guard of these maps
 //! leaves this file. What a channel is changes with entries of its log: the shard that owns it writes
-//! the records with them, and tells the maps by [`Directory::learn`] and [`Directory::forget`].
+//! the records with them, and tells the maps by [`Directory::learn`] and [`Directory::forget`]. What was
+//! read while something changed is answered, but not kept: it may be what was so before.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{Mutex, Notify};
@@ -100,6 +107,9 @@ pub struct Directory<E> {
     user_ids: DashMap<Box<str>, UserId>,
     /// Members of private channels, as far as they have been looked up. Who is not here may be one.
     members: DashMap<(ChannelId, UserId), ()>,
+    /// Counts what the maps were told. Who reads a record looks at it before the read, and again when
+    /// it has the place in the map to itself: if it has moved, the record may be of before.
+    changes: AtomicU64,
     channel_numbers: Counter,
     user_numbers: Counter,
     /// Rung when a channel was deleted, and its data is to be removed.
@@ -149,6 +159,7 @@ impl<E: Engine> Directory<E> {
             user_names: DashMap::new(),
             user_ids: DashMap::new(),
             members: DashMap::new(),
+            changes: AtomicU64::new(0),
             channel_numbers: Counter::new("channels"),
             user_numbers: Counter::new("users"),
             deletions: Notify::new(),
@@ -159,7 +170,8 @@ impl<E: Engine> Directory<E> {
     #[must_use]
     pub fn cached_channel_by_name(&self, name: &str) -> Option<ChannelInfo> {
         let id = *self.channel_ids.get(name)?;
-        self.cached_channel(id)
+        // It may have another name now.
+        self.cached_channel(id).filter(|channel| *channel.name == *name)
     }
 
     /// The channel of this number, if it has been looked up before.
@@ -218,6 +230,7 @@ impl<E: Engine> Directory<E> {
         if let Some(channel) = self.cached_channel_for(user, channel) {
             return Ok(channel);
         }
+        let changes = self.changes();
         let found = match channel {
             ChannelRef::Id(id) => self.find(*id).await?,
             ChannelRef::Name(name) => self.find_by_name(name).await?,
@@ -227,8 +240,7 @@ impl<E: Engine> Directory<E> {
         match found {
             Some(channel) if channel.access != Access::Private => Ok(channel),
             Some(channel) if role.is_some() => {
-                bound(&self.members);
-                self.members.insert((id, user), ());
+                self.keep_member(changes, id, user);
                 Ok(channel)
             }
             _ => Err(DirectoryError::UnknownChannel),
@@ -290,11 +302,12 @@ impl<E: Engine> Directory<E> {
     }
 
     async fn find(&self, id: ChannelId) -> Result<Option<ChannelInfo>, DirectoryError> {
+        let changes = self.changes();
         let Some(found) = self.engine.get(Table::Channels, &channel_key(id)).await? else {
             return Ok(None);
         };
         let channel = ChannelRecord::parse(id, &found)?.info();
-        self.learn(channel.clone());
+        self.keep(changes, &channel);
         Ok(Some(channel))
     }
 
@@ -324,32 +337,86 @@ impl<E: Engine> Directory<E> {
         owner: Option<UserId>,
         now_ms: u64,
     ) -> Result<ChannelRecord, DirectoryError> {
+        let members = owner.map(|owner| (owner, Role::Owner)).into_iter().collect();
+        self.make_channel(settings, owner, members, now_ms, now_ms).await
+    }
+
+    /// Makes a channel as it was elsewhere, where it was made at `created_at_ms`.
+    ///
+    /// # Errors
+    /// When the name is taken or the records cannot be written.
+    pub async fn import_channel(
+        &self,
+        settings: &Settings,
+        members: Vec<(UserId, Role)>,
+        created_at_ms: u64,
+        now_ms: u64,
+    ) -> Result<ChannelRecord, DirectoryError> {
+        self.make_channel(settings, None, members, created_at_ms, now_ms).await
+    }
+
+    /// Adds members to a channel that was just imported and made elsewhere at `created_at_ms`. Whether
+    /// it is that channel, and there were any to add.
+    ///
+    /// # Errors
+    /// When the records cannot be read or written.
+    pub async fn import_members(
+        &self,
+        id: ChannelId,
+        members: Vec<(UserId, Role)>,
+        created_at_ms: u64,
+    ) -> Result<bool, DirectoryError> {
+        let key = channel_key(id);
+        let found = self.engine.get(Table::Channels, &key).await?;
+        let found = found.ok_or(DirectoryError::UnknownChannel)?;
+        let mut record = ChannelRecord::parse(id, &found)?;
+        let mut derived = Vec::new();
+        if record.created_at_ms == created_at_ms {
+            for (user, role) in members {
+                if self.role(id, user).await?.is_none() {
+                    record.member_count = record.member_count.saturating_add(1);
+                    derived.extend(membership(id, user, Some(role), Sequence::ZERO));
+                }
+            }
+        }
+        if derived.is_empty() {
+            return Ok(false);
+        }
+        derived.extend(record.derived());
+        let expect = Expect::Revision(found.revision);
+        match self.engine.put_with(Table::Channels, &key, found.value, expect, derived).await {
+            Ok(_) => Ok(true),
+            Err(RecordError::Conflict) => Err(DirectoryError::Contended),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn make_channel(
+        &self,
+        settings: &Settings,
+        by: Option<UserId>,
+        members: Vec<(UserId, Role)>,
+        created_at_ms: u64,
+        now_ms: u64,
+    ) -> Result<ChannelRecord, DirectoryError> {
         let name = &*settings.name;
         let now_s = now_ms / 1_000;
         let (expect, last_epoch) = self.free_name(name, now_s).await?;
         let id = self.next_number(&self.channel_numbers).await?;
-        let mut record = ChannelRecord {
-            id,
-            name: name.to_owned(),
-            epoch: u32::try_from(now_s).unwrap_or(u32::MAX).max(last_epoch + 1),
-            created_at_ms: now_ms,
-            created_by: owner.map_or(0, |owner| owner.0),
-            topic: String::new(),
-            visibility: settings.visibility,
-            posting: settings.posting,
-            archived: settings.archived,
-            quota: settings.quota,
-            usage: Default::default(),
-            member_count: u32::from(owner.is_some()),
-        };
-        record.set(settings);
-        let members =
-            owner.map(|owner| membership(ChannelId(id), owner, Some(Role::Owner), Sequence::ZERO));
-        let derived = record.derived().chain(members.into_iter().flatten()).collect();
+        let changes = self.changes();
+        let epoch = u32::try_from(now_s).unwrap_or(u32::MAX).max(last_epoch.saturating_add(1));
+        let by = by.unwrap_or(UserId(0));
+        let mut record = ChannelRecord::new(ChannelId(id), settings, Epoch(epoch), by);
+        record.created_at_ms = created_at_ms;
+        record.member_count = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        let members = members
+            .into_iter()
+            .flat_map(|(user, role)| membership(ChannelId(id), user, Some(role), Sequence::ZERO));
+        let derived = record.derived().chain(members).collect();
         let named = format(&NameRecord::of(ChannelId(id)));
         match self.engine.put_with(Table::Channels, &name_key(name), named, expect, derived).await {
             Ok(_) => {
-                self.learn(record.info());
+                self.keep(changes, &record.info());
                 Ok(record)
             }
             Err(RecordError::Conflict) => Err(DirectoryError::ChannelExists),
@@ -411,8 +478,40 @@ impl<E: Engine> Directory<E> {
         }
     }
 
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    /// Remembers what a channel was when it was read, if nothing has changed since.
+    fn keep(&self, changes: u64, channel: &ChannelInfo) {
+        bound(&self.channels);
+        bound(&self.channel_ids);
+        if let Entry::Vacant(place) = self.channels.entry(channel.id) {
+            if self.changes() != changes {
+                return;
+            }
+            place.insert(channel.clone());
+        }
+        let is_named = self.channel_ids.get(&*channel.name).is_some_and(|id| *id == channel.id);
+        if !is_named {
+            // If it has got another name meanwhile, whoever asks for this one sees that.
+            self.channel_ids.insert(Box::from(&*channel.name), channel.id);
+        }
+    }
+
+    /// Remembers that a user was a member, if nothing has changed since.
+    fn keep_member(&self, changes: u64, channel: ChannelId, user: UserId) {
+        bound(&self.members);
+        if let Entry::Vacant(place) = self.members.entry((channel, user))
+            && self.changes() == changes
+        {
+            place.insert(());
+        }
+    }
+
     /// Remembers what a channel is now.
     pub fn learn(&self, channel: ChannelInfo) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         bound(&self.channels);
         bound(&self.channel_ids);
         self.channel_ids.insert(Box::from(&*channel.name), channel.id);
@@ -424,6 +523,7 @@ impl<E: Engine> Directory<E> {
 
     /// Remembers a channel no more, which was deleted, and has its data removed.
     pub fn forget(&self, channel: ChannelId) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         if let Some((_, before)) = self.channels.remove(&channel) {
             self.channel_ids.remove_if(&*before.name, |_, id| *id == channel);
         }
@@ -432,6 +532,7 @@ impl<E: Engine> Directory<E> {
 
     /// Remembers a member no more, who was removed.
     pub fn forget_member(&self, channel: ChannelId, user: UserId) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         self.members.remove(&(channel, user));
     }
 
@@ -457,6 +558,19 @@ impl<E: Engine> Directory<E> {
         self.user_ids.insert(subject.into(), id);
         self.keep_name(id, name.into());
         Ok(id)
+    }
+
+    /// The user of this token subject, under whatever name; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn user_of(&self, subject: &str) -> Result<Option<UserId>, DirectoryError> {
+        let known = self.user_ids.get(subject).map(|id| *id);
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = self.engine.get(Table::Users, &format!("subject:{subject}")).await?;
+        found.map(|found| Ok(UserId(parse::<NumberRecord>(&found)?.id))).transpose()
     }
 
     /// A user's display name; `None` if nobody has this number.

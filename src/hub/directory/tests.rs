@@ -132,3 +132,31 @@ async fn what_an_older_version_knows_by_number_is_listed_by_name() {
         assert_eq!(directory.users_named("ada").await, Ok(vec![UserId(5)]));
     }
 }
+
+#[tokio::test]
+async fn what_was_read_before_a_change_is_not_remembered_after_it() {
+    let directory = Directory::new(Arc::new(engine()));
+    let made = directory.create_channel(&Settings::open("lobby"), None, 1_000).await.unwrap();
+    let before = made.info();
+    let after = ChannelInfo { name: "hall".into(), access: Access::Private, ..before.clone() };
+    let reading = directory.changes();
+    directory.learn(after.clone());
+    directory.keep(reading, &before);
+    assert_eq!(directory.cached_channel(before.id), Some(after.clone()));
+    assert_eq!(directory.cached_channel_by_name("lobby"), None);
+    assert_eq!(directory.cached_channel_by_name("hall"), Some(after.clone()));
+    let reading = directory.changes();
+    directory.forget(before.id);
+    directory.keep(reading, &after);
+    assert_eq!(directory.cached_channel(before.id), None);
+    assert_eq!(directory.cached_channel_by_name("hall"), None);
+    let user = UserId(1);
+    let member = ChannelRef::Id(after.id);
+    directory.keep(directory.changes(), &after);
+    let reading = directory.changes();
+    directory.forget_member(after.id, user);
+    directory.keep_member(reading, after.id, user);
+    assert_eq!(directory.cached_channel_for(user, &member), None);
+    directory.keep_member(directory.changes(), after.id, user);
+    assert_eq!(directory.cached_channel_for(user, &member), Some(after));
+}
