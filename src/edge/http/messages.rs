@@ -256,7 +256,7 @@ impl From<Settings> for SettingsChange {
 
 /// Records of a channel's log, ascending.
 #[derive(Serialize, ToSchema)]
-pub struct Page {
+pub struct MessageList {
     /// The channel's name.
     #[serde(serialize_with = "text")]
     #[schema(value_type = String)]
@@ -319,19 +319,19 @@ pub const READ_REFUSALS: &[ErrorCode] = &[ErrorCode::UnknownChannel, ErrorCode::
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 200,
             description = "At most so many; absent: 50."),
     ),
-    responses((status = 200, description = "The records.", body = Page)),
+    responses((status = 200, description = "The records.", body = MessageList)),
 )]
 pub async fn read<E: Engine>(
     State(api): State<Chat<E>>,
     Caller(user): Caller,
     Named(channel): Named,
     Query(page): Query<PageQuery>,
-) -> Result<Json<Page>, Problem> {
+) -> Result<Json<MessageList>, Problem> {
     let page = page.page()?;
     let channel = api.desk.find(user, &channel).await.map_err(refused_with)?;
     let (name, id) = (Arc::clone(&channel.name), channel.id);
     let (head, messages) = in_time(api.entries(user, channel, page)).await??;
-    Ok(Json(Page {
+    Ok(Json(MessageList {
         channel: name,
         channel_id: id.0,
         epoch: head.epoch.0,
