@@ -179,7 +179,8 @@ mod tests {
         };
         assert_eq!(read(&record), Ok(expected));
         assert_eq!(read(b"\x2a\x02ab").unwrap().content, Content::Settings(b"ab"));
-        assert_eq!(read(b"\x08\x01\x32\x00"), Err(RecordFormatError::UnknownContent));
+        assert_eq!(read(b"\x08\x01\x32\x00").unwrap().content, Content::Deletion);
+        assert_eq!(read(b"\x08\x01\x3a\x00"), Err(RecordFormatError::UnknownContent));
     }
 
     proptest! {

@@ -15,6 +15,7 @@ mod resume;
 mod history;
 mod idempotency;
 
+mod api_document;
 mod channels_http;
 mod messages_http;
 mod webhooks;

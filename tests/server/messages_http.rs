@@ -288,6 +288,13 @@ async fn a_request_without_a_good_token_is_refused() {
         let expired = Api::new(address, server.expired_token("ada")).get(path).await;
         expired.is_refused(401, "token_expired");
     }
+    // Addresses are written down in many places: no token belongs there.
+    let me = "/v1/channels/lobby/members/me";
+    for (method, path) in [("GET", "/v1/channels/lobby"), ("DELETE", me), ("GET", MESSAGES)] {
+        let path = format!("{path}?access_token={}", server.token("ada"));
+        let refused = server.api("ada").ask(method, &path, "", None).await;
+        refused.is_refused(400, "bad_request");
+    }
     let two = "Authorization: Bearer a.b.c\r\n";
     server.api("ada").ask("GET", MESSAGES, two, None).await.is_refused(400, "bad_request");
     // A cookie is nobody's login.

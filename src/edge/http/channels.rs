@@ -77,6 +77,7 @@ impl From<ChannelView> for Channel {
 /// What a channel accepts in its whole life. A bound that is absent is none.
 #[derive(Clone, Copy, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Quota)]
 pub struct QuotaBody {
     /// Messages, at least 1.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]

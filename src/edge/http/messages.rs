@@ -256,7 +256,7 @@ impl From<Settings> for SettingsChange {
 
 /// Records of a channel's log, ascending.
 #[derive(Serialize, ToSchema)]
-pub struct Page {
+pub struct MessageList {
     /// The channel's name.
     #[serde(serialize_with = "text")]
     #[schema(value_type = String)]
@@ -319,29 +319,19 @@ pub const READ_REFUSALS: &[ErrorCode] = &[ErrorCode::UnknownChannel, ErrorCode::
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 200,
             description = "At most so many; absent: 50."),
     ),
-    responses((status = 200, description = "The records.", body = Page)),
+    responses((status = 200, description = "The records.", body = MessageList)),
 )]
 pub async fn read<E: Engine>(
     State(api): State<Chat<E>>,
     Caller(user): Caller,
     Named(channel): Named,
     Query(page): Query<PageQuery>,
-) -> Result<Json<Page>, Problem> {
+) -> Result<Json<MessageList>, Problem> {
     let page = page.page()?;
     let channel = api.desk.find(user, &channel).await.map_err(refused_with)?;
     let (name, id) = (Arc::clone(&channel.name), channel.id);
-    let (head, runs) = in_time(api.gather(user, channel, page)).await??;
-    let mut messages = Vec::new();
-    for run in &runs {
-        for (sequence, written) in run.written() {
-            let Some(written) = written else {
-                tracing::error!(channel = id.0, %sequence, "a record of the log cannot be read");
-                return Err(ErrorCode::Internal.into());
-            };
-            messages.push(api.entry(sequence, run.timestamp_ms, written).await?);
-        }
-    }
-    Ok(Json(Page {
+    let (head, messages) = in_time(api.entries(user, channel, page)).await??;
+    Ok(Json(MessageList {
         channel: name,
         channel_id: id.0,
         epoch: head.epoch.0,
@@ -351,6 +341,28 @@ pub async fn read<E: Engine>(
 }
 
 impl<E: Engine> ChatApi<E> {
+    /// The records of a page, and where the channel is.
+    async fn entries(
+        &self,
+        user: UserId,
+        channel: ChannelInfo,
+        page: decode::Page,
+    ) -> Result<(Position, Vec<Entry>), Problem> {
+        let id = channel.id;
+        let (head, runs) = self.gather(user, channel, page).await?;
+        let mut entries = Vec::with_capacity(runs.iter().map(Run::count).sum());
+        for run in &runs {
+            for (sequence, written) in run.written() {
+                let Some(written) = written else {
+                    tracing::error!(channel = id.0, %sequence, "a record of the log cannot be read");
+                    return Err(ErrorCode::Internal.into());
+                };
+                entries.push(self.entry(sequence, run.timestamp_ms, written).await?);
+            }
+        }
+        Ok((head, entries))
+    }
+
     /// Reads on until there are as many records as were asked for: one read of the log may be cut by
     /// its bytes. Each read that is not the last one brings a record at least.
     async fn gather(
