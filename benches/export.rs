@@ -19,6 +19,7 @@ use hubbub::{
     log::{
         batch::{Batch, put_record},
         place::{BatchId, ClientMessageId, Cursor, Head},
+        settings::Settings,
     },
     transfer::{
         csv::Columns,
@@ -69,7 +70,8 @@ async fn run<E: Engine>(engine_name: &str, engine: E) {
 }
 
 async fn fill<E: Engine>(engine: &E, directory: &Directory<E>) {
-    let channel = directory.create_channel("lobby", 1_700_000_000).await.expect("it is new");
+    let channel = directory.create_channel(&Settings::open("lobby"), None, 1_700_000_000_000).await;
+    let channel = channel.expect("it is new").info();
     let mut users = Vec::new();
     for number in 0..USERS {
         let (subject, name) = (format!("user-{number}"), format!("User {number}"));

@@ -158,6 +158,29 @@ pub const HISTORY_READS_PER_CONNECTION_MAX: u8 = 2;
 /// User ids in one `users` command. Beyond it: `bad_request`.
 pub const USERS_PER_LOOKUP_MAX: usize = 200;
 
+/// Members of one channel. Beyond it: `too_many`. The channel holds them in memory while it is used,
+/// if it is for members only.
+pub const MEMBERS_MAX: usize = 100_000;
+/// Channels or members in one page of a list.
+pub const LISTED_MAX: u32 = 200;
+/// Channels or members in a page of a list when the client names no number.
+pub const LISTED_DEFAULT: u32 = 50;
+/// Records that are read for one page of a list whose filter leaves some out. The page may then be
+/// short, and says where the next begins.
+pub const LIST_SCAN_MAX: usize = 1_000;
+/// Records that are read at once where all of a kind are.
+pub const SCAN_STEP: usize = 1_000;
+/// Users of one name that a search answers.
+pub const USERS_FOUND_MAX: usize = 50;
+/// Calls from the edge that one shard has not answered. Beyond it: `busy`.
+pub const CALLS_MAX: usize = 8_192;
+/// How long the edge waits for the answer to a call. Beyond it: 503, and a retry tells what became of
+/// it.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a name is kept for a channel that is about to have it. Beyond it: it is free.
+pub const NAME_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
+/// Bytes of a channel's topic.
+pub const TOPIC_BYTES_MAX: usize = 512;
 /// Bytes of a channel name.
 pub const CHANNEL_NAME_BYTES_MAX: usize = 64;
 /// Bytes of a token's subject.
@@ -494,8 +517,10 @@ const _: () = assert!(WAL_CHECKPOINT_BYTES < WAL_BYTES_MAX, "a checkpoint comes 
 pub const EXPORT_CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes of one read of the log for an export. One is read ahead.
 pub const EXPORT_READ_BYTES_MAX: usize = 256 * 1024;
-/// Channel names that an export reads at once.
+/// Channels that an export reads at once.
 pub const EXPORT_CHANNELS_PER_PAGE: usize = 256;
+/// Members of a channel that an export writes at once.
+pub const EXPORT_MEMBERS_PER_STEP: usize = 256;
 /// Bytes of users that an export remembers, with what the table takes for each. Beyond it: all are
 /// forgotten and read again.
 pub const EXPORT_USERS_BYTES_MAX: usize = 8 * 1024 * 1024;

@@ -180,7 +180,7 @@ pub(super) fn encode(id: u32, command: &Command) -> Bytes {
             Wire::Users(proto::Users { user_ids: users.into_iter().map(|user| user.0).collect() })
         }
         Command::CreateChannel(channel_name) => {
-            Wire::CreateChannel(proto::CreateChannel { channel_name })
+            Wire::CreateChannel(proto::CreateChannel { channel_name, ..Default::default() })
         }
     };
     proto::ClientEnvelope { id, command: Some(command) }.encode_to_vec().into()
@@ -259,6 +259,11 @@ fn answer(
         reply::Result::Channel(channel) => {
             Answer::Channel { channel: ChannelId(channel.channel_id), name: channel.channel_name }
         }
+        // This client asks for none of these.
+        reply::Result::Channels(_)
+        | reply::Result::ChannelDeleted(_)
+        | reply::Result::Member(_)
+        | reply::Result::Members(_) => return Err(ProtocolError::WrongReply(id)),
     }))
 }
 
@@ -276,7 +281,7 @@ fn run(messages: proto::Messages) -> Run {
                 user: UserId(record.user_id),
                 body: match record.content {
                     Some(proto::record::Content::Body(body)) => body,
-                    None => String::new(),
+                    _ => String::new(),
                 },
                 timestamp_ms,
                 client_message_id: Some(record.client_message_id)

@@ -179,6 +179,7 @@ impl Peer {
             user_id: 1,
             client_message_id: 0,
             content: Some(proto::record::Content::Body("hello".to_owned())),
+            written_at_ms: 0,
         };
         let records = vec![record; count];
         let messages = proto::Messages { channel_id: 7, first_sequence, timestamp_ms: 1, records };

@@ -36,7 +36,7 @@ use crate::{
     wire::{
         Encoding,
         code::{CloseCode, ErrorCode},
-        decode::{ChannelRef, Command, Request, Undecodable, decode},
+        decode::{Command, Request, Undecodable, decode},
         encode::{Control, Reply},
     },
 };
@@ -131,13 +131,13 @@ impl<E: Engine> Dialogue<E> {
                     self.logged_in(id, login);
                 }
             }
-            Command::CreateChannel { name } => {
-                match shard.directory().create_channel(&name, clock::unix_s()).await {
-                    Ok(channel) => {
-                        shard.reply(port, id, &Reply::Channel { channel: channel.id, name });
-                    }
-                    Err(error) => shard.refuse(port, id, (&error).into()),
+            Command::Channels(command) => {
+                let State::Ready { user, .. } = self.state else { return };
+                let reply = shard.desk().perform(user, *command).await;
+                if let Reply::Refused(refusal) = &reply {
+                    shard.metrics().refused(refusal.code);
                 }
+                shard.reply(port, id, &reply);
             }
             Command::Users { users } => match self.names(&users).await {
                 Ok(names) => self.shard.reply(&self.port, id, &Reply::Users(names)),
@@ -146,11 +146,8 @@ impl<E: Engine> Dialogue<E> {
             Command::Publish { ref channel, .. }
             | Command::Subscribe { ref channel, .. }
             | Command::History { ref channel, .. } => {
-                let found = match channel {
-                    ChannelRef::Id(id) => shard.directory().channel(*id).await,
-                    ChannelRef::Name(name) => shard.directory().channel_by_name(name).await,
-                };
-                match found {
+                let State::Ready { user, .. } = self.state else { return };
+                match shard.directory().channel_for(user, channel).await {
                     Ok(info) => self.act(id, command, &info),
                     Err(error) => shard.refuse(port, id, (&error).into()),
                 }
@@ -254,21 +251,18 @@ impl<E: Engine> Dialogue<E> {
 
     /// Does at once what can be done from memory.
     fn obey(&self, id: u32, command: Command) -> Next<Waiting> {
-        let directory = self.shard.directory();
+        let State::Ready { user, .. } = self.state else { return Next::Stop };
         let known = match &command {
             Command::Publish { channel, .. }
             | Command::Subscribe { channel, .. }
-            | Command::History { channel, .. } => match channel {
-                ChannelRef::Id(id) => directory.cached_channel(*id),
-                ChannelRef::Name(name) => directory.cached_channel_by_name(name),
-            },
+            | Command::History { channel, .. } => {
+                self.shard.directory().cached_channel_for(user, channel)
+            }
             Command::Unsubscribe { channel } => {
                 self.shard.unsubscribe(&self.port, id, *channel);
                 return Next::Go;
             }
-            Command::Authenticate { .. }
-            | Command::Users { .. }
-            | Command::CreateChannel { .. } => None,
+            Command::Authenticate { .. } | Command::Users { .. } | Command::Channels(_) => None,
         };
         match known {
             Some(channel) => {
@@ -282,13 +276,16 @@ impl<E: Engine> Dialogue<E> {
     /// Hands a command on a known channel to the shard.
     fn act(&self, id: u32, command: Command, channel: &ChannelInfo) {
         let (shard, port) = (&self.shard, &self.port);
-        match (command, self.state) {
-            (Command::Publish { client_message_id, body, .. }, State::Ready { user, .. }) => {
+        let State::Ready { user, .. } = self.state else {
+            unreachable!("nobody is obeyed who has not logged in")
+        };
+        match command {
+            Command::Publish { client_message_id, body, .. } => {
                 shard.publish(port, Publish { id, user, client_message_id, body }, channel);
             }
-            (Command::Subscribe { since, .. }, _) => shard.subscribe(port, id, channel, since),
-            (Command::History { page, .. }, _) => shard.history(port, id, channel, page),
-            (command, _) => unreachable!("{command:?} names no channel, or nobody is logged in"),
+            Command::Subscribe { since, .. } => shard.subscribe(port, id, user, channel, since),
+            Command::History { page, .. } => shard.history(port, id, user, channel, page),
+            command => unreachable!("{command:?} names no channel"),
         }
     }
 

@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::log::{Fault, MemoryLog};
 use super::{
-    Append, AppendError, Caps, Chain, Engine, Expect, Feed, Mark, ReadError, ReadFrom, RecordError,
-    Refusal, Revision, Table, Versioned,
+    Append, AppendError, Caps, Chain, Derived, Engine, Expect, Feed, Mark, ReadError, ReadFrom,
+    RecordError, Refusal, Revision, Table, Versioned,
 };
 use crate::{
     limits,
@@ -378,15 +378,22 @@ impl Engine for MemoryEngine {
         async move { node.records(|log| Ok(log.get(table, &key))) }
     }
 
-    fn put(
+    fn put_with(
         &self,
         table: Table,
         key: &str,
         value: Bytes,
         expect: Expect,
+        derived: Vec<Derived>,
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
         let (node, key) = (self.clone(), key.to_owned());
-        async move { node.records(|log| log.put(table, &key, value, expect)) }
+        async move {
+            node.records(|log| {
+                let revision = log.put(table, &key, value, expect)?;
+                log.derive(&derived);
+                Ok(revision)
+            })
+        }
     }
 
     fn remove(

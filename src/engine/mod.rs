@@ -89,6 +89,18 @@ pub trait Engine: Send + Sync + 'static {
         key: &str,
         value: Bytes,
         expect: Expect,
+    ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
+        self.put_with(table, key, value, expect, Vec::new())
+    }
+
+    /// Writes one record if it is as expected, and in the same step what follows from it.
+    fn put_with(
+        &self,
+        table: Table,
+        key: &str,
+        value: Bytes,
+        expect: Expect,
+        derived: Vec<Derived>,
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static;
 
     /// Removes one record if it is at this revision, and is a [`Conflict`](RecordError::Conflict) if it

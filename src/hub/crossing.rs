@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     limits::{ASKS_ABROAD_MAX, CROSSING_BYTES_MAX, CROSSINGS_MAX},
-    log::place::{ChannelId, Position},
+    log::place::{ChannelId, Position, UserId},
     wire::{decode::Page, encode::Reply},
 };
 
@@ -37,11 +37,11 @@ pub enum Ask {
     /// Put this into the channel.
     Publish(ChannelInfo, Draft),
     /// Start delivery.
-    Subscribe(ChannelInfo, Ticket, Format, Option<Position>),
+    Subscribe(ChannelInfo, Ticket, Format, UserId, Option<Position>),
     /// End delivery.
     Unsubscribe(ChannelId, Ticket),
     /// Read a page.
-    History(ChannelInfo, Ticket, Page),
+    History(ChannelInfo, Ticket, UserId, Page),
     /// The connection is gone, and with it what it wanted of the channel.
     Gone(ChannelId, ConnectionKey),
 }

@@ -168,7 +168,11 @@ const fn may_be_compressed(reply: &Reply) -> bool {
         | Reply::Unsubscribed(_)
         | Reply::Authenticated { .. }
         | Reply::Users(_)
-        | Reply::Channel { .. } => false,
+        | Reply::Channel(_)
+        | Reply::Channels(..)
+        | Reply::ChannelDeleted(_)
+        | Reply::Member(_)
+        | Reply::Members(..) => false,
     }
 }
 
@@ -256,8 +260,10 @@ mod tests {
         log::{
             batch::put_record,
             place::{BatchId, Epoch, Position, UserId},
+            settings::Settings,
         },
         websocket::deflate::{Agreed, compress::Compressor},
+        wire::channels::ChannelView,
     };
 
     const PROTO: Format = Format::plain(Encoding::Proto);
@@ -333,7 +339,16 @@ mod tests {
         assert_eq!(reply_frame(format, 1, &login, never).saved_bytes, 0);
         let users = Reply::Users(vec![(UserId(1), long.clone())]);
         assert_eq!(reply_frame(format, 1, &users, never).saved_bytes, 0);
-        let channel = Reply::Channel { channel: ChannelId(1), name: long };
+        let topic = Settings { topic: long, ..Settings::open("lobby") };
+        let view = ChannelView {
+            id: ChannelId(1),
+            settings: topic,
+            member_count: 0,
+            role: None,
+            created_at_ms: 0,
+            used: None,
+        };
+        let channel = Reply::Channel(Box::new(view));
         assert_eq!(reply_frame(format, 1, &channel, never).saved_bytes, 0);
 
         let batch = delivery(&encode::record(UserId(1), None, "word ".repeat(200))).batch;

@@ -7,31 +7,48 @@
 //! simulation in the tests.
 
 use std::{
+    future::Future,
     net::TcpStream,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
 use bytes::Bytes;
 use rustls::ServerConnection;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{
+    OwnedSemaphorePermit,
+    mpsc::{self, error::TrySendError},
+    oneshot,
+};
 
-use self::revoked::Claim;
-use crate::{log::place::UserId, websocket::deflate::Agreed, wire::Encoding};
+use self::{
+    calls::{Call, Wanted},
+    directory::ChannelInfo,
+    revoked::Claim,
+};
+use crate::{
+    log::place::{ChannelId, Cursor, Head, UserId},
+    websocket::deflate::Agreed,
+    wire::{Encoding, code::ErrorCode, encode::Reply},
+};
 
 pub mod bans;
+pub mod calls;
 pub mod channel;
 pub mod cork;
 pub mod crossing;
 pub mod deflater;
+pub mod desk;
 pub mod directory;
 pub mod fanout;
+pub mod list_cursor;
 pub mod outbox;
 pub mod port;
 pub mod revocations;
 pub mod revoked;
+pub mod rights;
 pub mod sequencer;
 pub mod shard;
 
@@ -90,6 +107,8 @@ pub enum Asked {
     Unsubscribe,
     /// To read a page of history.
     History,
+    /// Anything, by somebody without a connection: the id is that of a [`calls::Call`].
+    Call,
 }
 
 /// Who a connection belongs to, and until when.
@@ -144,6 +163,21 @@ pub enum ShardInput {
     Connection(Handover),
     /// Take this step of a drain, then say so.
     Drain(DrainStep, oneshot::Sender<()>),
+    /// Do this for somebody without a connection.
+    Call(Call),
+    /// Entries were appended to a channel's log by an import.
+    Imported(Imported),
+}
+
+/// Entries that were appended to a channel's log by an import.
+#[derive(Clone, Copy, Debug)]
+pub struct Imported {
+    /// The channel.
+    pub channel: ChannelId,
+    /// The entry before the first of them.
+    pub after: Cursor,
+    /// Where the log ends with the last of them.
+    pub head: Head,
 }
 
 /// The steps in which a hub stops. All shards take one before any takes the next.
@@ -165,7 +199,30 @@ pub struct Hub {
     handed_over: Arc<AtomicUsize>,
 }
 
+/// The way into the hub, for who must not keep it open: a shard, whose mailbox ends with the hub.
+#[derive(Clone, Debug)]
+pub struct WeakHub {
+    mailboxes: Weak<[mpsc::Sender<ShardInput>]>,
+    handed_over: Arc<AtomicUsize>,
+}
+
+impl WeakHub {
+    /// The hub, if it is still open.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Hub> {
+        let handed_over = Arc::clone(&self.handed_over);
+        self.mailboxes.upgrade().map(|mailboxes| Hub { mailboxes, handed_over })
+    }
+}
+
 impl Hub {
+    /// The same, without keeping it open.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakHub {
+        let mailboxes = Arc::downgrade(&self.mailboxes);
+        WeakHub { mailboxes, handed_over: Arc::clone(&self.handed_over) }
+    }
+
     /// The hub behind these mailboxes of its shards.
     #[must_use]
     pub fn new(mailboxes: Vec<mpsc::Sender<ShardInput>>) -> Self {
@@ -188,8 +245,46 @@ impl Hub {
         }
         match input {
             ShardInput::Connection(handover) => Err(handover),
-            ShardInput::Drain(..) => unreachable!("what comes back is what was sent"),
+            _ => unreachable!("what comes back is what was sent"),
         }
+    }
+
+    /// Asks the shard that owns a channel for something, and waits for its answer.
+    pub fn call(
+        &self,
+        channel: ChannelInfo,
+        wanted: Wanted,
+    ) -> impl Future<Output = Reply> + use<> {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.owner(channel.id).ok_or(ErrorCode::Draining).and_then(|owner| {
+            owner.try_send(ShardInput::Call(Call { channel, wanted, reply })).map_err(|error| {
+                match error {
+                    TrySendError::Full(_) => ErrorCode::Busy,
+                    TrySendError::Closed(_) => ErrorCode::Draining,
+                }
+            })
+        });
+        async move {
+            if let Err(code) = sent {
+                return Reply::Refused(code.into());
+            }
+            // No answer: the shard has ended, as the process does.
+            answer.await.unwrap_or(Reply::Refused(ErrorCode::Draining.into()))
+        }
+    }
+
+    /// Tells the shard that owns a channel of what was imported into it. Waits while it has no room to
+    /// be told.
+    pub async fn imported(&self, imported: Imported) {
+        if let Some(owner) = self.owner(imported.channel) {
+            // An error means that the shard has ended, as the process does.
+            let _ = owner.send(ShardInput::Imported(imported)).await;
+        }
+    }
+
+    fn owner(&self, channel: ChannelId) -> Option<&mpsc::Sender<ShardInput>> {
+        let shards = u16::try_from(self.mailboxes.len()).ok().filter(|shards| *shards > 0)?;
+        self.mailboxes.get(usize::from(crossing::owner(channel, shards).0))
     }
 
     /// Finishes what was accepted and closes every connection.

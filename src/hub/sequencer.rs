@@ -1,7 +1,7 @@
 //! Stage 4: a draft → its place in the channel. Hot. Pure: the caller brings the time.
 //!
-//! Owns what waits for a sequence, the one batch in flight, and the memory of recent keys. Rights
-//! are checked before; whether a batch was committed is found out by `channel.rs`, which says so.
+//! Owns what waits for a sequence, the one batch in flight, and the memory of recent keys. What may be
+//! in a batch is decided by the [`Judge`] when the batch is formed; whether a batch was committed is found out by `channel.rs`, which says so.
 //!
 //! Invariant: a draft leaves by exactly one of committed, repeated, refused; and each of the
 //! sequences that an epoch hands out is handed out once, because a batch is formed on the head of
@@ -15,7 +15,10 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::Ticket;
+use super::{
+    Ticket,
+    rights::{Author, Change, Changed, Judge, Judgement},
+};
 use crate::{
     engine::{Append, MessageKey},
     limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX, DRAFT_BYTES_MAX, DRAFTS_MAX, KEY_WINDOW_MAX},
@@ -23,6 +26,7 @@ use crate::{
         batch::{Batch, put_record},
         place::{BatchId, ChannelId, ClientMessageId, Head, Sequence, UserId},
     },
+    wire::code::ErrorCode,
 };
 
 /// A valid publish that has no sequence yet.
@@ -38,6 +42,17 @@ pub struct Draft {
     pub record: Bytes,
     /// Who waits for the answer.
     pub ticket: Ticket,
+    /// What it wants to be in the channel.
+    pub wish: Wish,
+}
+
+/// What a draft wants to be in its channel.
+#[derive(Clone, Debug)]
+pub enum Wish {
+    /// A message, whose body has so many bytes.
+    Message(Author, usize),
+    /// A change of members or settings. Its record is made when it is decided on. It has no number.
+    Change(Box<Change>),
 }
 
 impl Draft {
@@ -62,7 +77,7 @@ pub enum Accepted {
 }
 
 /// How a draft ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     /// It is in the log.
     Committed(Sequence),
@@ -70,6 +85,10 @@ pub enum Outcome {
     Repeated(Sequence),
     /// The same number stands for another message.
     Conflict,
+    /// This is so from that place on; from the beginning, if it was so already.
+    Changed(Changed, Sequence),
+    /// It is not allowed.
+    Refused(ErrorCode),
 }
 
 /// The drafts of one channel on the way to their sequences.
@@ -78,6 +97,8 @@ pub struct Sequencer {
     drafts: VecDeque<Draft>,
     /// Sum of the waiting drafts' record bytes. Beyond [`DRAFT_BYTES_MAX`] new ones are `busy`.
     draft_bytes: usize,
+    /// How many of the waiting drafts are changes.
+    changes: usize,
     in_flight: Option<InFlight>,
     keys: KeyWindow,
 }
@@ -86,6 +107,8 @@ pub struct Sequencer {
 struct InFlight {
     append: Append,
     drafts: Vec<Draft>,
+    /// What the batch changes. Then it has one draft.
+    changed: Option<Changed>,
 }
 
 impl Sequencer {
@@ -103,9 +126,27 @@ impl Sequencer {
         } else if is_full {
             return Accepted::Busy;
         }
-        self.draft_bytes += draft.record.len();
+        self.count(&draft);
         self.drafts.push_back(draft);
         Accepted::Waits
+    }
+
+    /// Whether a change of members or settings waits.
+    #[must_use]
+    pub const fn has_changes(&self) -> bool {
+        self.changes > 0
+    }
+
+    fn count(&mut self, draft: &Draft) {
+        self.draft_bytes += draft.record.len();
+        self.changes += usize::from(matches!(draft.wish, Wish::Change(_)));
+    }
+
+    fn pop(&mut self) -> Option<Draft> {
+        let draft = self.drafts.pop_front()?;
+        self.draft_bytes -= draft.record.len();
+        self.changes -= usize::from(matches!(draft.wish, Wish::Change(_)));
+        Some(draft)
     }
 
     /// Whether a batch can be formed now.
@@ -120,30 +161,52 @@ impl Sequencer {
         self.in_flight.is_none() && self.drafts.is_empty()
     }
 
-    /// Forms the next batch on `head` out of what waits, and holds it as the one in flight.
+    /// Forms the next batch on `head` out of what waits and `judge` lets in, and holds it as the one
+    /// in flight. What is not let in ends.
     pub fn next_batch(
         &mut self,
         channel: ChannelId,
         head: &Head,
         id: BatchId,
         now_ms: u64,
+        mut judge: Judge<'_>,
+        mut end: impl FnMut(Ticket, Outcome),
     ) -> Option<Append> {
-        if !self.is_ready() {
+        if self.in_flight.is_some() {
             return None;
         }
         let first_sequence = head.sequence.next();
         let mut records = BytesMut::new();
-        let mut drafts = Vec::new();
+        let mut drafts: Vec<Draft> = Vec::new();
         let mut keys = Vec::new();
+        let mut changed = None;
         while let Some(draft) = self.drafts.front() {
             let is_full = drafts.len() == BATCH_MESSAGES_MAX
                 || records.len() + draft.record.len() > BATCH_BYTES_MAX;
-            if is_full && !drafts.is_empty() {
+            let is_change = matches!(draft.wish, Wish::Change(_));
+            if (is_full || is_change) && !drafts.is_empty() {
                 break;
             }
-            let Some(draft) = self.drafts.pop_front() else { break };
-            self.draft_bytes -= draft.record.len();
-            put_record(&mut records, &draft.record);
+            let Some(draft) = self.pop() else { break };
+            let judgement = match &draft.wish {
+                Wish::Message(author, bytes) => judge.message(*author, *bytes),
+                Wish::Change(change) => judge.change(draft.user, change, first_sequence),
+            };
+            match judgement {
+                Judgement::Take => put_record(&mut records, &draft.record),
+                Judgement::TakeAlone(record, what) => {
+                    put_record(&mut records, &record);
+                    changed = Some(what);
+                }
+                Judgement::AsItIs(what) => {
+                    end(draft.ticket, Outcome::Changed(what, Sequence::ZERO));
+                    continue;
+                }
+                Judgement::Refuse(code) => {
+                    self.forget(&draft, &mut |ticket| end(ticket, Outcome::Refused(code)));
+                    continue;
+                }
+            }
             if let Some(client_message_id) = draft.client_message_id {
                 keys.push(MessageKey {
                     user: draft.user,
@@ -153,6 +216,12 @@ impl Sequencer {
                 });
             }
             drafts.push(draft);
+            if changed.is_some() {
+                break;
+            }
+        }
+        if drafts.is_empty() {
+            return None;
         }
         let batch = Batch {
             epoch: head.epoch,
@@ -163,14 +232,9 @@ impl Sequencer {
             timestamp_ms: now_ms.max(head.timestamp_ms),
             records: records.freeze(),
         };
-        let append = Append {
-            channel,
-            after: head.cursor,
-            batch: Arc::new(batch),
-            keys,
-            derived: Vec::new(),
-        };
-        self.in_flight = Some(InFlight { append: append.clone(), drafts });
+        let derived = judge.derived();
+        let append = Append { channel, after: head.cursor, batch: Arc::new(batch), keys, derived };
+        self.in_flight = Some(InFlight { append: append.clone(), drafts, changed });
         Some(append)
     }
 
@@ -185,9 +249,14 @@ impl Sequencer {
         let Some(in_flight) = self.in_flight.take_if(|it| it.append.batch.id == batch.id) else {
             return;
         };
+        let mut changed = in_flight.changed;
         for (index, draft) in in_flight.drafts.into_iter().enumerate() {
             let sequence = batch.first_sequence.plus(index as u64);
-            end(draft.ticket, Outcome::Committed(sequence));
+            let outcome = match changed.take() {
+                Some(changed) => Outcome::Changed(changed, sequence),
+                None => Outcome::Committed(sequence),
+            };
+            end(draft.ticket, outcome);
             if let Some(key) = draft.key() {
                 self.keys.settle(key, sequence, draft.digest, &mut end);
             }
@@ -236,6 +305,7 @@ impl Sequencer {
     /// Everything that waits ends without a sequence, but for what is in flight.
     pub fn refuse_waiting(&mut self, mut end: impl FnMut(Ticket)) {
         self.draft_bytes = 0;
+        self.changes = 0;
         for draft in mem::take(&mut self.drafts) {
             self.forget(&draft, &mut end);
         }
@@ -251,7 +321,7 @@ impl Sequencer {
     }
 
     fn put_back(&mut self, draft: Draft) {
-        self.draft_bytes += draft.record.len();
+        self.count(&draft);
         self.drafts.push_front(draft);
     }
 }

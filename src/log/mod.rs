@@ -2,4 +2,5 @@
 
 pub mod batch;
 pub mod place;
+pub mod settings;
 pub mod tail;

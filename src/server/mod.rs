@@ -55,11 +55,14 @@ use crate::{
         Hub, ShardInput,
         bans::{BanError, Bans},
         crossing::{self, Arrivals, Borders},
+        desk::Desk,
         directory::{Directory, DirectoryError},
+        list_cursor::ListCursors,
         revocations::{NoticesMailbox, Register, Revoker},
         shard::Shard,
     },
     limits::{DRAIN_CHECK_INTERVAL, DRAIN_RESERVE, LISTEN_BACKLOG, SHARD_MAILBOX_MAX},
+    log::settings::Settings,
     metrics::Metrics,
 };
 
@@ -143,6 +146,9 @@ pub enum StartError {
     /// The bans.
     #[error("the bans cannot be read")]
     Bans(#[from] BanError),
+    /// The records of channels and users.
+    #[error("the directory cannot be read or brought up to date")]
+    Directory(#[source] DirectoryError),
     /// A channel that the configuration names.
     #[error("the channel {name} cannot be made")]
     Channel {
@@ -241,6 +247,7 @@ fn start_on<E: Engine>(
     let (internal_shutdown, is_internal_shutdown) = watch::channel(false);
 
     let directory = Arc::new(Directory::new(Arc::clone(&engine)));
+    edge.block_on(directory.index_older()).map_err(StartError::Directory)?;
     edge.block_on(create_channels(&directory, &config.channels.created_at_start))?;
 
     let rest = plan.rest.clone();
@@ -273,17 +280,21 @@ fn start_on<E: Engine>(
     let metrics = Arc::new(metrics);
     let vitals = Arc::new(Vitals::new(plan.shards.len(), failed_commits));
     let limits = Arc::new(config.limits.clone());
-    let mut mailboxes = Vec::new();
+    let (mailboxes, inputs): (Vec<_>, Vec<_>) =
+        plan.shards.iter().map(|_| mpsc::channel(SHARD_MAILBOX_MAX)).unzip();
+    let hub = Hub::new(mailboxes);
+    let cursors = ListCursors::new(secret.expose().as_bytes());
+    let desk = Desk::new(Arc::clone(&engine), Arc::clone(&directory), &hub, cursors);
+    let desk = Arc::new(desk);
     let mut hub_threads = Vec::new();
-    let borders = crossing::borders(count).into_iter().zip(notices);
-    for (((borders, arrivals), notices), cores) in borders.zip(plan.shards) {
-        let (mailbox, inputs) = mpsc::channel(SHARD_MAILBOX_MAX);
+    let borders = crossing::borders(count).into_iter().zip(notices).zip(inputs);
+    for ((((borders, arrivals), notices), inputs), cores) in borders.zip(plan.shards) {
         let shard = ShardThread {
             cores,
             borders,
             arrivals,
             engine: Arc::clone(&engine),
-            directory: Arc::clone(&directory),
+            desk: Arc::clone(&desk),
             limits: Arc::clone(&limits),
             metrics: Arc::clone(&metrics),
             vitals: Arc::clone(&vitals),
@@ -292,10 +303,12 @@ fn start_on<E: Engine>(
             notices,
             inputs,
         };
-        mailboxes.push(mailbox);
         hub_threads.push(shard.spawn().map_err(StartError::Thread)?);
     }
-    let hub = Hub::new(mailboxes);
+    {
+        let desk = Arc::clone(&desk);
+        edge.spawn(async move { desk.remove_deleted().await });
+    }
 
     let health = health(&vitals);
     let admin = match &auth {
@@ -452,7 +465,7 @@ struct ShardThread<E> {
     borders: Borders,
     arrivals: Arrivals,
     engine: Arc<E>,
-    directory: Arc<Directory<E>>,
+    desk: Arc<Desk<E>>,
     limits: Arc<crate::limits::Limits>,
     metrics: Arc<Metrics>,
     vitals: Arc<Vitals>,
@@ -475,9 +488,9 @@ impl<E: Engine> ShardThread<E> {
                 .event_interval(EVENT_INTERVAL)
                 .build_local(LocalOptions::default())
                 .expect("a runtime needs a few file descriptors, which are free at the start");
-            let Self { borders, engine, directory, limits, metrics, login, .. } = self;
+            let Self { borders, engine, desk, limits, metrics, login, .. } = self;
             let register = Arc::clone(login.register());
-            let shard = Shard::new(borders, engine, directory, register, limits, metrics);
+            let shard = Shard::new(borders, engine, desk, register, limits, metrics);
             let (arrivals, notices, inputs) = (self.arrivals, self.notices, self.inputs);
             runtime.block_on(async {
                 tokio::task::spawn_local(vitals::beat(self.vitals, place));
@@ -538,7 +551,7 @@ async fn create_channels<E: Engine>(
     names: &[String],
 ) -> Result<(), StartError> {
     for name in names {
-        match directory.create_channel(name, clock::unix_s()).await {
+        match directory.create_channel(&Settings::open(name), None, clock::unix_ms()).await {
             Ok(_) | Err(DirectoryError::ChannelExists) => {}
             Err(source) => return Err(StartError::Channel { name: name.clone(), source }),
         }

@@ -1,74 +1,29 @@
-//! The text of an export's lines: strings, numbers and times, and the lines that are rare. Hot. Pure.
+//! The text of an export's lines: strings, numbers, times and settings. Hot. Pure.
 //!
 //! Strings are escaped as `serde_json` escapes them, which the tests hold them against.
 
 use serde::Serialize;
 
-/// What a channel is, as the first line of its export says it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ChannelLine<'a> {
-    /// The channel's name.
-    pub channel: &'a str,
-    /// When it was made, in milliseconds since 1970.
-    pub created_ms: u64,
-    /// What it is now.
-    pub settings: SettingsLine<'a>,
-    /// Who is in it.
-    pub members: Vec<MemberLine<'a>>,
-}
+use crate::log::settings::Settings;
 
-/// What a channel is, apart from its messages and members.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct SettingsLine<'a> {
-    /// For people.
-    pub topic: &'a str,
-    /// `public` or `private`.
-    pub visibility: &'a str,
-    /// `everyone`, `members` or `moderators`.
-    pub posting: &'a str,
-    /// Whether it takes no message.
-    pub archived: bool,
-    /// What it takes at most.
-    pub quota: QuotaLine,
-}
-
-/// What a channel takes at most.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct QuotaLine {
-    /// Messages.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub messages_max: Option<u64>,
-    /// Bytes of their bodies.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bytes_max: Option<u64>,
-}
-
-/// A user in a channel.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct MemberLine<'a> {
-    /// The display name.
-    pub name: &'a str,
-    /// The subject of the user's tokens.
-    pub user: &'a str,
-    /// `member`, `moderator` or `owner`.
-    pub role: &'a str,
-}
-
-/// Writes the first line of a channel.
-pub fn channel_line(out: &mut Vec<u8>, line: &ChannelLine<'_>) {
-    out.extend_from_slice(b"{\"channel\":");
-    string(out, line.channel);
-    out.extend_from_slice(b",\"created\":\"");
-    time(out, line.created_ms);
-    out.extend_from_slice(b"\",\"settings\":");
-    json(out, &line.settings);
-    out.extend_from_slice(b",\"members\":");
-    json(out, &line.members);
-    out.extend_from_slice(b"}\n");
+/// Writes settings, without the name.
+pub fn settings(out: &mut Vec<u8>, settings: &Settings) {
+    let Settings { name: _, topic, visibility, posting, archived, quota } = settings;
+    out.extend_from_slice(b"{\"topic\":");
+    string(out, topic);
+    out.extend_from_slice(b",\"visibility\":");
+    json(out, visibility);
+    out.extend_from_slice(b",\"posting\":");
+    json(out, posting);
+    out.extend_from_slice(b",\"archived\":");
+    json(out, archived);
+    out.extend_from_slice(b",\"quota\":");
+    json(out, quota);
+    out.push(b'}');
 }
 
 fn json(out: &mut Vec<u8>, value: &impl Serialize) {
-    serde_json::to_writer(out, value).expect("numbers and strings always have a JSON form");
+    serde_json::to_writer(out, value).expect("numbers and names always have a JSON form");
 }
 
 /// What a byte of a string becomes: 0, itself; `u`, `\u00XX`; otherwise a backslash and this.
@@ -201,6 +156,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::log::settings::{Posting, Quota, Visibility};
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();
@@ -253,25 +209,24 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_begins_with_what_it_is() {
-        let line = ChannelLine {
-            channel: "lobby",
-            created_ms: 1_700_000_000_000,
-            settings: SettingsLine {
-                topic: "all \"things\"",
-                visibility: "public",
-                posting: "everyone",
-                archived: false,
-                quota: QuotaLine { messages_max: Some(9), bytes_max: None },
-            },
-            members: vec![MemberLine { name: "ada", user: "u1", role: "owner" }],
+    fn settings_are_written_but_for_the_name() {
+        let open = Settings::open("lobby");
+        assert_eq!(
+            written(|out| settings(out, &open)),
+            r#"{"topic":"","visibility":"public","posting":"everyone","archived":false,"quota":{}}"#
+        );
+        let closed = Settings {
+            topic: "all \"things\"".to_owned(),
+            visibility: Visibility::Private,
+            posting: Posting::Moderators,
+            archived: true,
+            quota: Quota { messages_max: 9.try_into().ok(), bytes_max: None },
+            ..open
         };
         assert_eq!(
-            written(|out| channel_line(out, &line)),
-            "{\"channel\":\"lobby\",\"created\":\"2023-11-14T22:13:20.000Z\",\"settings\":{\
-             \"topic\":\"all \\\"things\\\"\",\"visibility\":\"public\",\"posting\":\"everyone\",\
-             \"archived\":false,\"quota\":{\"messages_max\":9}},\"members\":[{\"name\":\"ada\",\
-             \"user\":\"u1\",\"role\":\"owner\"}]}\n"
+            written(|out| settings(out, &closed)),
+            "{\"topic\":\"all \\\"things\\\"\",\"visibility\":\"private\",\"posting\":\"moderators\",\
+             \"archived\":true,\"quota\":{\"messages_max\":9}}"
         );
     }
 }

@@ -80,6 +80,7 @@ codes! {
         InvalidUsername = 206, "invalid_username", "The user name has a form that is not allowed.", final;
         InvalidPassword = 207, "invalid_password", "The password is too short, too long or too common.", final;
         WrongUser = 208, "wrong_user", "A connection can be renewed only with a token of the same user.", final;
+        UnknownUser = 209, "unknown_user", "There is no such user.", final;
 
         UnknownChannel = 300, "unknown_channel", "There is no such channel, or it is not for this user.", final;
         ChannelExists = 301, "channel_exists", "A channel of this name exists already.", final;
@@ -88,9 +89,13 @@ codes! {
         NotSubscribed = 304, "not_subscribed", "This connection is not subscribed to the channel.", final;
         EpochChanged = 305, "epoch_changed", "The channel's numbering began anew since that position; load it from the start.", final;
         PositionAhead = 306, "position_ahead", "The channel has not reached that position: messages that were seen are gone.", final;
+        ChannelArchived = 307, "channel_archived", "The channel is archived; it takes no messages.", final;
+        LastOwner = 308, "last_owner", "A channel needs an owner; make another member one first.", final;
+        NotAMember = 309, "not_a_member", "The user is not a member of the channel.", final;
 
         EmptyMessage = 400, "empty_message", "A message needs a body.", final;
         IdempotencyConflict = 401, "idempotency_conflict", "This client_message_id stands for another message already.", final;
+        QuotaExhausted = 402, "quota_exhausted", "The channel has accepted all that it ever will.", final;
 
         Busy = 500, "busy", "Too much waits for this; try again after the hinted time.", again;
         RateLimited = 501, "rate_limited", "This user or connection does that too often; slow down.", again;

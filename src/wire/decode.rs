@@ -8,6 +8,7 @@ use thiserror::Error;
 
 use super::{
     Encoding,
+    channels::{self, ChannelCommand, by_name},
     code::ErrorCode,
     proto::{self, client_envelope},
 };
@@ -69,11 +70,8 @@ pub enum Command {
         /// Of whom.
         users: Vec<UserId>,
     },
-    /// Make a channel.
-    CreateChannel {
-        /// Its name, of a valid form.
-        name: String,
-    },
+    /// Something about channels and members. Boxed: it is rare, and larger than the others.
+    Channels(Box<ChannelCommand>),
 }
 
 /// A channel as a client names it.
@@ -186,21 +184,15 @@ fn validate(command: client_envelope::Command) -> Result<Command, ErrorCode> {
         Wire::Users(users) => {
             Ok(Command::Users { users: users.user_ids.into_iter().map(UserId).collect() })
         }
-        Wire::CreateChannel(create) if is_channel_name(&create.channel_name) => {
-            Ok(Command::CreateChannel { name: create.channel_name })
-        }
-        Wire::CreateChannel(_) => Err(ErrorCode::InvalidChannelName),
+        other => match channels::decode(other) {
+            Ok(command) => command.map(|command| Command::Channels(Box::new(command))),
+            Err(_) => Err(ErrorCode::UnknownCommand),
+        },
     }
 }
 
 fn by_id(id: u32) -> Result<ChannelRef, ErrorCode> {
     Ok(ChannelRef::Id(ChannelId(id)))
-}
-
-fn by_name(name: String) -> Result<ChannelRef, ErrorCode> {
-    // A name that no channel can have is of an unknown channel, not a bad request: a client need
-    // not know the rules to ask.
-    if is_channel_name(&name) { Ok(ChannelRef::Name(name)) } else { Err(ErrorCode::UnknownChannel) }
 }
 
 /// Whether a channel may have this name: lower-case letters, digits and `.` `_` `-` between them,

@@ -9,7 +9,12 @@ use prost::{
     encoding::{encode_varint, encoded_len_varint},
 };
 
-use super::{Encoding, code::ErrorCode, proto};
+use super::{
+    Encoding,
+    channels::{self, ChannelView, MemberView},
+    code::ErrorCode,
+    proto,
+};
 use crate::log::{
     batch::Batch,
     place::{ChannelId, ClientMessageId, Durability, Epoch, Position, Sequence, UserId},
@@ -82,6 +87,7 @@ pub fn record(user: UserId, client_message_id: Option<ClientMessageId>, body: St
         user_id: user.0,
         client_message_id: client_message_id.map_or(0, |id| id.0),
         content: Some(proto::record::Content::Body(body)),
+        written_at_ms: 0,
     };
     Bytes::from(record.encode_to_vec())
 }
@@ -138,13 +144,16 @@ pub enum Reply {
     },
     /// Names.
     Users(Vec<(UserId, String)>),
-    /// A channel.
-    Channel {
-        /// Its number.
-        channel: ChannelId,
-        /// Its name.
-        name: String,
-    },
+    /// A channel. Boxed: it is rare, and larger than the others.
+    Channel(Box<ChannelView>),
+    /// A page of channels, and where the next begins.
+    Channels(Vec<ChannelView>, Option<String>),
+    /// A channel is no more.
+    ChannelDeleted(ChannelId),
+    /// What a user is in a channel now.
+    Member(MemberView),
+    /// A page of members, and where the next begins.
+    Members(Vec<MemberView>, Option<String>),
     /// A page of history.
     History {
         /// The channel.
@@ -282,9 +291,18 @@ pub fn reply(encoding: Encoding, id: u32, reply: &Reply, out: &mut impl BufMut) 
                 .map(|(user, name)| proto::User { user_id: user.0, name: name.clone() })
                 .collect(),
         }),
-        Reply::Channel { channel, name } => proto::reply::Result::Channel(proto::Channel {
-            channel_id: channel.0,
-            channel_name: name.clone(),
+        Reply::Channel(view) => proto::reply::Result::Channel(channels::channel(view)),
+        Reply::Channels(list, next) => proto::reply::Result::Channels(proto::ChannelList {
+            channels: list.iter().map(channels::channel).collect(),
+            next: next.clone().unwrap_or_default(),
+        }),
+        Reply::ChannelDeleted(channel) => {
+            proto::reply::Result::ChannelDeleted(proto::ChannelDeleted { channel_id: channel.0 })
+        }
+        Reply::Member(view) => proto::reply::Result::Member(channels::member(view)),
+        Reply::Members(list, next) => proto::reply::Result::Members(proto::MemberList {
+            members: list.iter().map(channels::member).collect(),
+            next: next.clone().unwrap_or_default(),
         }),
         Reply::History { channel, head, runs } => {
             proto::reply::Result::History(proto::HistoryPage {

@@ -1,9 +1,11 @@
 //! The wire contract as Rust: the generated types, and what the server makes of them.
 
+pub mod channels;
 pub mod code;
 pub mod decode;
 pub mod encode;
 pub mod record;
+pub mod stored;
 
 /// The messages of `proto/hubbub/v1`, and their proto3 JSON mapping.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used)]

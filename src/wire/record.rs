@@ -1,197 +1,245 @@
-//! A record of a log, read where it lies. Hot. Pure.
-//!
-//! For who walks through whole logs: nothing is copied, and no record is made for each. The generated
-//! type is the oracle of the tests.
+//! What a record of the log says, and how such a record is written. Hot. Pure.
 
-use prost::{
-    DecodeError,
-    bytes::Buf,
-    encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field},
+use bytes::Bytes;
+use prost::{Message as _, encoding::decode_varint};
+
+use super::proto::{self, record::Content as Wire};
+use crate::log::{
+    place::UserId,
+    settings::{Posting, Quota, Role, Settings, Visibility},
 };
-use thiserror::Error;
 
-use crate::log::place::{ClientMessageId, UserId};
-
-/// One entry of a channel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct StoredRecord<'a> {
-    /// Who published it.
-    pub user: UserId,
-    /// The client's number for it.
-    pub client_message_id: Option<ClientMessageId>,
-    /// When it was written, in milliseconds since 1970, if that is not the time of its batch.
-    pub written_at_ms: Option<u64>,
-    /// What it says.
-    pub content: Content<'a>,
-}
-
-/// What a record says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Content<'a> {
-    /// What a person or a program wrote.
-    Body(&'a str),
-    /// What a user is in the channel from here on.
-    Membership {
-        /// The user.
-        user: UserId,
-        /// The number of the role in the contract; 0: no member any more.
-        role: u32,
+/// What a record says, as far as the channel itself must know.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Content {
+    /// A message whose body has so many bytes.
+    Body {
+        /// The bytes.
+        bytes: usize,
     },
-    /// What the channel is from here on, as it is encoded.
-    Settings(&'a [u8]),
+    /// What a user is from here on; `None`: no member.
+    Member(UserId, Option<Role>),
+    /// What the channel is from here on.
+    Settings(Settings),
+    /// The channel is no more.
+    Deletion,
+    /// Something that a later version has written, or nothing.
+    Unknown,
 }
 
-/// Why bytes from a log are not a record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-pub enum RecordFormatError {
-    /// They break the encoding.
-    #[error("the record is malformed")]
-    Malformed,
-    /// A later version may know it.
-    #[error("the record says nothing that this version knows")]
-    UnknownContent,
-}
+/// The field of a body, length-delimited: `hubbub.v1.Record.body`.
+const BODY_TAG: u8 = 3 << 3 | 2;
 
-impl From<DecodeError> for RecordFormatError {
-    fn from(_: DecodeError) -> Self {
-        Self::Malformed
+/// Reads what a record says. For a message, no more of it than the few bytes before its body.
+#[must_use]
+pub fn content(record: &[u8]) -> Content {
+    if let Some(bytes) = body_bytes(record) {
+        return Content::Body { bytes };
     }
-}
-
-/// Reads one record, as [`Batch::records`](crate::log::batch::Batch::records) answers it.
-///
-/// # Errors
-/// When the bytes are none, or one of a later version.
-pub fn read(mut record: &[u8]) -> Result<StoredRecord<'_>, RecordFormatError> {
-    let (mut user, mut client_message_id, mut written_at_ms, mut content) = (0, 0, 0, None);
-    while !record.is_empty() {
-        match decode_key(&mut record)? {
-            (1, WireType::Varint) => user = number(&mut record)?,
-            (2, WireType::SixtyFourBit) => {
-                let (bytes, rest) =
-                    record.split_first_chunk().ok_or(RecordFormatError::Malformed)?;
-                client_message_id = u64::from_le_bytes(*bytes);
-                record = rest;
-            }
-            (3, WireType::LengthDelimited) => {
-                let body = str::from_utf8(field(&mut record)?);
-                content = Some(Content::Body(body.map_err(|_| RecordFormatError::Malformed)?));
-            }
-            (4, WireType::LengthDelimited) => content = Some(membership(field(&mut record)?)?),
-            (5, WireType::LengthDelimited) => {
-                content = Some(Content::Settings(field(&mut record)?));
-            }
-            (8, WireType::Varint) => written_at_ms = decode_varint(&mut record)?,
-            (tag, wire_type) => skip(tag, wire_type, &mut record)?,
+    let Ok(record) = proto::Record::decode(record) else { return Content::Unknown };
+    // What was imported tells what was so elsewhere: here it changes nothing.
+    let is_imported = record.written_at_ms != 0;
+    match record.content.filter(|content| !is_imported || matches!(content, Wire::Body(_))) {
+        Some(Wire::Body(body)) => Content::Body { bytes: body.len() },
+        Some(Wire::Membership(membership)) => {
+            Content::Member(UserId(membership.user_id), role_of(membership.role))
         }
+        Some(Wire::Settings(settings)) => Content::Settings(settings_of(settings)),
+        Some(Wire::Deletion(_)) => Content::Deletion,
+        None => Content::Unknown,
     }
-    Ok(StoredRecord {
-        user: UserId(user),
-        client_message_id: (client_message_id != 0).then_some(ClientMessageId(client_message_id)),
-        written_at_ms: (written_at_ms != 0).then_some(written_at_ms),
-        content: content.ok_or(RecordFormatError::UnknownContent)?,
+}
+
+/// The length of the body, if the record is written as ours are: user, then number, then body.
+fn body_bytes(record: &[u8]) -> Option<usize> {
+    let mut rest = record;
+    if let [tag, ..] = rest
+        && *tag == 1 << 3
+    {
+        rest = &rest[1..];
+        decode_varint(&mut rest).ok()?;
+    }
+    if let [tag, ..] = rest
+        && *tag == 2 << 3 | 1
+    {
+        rest = rest.get(9..)?;
+    }
+    let (&tag, mut rest) = rest.split_first()?;
+    if tag != BODY_TAG {
+        return None;
+    }
+    decode_varint(&mut rest).ok().and_then(|length| usize::try_from(length).ok())
+}
+
+/// The record of a membership that changed.
+#[must_use]
+pub fn membership(by: UserId, user: UserId, role: Option<Role>) -> Bytes {
+    record(by, Wire::Membership(proto::Membership { user_id: user.0, role: role_number(role) }))
+}
+
+/// The record of settings that changed.
+#[must_use]
+pub fn settings(by: UserId, settings: &Settings) -> Bytes {
+    record(by, Wire::Settings(settings_to_proto(settings)))
+}
+
+/// The last record of a channel.
+#[must_use]
+pub fn deletion(by: UserId) -> Bytes {
+    record(by, Wire::Deletion(proto::Deletion {}))
+}
+
+fn record(by: UserId, content: Wire) -> Bytes {
+    let record = proto::Record { user_id: by.0, content: Some(content), ..Default::default() };
+    record.encode_to_vec().into()
+}
+
+pub(super) fn role_number(role: Option<Role>) -> i32 {
+    match role {
+        None => proto::Role::Unspecified,
+        Some(Role::Member) => proto::Role::Member,
+        Some(Role::Moderator) => proto::Role::Moderator,
+        Some(Role::Owner) => proto::Role::Owner,
+    }
+    .into()
+}
+
+/// `None` for unspecified, and for what a later version may know.
+pub(super) fn role_of(number: i32) -> Option<Role> {
+    match proto::Role::try_from(number) {
+        Ok(proto::Role::Member) => Some(Role::Member),
+        Ok(proto::Role::Moderator) => Some(Role::Moderator),
+        Ok(proto::Role::Owner) => Some(Role::Owner),
+        Ok(proto::Role::Unspecified) | Err(_) => None,
+    }
+}
+
+pub(super) fn settings_to_proto(settings: &Settings) -> proto::Settings {
+    proto::Settings {
+        channel_name: settings.name.to_string(),
+        topic: settings.topic.clone(),
+        visibility: match settings.visibility {
+            Visibility::Public => proto::Visibility::Public,
+            Visibility::Private => proto::Visibility::Private,
+        }
+        .into(),
+        posting: match settings.posting {
+            Posting::Everyone => proto::Posting::Everyone,
+            Posting::Members => proto::Posting::Members,
+            Posting::Moderators => proto::Posting::Moderators,
+        }
+        .into(),
+        archived: settings.archived,
+        quota: quota_to_proto(settings.quota),
+    }
+}
+
+pub(super) fn quota_to_proto(quota: Quota) -> Option<proto::Quota> {
+    (!quota.is_none()).then(|| proto::Quota {
+        messages_max: quota.messages_max.map_or(0, Into::into),
+        bytes_max: quota.bytes_max.map_or(0, Into::into),
     })
 }
 
-fn membership(mut bytes: &[u8]) -> Result<Content<'_>, RecordFormatError> {
-    let (mut user, mut role) = (0, 0);
-    while !bytes.is_empty() {
-        match decode_key(&mut bytes)? {
-            (1, WireType::Varint) => user = number(&mut bytes)?,
-            (2, WireType::Varint) => role = number(&mut bytes)?,
-            (tag, wire_type) => skip(tag, wire_type, &mut bytes)?,
-        }
+pub(super) fn quota_of(quota: Option<proto::Quota>) -> Quota {
+    let quota = quota.unwrap_or_default();
+    Quota {
+        messages_max: quota.messages_max.try_into().ok(),
+        bytes_max: quota.bytes_max.try_into().ok(),
     }
-    Ok(Content::Membership { user: UserId(user), role })
 }
 
-/// A number of 32 bits. Who wrote more has written something else.
-fn number(bytes: &mut &[u8]) -> Result<u32, RecordFormatError> {
-    u32::try_from(decode_varint(bytes)?).map_err(|_| RecordFormatError::Malformed)
+/// `None` for unspecified, and for what a later version may know.
+pub(super) fn visibility_of(number: i32) -> Option<Visibility> {
+    match proto::Visibility::try_from(number) {
+        Ok(proto::Visibility::Public) => Some(Visibility::Public),
+        Ok(proto::Visibility::Private) => Some(Visibility::Private),
+        Ok(proto::Visibility::Unspecified) | Err(_) => None,
+    }
 }
 
-/// The bytes of a field behind their length.
-fn field<'a>(bytes: &mut &'a [u8]) -> Result<&'a [u8], RecordFormatError> {
-    let length = usize::try_from(decode_varint(bytes)?).ok();
-    let (field, rest) = length
-        .and_then(|length| bytes.split_at_checked(length))
-        .ok_or(RecordFormatError::Malformed)?;
-    *bytes = rest;
-    Ok(field)
+/// `None` for unspecified, and for what a later version may know.
+pub(super) fn posting_of(number: i32) -> Option<Posting> {
+    match proto::Posting::try_from(number) {
+        Ok(proto::Posting::Everyone) => Some(Posting::Everyone),
+        Ok(proto::Posting::Members) => Some(Posting::Members),
+        Ok(proto::Posting::Moderators) => Some(Posting::Moderators),
+        Ok(proto::Posting::Unspecified) | Err(_) => None,
+    }
 }
 
-fn skip(tag: u32, wire_type: WireType, bytes: &mut impl Buf) -> Result<(), RecordFormatError> {
-    Ok(skip_field(wire_type, tag, bytes, DecodeContext::default())?)
+/// What cannot be read is taken as the narrower: a channel is not opened by a mistake.
+pub(super) fn settings_of(settings: proto::Settings) -> Settings {
+    Settings {
+        name: settings.channel_name.into(),
+        topic: settings.topic,
+        visibility: visibility_of(settings.visibility).unwrap_or(Visibility::Private),
+        posting: posting_of(settings.posting).unwrap_or(Posting::Moderators),
+        archived: settings.archived,
+        quota: quota_of(settings.quota),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use prost::{Message as _, encoding};
 
     use super::*;
-    use crate::wire::{encode, proto};
-
-    #[test]
-    fn what_is_no_record_is_an_error() {
-        let whole = encode::record(UserId(7), Some(ClientMessageId(9)), "hello".to_owned());
-        assert!(read(&whole).is_ok());
-        for length in 1..whole.len() {
-            assert!(read(&whole[..length]).is_err(), "{length}");
-        }
-        assert_eq!(read(b""), Err(RecordFormatError::UnknownContent));
-        assert_eq!(read(b"\x1a\x01\xff"), Err(RecordFormatError::Malformed), "no UTF-8");
-        assert_eq!(read(b"\x08\x80\x80\x80\x80\x10\x1a\x00"), Err(RecordFormatError::Malformed));
-    }
-
-    #[test]
-    fn contents_that_are_no_message_are_told_apart() {
-        let mut membership = Vec::new();
-        encoding::uint32::encode(1, &7, &mut membership);
-        encoding::uint32::encode(2, &3, &mut membership);
-        let mut record = Vec::new();
-        encoding::uint32::encode(1, &5, &mut record);
-        encoding::bytes::encode(4, &membership, &mut record);
-        encoding::uint64::encode(8, &1_700_000_000_123, &mut record);
-        let expected = StoredRecord {
-            user: UserId(5),
-            client_message_id: None,
-            written_at_ms: Some(1_700_000_000_123),
-            content: Content::Membership { user: UserId(7), role: 3 },
-        };
-        assert_eq!(read(&record), Ok(expected));
-        assert_eq!(read(b"\x2a\x02ab").unwrap().content, Content::Settings(b"ab"));
-        assert_eq!(read(b"\x08\x01\x32\x00"), Err(RecordFormatError::UnknownContent));
-    }
+    use crate::{log::place::ClientMessageId, wire::encode};
 
     proptest! {
         #[test]
-        fn a_record_is_what_the_generated_type_says(
-            user_id: u32, client_message_id: u64, body: String, unknown in prop::option::of("\\PC*"),
+        fn a_message_is_measured_without_being_read(
+            user in any::<u32>(), id in any::<u64>(), body in "\\PC{0,300}"
         ) {
-            let content = Some(proto::record::Content::Body(body.clone()));
-            let record = proto::Record { user_id, client_message_id, content };
-            let mut bytes = record.encode_to_vec();
-            if let Some(unknown) = unknown {
-                encoding::string::encode(100, &unknown, &mut bytes);
-            }
-            let expected = StoredRecord {
-                user: UserId(user_id),
-                client_message_id: (client_message_id != 0)
-                    .then_some(ClientMessageId(client_message_id)),
-                written_at_ms: None,
-                content: Content::Body(&body),
-            };
-            prop_assert_eq!(read(&bytes), Ok(expected));
+            let id = (id != 0).then_some(ClientMessageId(id));
+            let bytes = body.len();
+            let record = encode::record(UserId(user), id, body);
+            prop_assert_eq!(content(&record), Content::Body { bytes });
         }
 
         #[test]
-        fn any_bytes_are_a_record_or_not_but_never_a_panic(
-            bytes in prop::collection::vec(any::<u8>(), 0..200),
-        ) {
-            if let (Ok(read), Ok(generated)) = (read(&bytes), proto::Record::decode(&bytes[..])) {
-                prop_assert_eq!(read.user.0, generated.user_id);
-            }
+        fn any_bytes_say_something_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            let _ = content(&bytes);
         }
+
+        #[test]
+        fn settings_are_read_as_they_were_written(
+            topic in "\\PC{0,40}",
+            is_private in any::<bool>(),
+            posting in 0..3_i32,
+            archived in any::<bool>(),
+            messages_max in any::<u64>(),
+            bytes_max in any::<u64>(),
+        ) {
+            let written = Settings {
+                name: "lobby".into(),
+                topic,
+                visibility: if is_private { Visibility::Private } else { Visibility::Public },
+                posting: posting_of(posting + 1).unwrap(),
+                archived,
+                quota: quota_of(Some(proto::Quota { messages_max, bytes_max })),
+            };
+            let read = content(&settings(UserId(7), &written));
+            prop_assert_eq!(read, Content::Settings(written));
+        }
+    }
+
+    #[test]
+    fn a_membership_is_read_as_it_was_written() {
+        for role in [None, Some(Role::Member), Some(Role::Moderator), Some(Role::Owner)] {
+            let read = content(&membership(UserId(1), UserId(2), role));
+            assert_eq!(read, Content::Member(UserId(2), role));
+        }
+        assert_eq!(content(&deletion(UserId(1))), Content::Deletion);
+    }
+
+    #[test]
+    fn an_imported_membership_changes_nothing() {
+        let mut record = proto::Record::decode(&*membership(UserId(1), UserId(2), None)).unwrap();
+        record.written_at_ms = 1;
+        assert_eq!(content(&record.encode_to_vec()), Content::Unknown);
+        record.content = Some(Wire::Body("hi".to_owned()));
+        assert_eq!(content(&record.encode_to_vec()), Content::Body { bytes: 2 });
     }
 }

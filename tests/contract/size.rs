@@ -19,6 +19,7 @@ fn overhead(body_bytes: usize) -> usize {
         user_id: 16_383,
         client_message_id: u64::MAX,
         content: Some(record::Content::Body("x".repeat(body_bytes))),
+        written_at_ms: 0,
     };
     let messages = Messages {
         channel_id: 127,
@@ -62,6 +63,7 @@ fn records_as_the_log_holds_them_are_the_end_of_a_messages_on_the_wire() {
         user_id: 7,
         client_message_id: 0,
         content: Some(record::Content::Body("hello".to_owned())),
+        written_at_ms: 0,
     };
     let mut by_hand =
         Messages { channel_id: 3, first_sequence: 9, ..Messages::default() }.encode_to_vec();

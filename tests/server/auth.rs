@@ -202,7 +202,10 @@ async fn before_the_login_no_command_is_obeyed() {
         history(LOBBY, None, 0),
         history("nowhere", None, 0),
         Command::Users(proto::Users { user_ids: vec![1] }),
-        Command::CreateChannel(proto::CreateChannel { channel_name: "mine".to_owned() }),
+        Command::CreateChannel(proto::CreateChannel {
+            channel_name: "mine".to_owned(),
+            ..Default::default()
+        }),
         Command::Unsubscribe(proto::Unsubscribe { channel_id: 1 }),
     ] {
         let refused = peer.ask(command).await;

@@ -203,8 +203,12 @@ async fn a_command_that_means_nothing_is_refused_and_the_connection_goes_on() {
 async fn a_channel_is_made_once_and_with_a_name_that_fits() {
     let server = TestServer::start().await;
     let mut peer = Peer::login(&server, "ada").await;
-    let create =
-        |name: &str| Command::CreateChannel(proto::CreateChannel { channel_name: name.to_owned() });
+    let create = |name: &str| {
+        Command::CreateChannel(proto::CreateChannel {
+            channel_name: name.to_owned(),
+            ..Default::default()
+        })
+    };
     for name in ["", "Lobby", "a b", "-a", "a-", "\u{430}bc", "a/b", "a\n", &"a".repeat(65)] {
         let refused = peer.ask(create(name)).await;
         assert_eq!(code_of(refused), ErrorCode::InvalidChannelName, "{name:?}");

@@ -11,8 +11,10 @@ use hubbub::{
     hub::{
         Asked, ConnectionKey, Format, ShardId, Ticket,
         channel::{Channel, Effect, Purpose},
+        directory::ChannelInfo,
         fanout::{Delivery, Subscriber},
-        sequencer::Draft,
+        rights::Author,
+        sequencer::{Draft, Wish},
     },
     log::{
         batch::Entry,
@@ -20,6 +22,7 @@ use hubbub::{
             BatchId, ChannelId, ClientMessageId, Cursor, Durability, Epoch, Head, Position,
             Sequence, UserId,
         },
+        settings::Access,
     },
     wire::{
         Encoding,
@@ -150,7 +153,7 @@ impl World {
             caps.junk_possible = false;
         }
         Node {
-            channel: Channel::new(CHANNEL, "lobby".into(), EPOCH, caps),
+            channel: Channel::new(&info(), caps),
             live: Vec::new(),
             under_way: Vec::new(),
             fed: self.log.placed().len(),
@@ -299,6 +302,7 @@ impl World {
             digest: encode::digest(&publish.body),
             record: record(publish),
             ticket: Ticket { connection: client.connection, id, asked: Asked::Publish },
+            wish: Wish::Message(Author::User(user(publish.client)), publish.body.len()),
         };
         let node = client.node;
         self.act(node, |channel, effects| channel.publish(draft, effects))
@@ -313,9 +317,9 @@ impl World {
         *subscription = Subscription::Asked(id);
         let since = position.map(|sequence| Position { epoch: EPOCH, sequence });
         let ticket = Ticket { connection: *connection, id, asked: Asked::Subscribe };
-        let node = *node;
+        let (node, user) = (*node, user(client));
         self.act(node, |channel, effects| {
-            channel.subscribe(ticket, Format::plain(Encoding::Proto), since, effects);
+            channel.subscribe(ticket, Format::plain(Encoding::Proto), user, since, effects);
         })
     }
 
@@ -499,6 +503,12 @@ impl World {
                     }
                 }
                 Effect::Sealed => return Err("the channel was sealed".into()),
+                Effect::ReadRights
+                | Effect::Learn(_)
+                | Effect::ForgetMember(_)
+                | Effect::Forget => {
+                    return Err("an open channel needs no rights".into());
+                }
                 Effect::Tell(_, control) => return Err(format!("unexpected {control:?}")),
                 Effect::Ended(connection) => {
                     if let Some(client) = self.client(node, connection) {
@@ -602,4 +612,8 @@ fn record(publish: &Publish) -> bytes::Bytes {
 
 fn ensure(holds: bool, broken: impl FnOnce() -> String) -> Checked {
     if holds { Ok(()) } else { Err(broken()) }
+}
+
+fn info() -> ChannelInfo {
+    ChannelInfo { id: CHANNEL, name: "lobby".into(), epoch: EPOCH, access: Access::Open }
 }

@@ -150,9 +150,10 @@ fn send(connection: &mut WebSocket<TcpStream>, envelope: Envelope) -> Result<()>
 fn answer(command: Option<Command>) -> (Answer, bool) {
     let channel_id = CHANNEL_ID;
     match command {
-        Some(Command::CreateChannel(proto::CreateChannel { channel_name })) => {
-            (Answer::Channel(proto::Channel { channel_id, channel_name }), false)
-        }
+        Some(Command::CreateChannel(proto::CreateChannel { channel_name, .. })) => (
+            Answer::Channel(proto::Channel { channel_id, channel_name, ..Default::default() }),
+            false,
+        ),
         Some(Command::Subscribe(_)) => {
             let subscribed =
                 proto::Subscribed { channel_id, epoch: 1, head_sequence: 0, ..Default::default() };
@@ -198,7 +199,7 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn new(messages: u32, body_bytes: usize) -> Self {
-        let record = proto::Record { user_id: AUTHOR, client_message_id: 0, content: None };
+        let record = proto::Record { user_id: AUTHOR, ..Default::default() };
         let messages = proto::Messages {
             channel_id: CHANNEL_ID,
             first_sequence: 0,
@@ -308,7 +309,7 @@ mod tests {
     fn what_a_sink_does_not_do_is_refused() {
         let (refused, is_subscribed) = answer(Some(Command::History(proto::History::default())));
         assert!(matches!(refused, Answer::Error(_)) && !is_subscribed);
-        let create = proto::CreateChannel { channel_name: "a".to_owned() };
+        let create = proto::CreateChannel { channel_name: "a".to_owned(), ..Default::default() };
         let (made, is_subscribed) = answer(Some(Command::CreateChannel(create)));
         assert!(matches!(made, Answer::Channel(it) if it.channel_name == "a") && !is_subscribed);
     }

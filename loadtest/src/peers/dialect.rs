@@ -137,7 +137,13 @@ impl Speaker {
         let (id, command) = match envelope.envelope {
             Some(Envelope::Welcome(_)) if user == 0 => {
                 let channel_name = CHANNEL.to_owned();
-                (CREATE, Command::CreateChannel(proto::CreateChannel { channel_name }))
+                (
+                    CREATE,
+                    Command::CreateChannel(proto::CreateChannel {
+                        channel_name,
+                        ..Default::default()
+                    }),
+                )
             }
             Some(Envelope::Welcome(_)) => subscribe(),
             Some(Envelope::Reply(reply)) => match (reply.id, reply.result) {

@@ -65,7 +65,10 @@ mod tests {
 
     #[test]
     fn an_envelope_is_written_as_its_subprotocol_says() {
-        let command = Command::CreateChannel(proto::CreateChannel { channel_name: "a".to_owned() });
+        let command = Command::CreateChannel(proto::CreateChannel {
+            channel_name: "a".to_owned(),
+            ..Default::default()
+        });
         let envelope = proto::ClientEnvelope { id: 7, command: Some(command) };
         let mut out = Vec::new();
         Encoding::Json.write(&envelope, &mut out);

@@ -21,14 +21,14 @@ use super::*;
 use crate::{
     engine::memory::MemoryEngine,
     hub::{
-        Format,
-        crossing::borders,
-        directory::{ChannelInfo, Directory},
-        revocations::Register,
-        shard::Publish,
+        Format, crossing::borders, desk::tests::a_desk, directory::ChannelInfo,
+        revocations::Register, shard::Publish,
     },
     limits::{Limits, REVOCATION_KEPT},
-    log::place::{ChannelId, Epoch, UserId},
+    log::{
+        place::{ChannelId, Epoch, UserId},
+        settings::Access,
+    },
     wire::{Encoding, code::ErrorCode},
 };
 
@@ -56,15 +56,19 @@ impl Rig {
     fn new() -> Self {
         let engine = MemoryEngine::default();
         let shared = Arc::new(engine.clone());
-        let directory = Arc::new(Directory::new(Arc::clone(&shared)));
+        let desk = a_desk(&shared);
         let limits = Limits { outbox_bytes_max: ByteSize::mib(1), ..Limits::default() };
         let (borders, _) = borders(1).pop().unwrap();
         let register = Arc::new(Register::new(REVOCATION_KEPT));
         let limits = Arc::new(limits);
-        let shard = Shard::new(borders, shared, directory, register, limits, Arc::default());
+        let shard = Shard::new(borders, shared, desk, register, limits, Arc::default());
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let channel =
-            ChannelInfo { id: ChannelId(1), name: "lobby".into(), epoch: Epoch(1_700_000_000) };
+        let channel = ChannelInfo {
+            id: ChannelId(1),
+            name: "lobby".into(),
+            epoch: Epoch(1_700_000_000),
+            access: Access::Open,
+        };
         Self { engine, shard, listener, channel }
     }
 
@@ -81,7 +85,7 @@ impl Rig {
     async fn subscribers(&self) -> Vec<End> {
         let mut ends: Vec<_> = (0..SUBSCRIBERS).map(|_| self.connect()).collect();
         for end in &ends {
-            self.shard.subscribe(&end.port, 1, &self.channel, None);
+            self.shard.subscribe(&end.port, 1, UserId(1), &self.channel, None);
         }
         others_run().await;
         let mut ports = Vec::new();

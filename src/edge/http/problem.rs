@@ -173,7 +173,10 @@ pub fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::TokenExpired
         | ErrorCode::InvalidCredentials => StatusCode::UNAUTHORIZED,
         ErrorCode::Forbidden | ErrorCode::WrongUser => StatusCode::FORBIDDEN,
-        ErrorCode::NotFound | ErrorCode::UnknownChannel => StatusCode::NOT_FOUND,
+        ErrorCode::NotFound
+        | ErrorCode::UnknownChannel
+        | ErrorCode::UnknownUser
+        | ErrorCode::NotAMember => StatusCode::NOT_FOUND,
         ErrorCode::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
         ErrorCode::UsernameTaken
         | ErrorCode::ChannelExists
@@ -181,6 +184,9 @@ pub fn status(code: ErrorCode) -> StatusCode {
         | ErrorCode::NotSubscribed
         | ErrorCode::PositionAhead
         | ErrorCode::IdempotencyConflict
+        | ErrorCode::ChannelArchived
+        | ErrorCode::LastOwner
+        | ErrorCode::QuotaExhausted
         | ErrorCode::ChannelSealed => StatusCode::CONFLICT,
         ErrorCode::EpochChanged => StatusCode::GONE,
         ErrorCode::MessageTooLarge => StatusCode::PAYLOAD_TOO_LARGE,

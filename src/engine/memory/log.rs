@@ -119,9 +119,7 @@ impl MemoryLog {
             assert!(!twice, "an append names each key once");
         }
         let cursors = self.place_all(chain);
-        for Derived { table, key, value } in &chain.derived {
-            self.derive(*table, key, value.clone());
-        }
+        self.derive(&chain.derived);
         Ok(cursors)
     }
 
@@ -297,12 +295,18 @@ impl MemoryLog {
         if self.get(table, key).is_none_or(|record| record.revision != revision) {
             return Err(RecordError::Conflict);
         }
-        self.derive(table, key, None);
+        self.derive_one(table, key, None);
         Ok(())
     }
 
-    /// Writes or removes a record, whatever was there before.
-    fn derive(&mut self, table: Table, key: &str, value: Option<Bytes>) {
+    /// Writes or removes records, whatever was there before.
+    pub(super) fn derive(&mut self, derived: &[Derived]) {
+        for Derived { table, key, value } in derived {
+            self.derive_one(*table, key, value.clone());
+        }
+    }
+
+    fn derive_one(&mut self, table: Table, key: &str, value: Option<Bytes>) {
         let found = self.records.remove(&(table, key.to_owned())).map(|record| record.revision.0);
         match value {
             Some(value) => {

@@ -30,8 +30,8 @@ use self::{
     writer::{Work, Writer},
 };
 use super::{
-    Append, AppendError, Caps, Chain, Durability, Engine, Expect, Feed, Mark, ReadError, ReadFrom,
-    RecordError, Refusal, Revision, Table, Versioned,
+    Append, AppendError, Caps, Chain, Derived, Durability, Engine, Expect, Feed, Mark, ReadError,
+    ReadFrom, RecordError, Refusal, Revision, Table, Versioned,
 };
 use crate::{
     limits,
@@ -347,15 +347,16 @@ impl Engine for SqliteEngine {
         answered(self.query(Query::Get { table, key: key.to_owned(), reply }), answer)
     }
 
-    fn put(
+    fn put_with(
         &self,
         table: Table,
         key: &str,
         value: Bytes,
         expect: Expect,
+        derived: Vec<Derived>,
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
-        let put = Put { table, key: key.to_owned(), value: Some(value), expect };
+        let put = Put { table, key: key.to_owned(), value: Some(value), expect, derived };
         answered(self.write(Work::Put(put, reply)), answer)
     }
 
@@ -367,7 +368,7 @@ impl Engine for SqliteEngine {
     ) -> impl Future<Output = Result<(), RecordError>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
         let expect = Expect::Revision(revision);
-        let put = Put { table, key: key.to_owned(), value: None, expect };
+        let put = Put { table, key: key.to_owned(), value: None, expect, derived: Vec::new() };
         let removed = answered(self.write(Work::Put(put, reply)), answer);
         async move { removed.await.map(drop) }
     }

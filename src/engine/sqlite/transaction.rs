@@ -24,6 +24,8 @@ pub(super) struct Put {
     pub(super) key: String,
     pub(super) value: Option<Bytes>,
     pub(super) expect: Expect,
+    /// What follows from it.
+    pub(super) derived: Vec<Derived>,
 }
 
 /// Entries to drop.
@@ -101,8 +103,11 @@ impl<'a> Transaction<'a> {
             let result = self.append(&run, |cursor| cursors.push(cursor))?;
             self.outcome.chains.push(result.map(|()| cursors));
         }
-        for Put { table, key, value, expect } in puts {
+        for Put { table, key, value, expect, derived } in puts {
             let result = records::put(self.connection, *table, key, value.as_deref(), *expect)?;
+            if result.is_ok() {
+                self.derive(derived)?;
+            }
             self.outcome.puts.push(result);
         }
         if let Some(trim) = trim {
@@ -155,10 +160,15 @@ impl<'a> Transaction<'a> {
             appended(cursor);
             after = cursor;
         }
+        self.derive(derived)?;
+        Ok(Ok(()))
+    }
+
+    fn derive(&self, derived: &[Derived]) -> rusqlite::Result<()> {
         for Derived { table, key, value } in derived {
             records::derive(self.connection, *table, key, value.as_deref())?;
         }
-        Ok(Ok(()))
+        Ok(())
     }
 
     fn last_entry(&mut self, channel: ChannelId) -> rusqlite::Result<LastEntry> {

@@ -1,10 +1,10 @@
 use super::*;
 use crate::{
     engine::memory::MemoryLog,
-    hub::{Asked, ShardId},
+    hub::{Asked, ShardId, rights::Author, sequencer::Wish},
     log::{
         batch::Batch,
-        place::{ClientMessageId, Durability, UserId},
+        place::{ClientMessageId, Durability, Epoch},
     },
     wire::{Encoding, encode},
 };
@@ -29,7 +29,8 @@ impl Bench {
     }
 
     fn on(log: MemoryLog) -> Self {
-        let channel = Channel::new(ID, "lobby".into(), EPOCH, log.caps());
+        let info = ChannelInfo { id: ID, name: "lobby".into(), epoch: EPOCH, access: Access::Open };
+        let channel = Channel::new(&info, log.caps());
         Self { log, channel, batches: 0, done: Vec::new() }
     }
 
@@ -66,6 +67,7 @@ impl Bench {
             client_message_id: None,
             digest: encode::digest(body),
             record: encode::record(UserId(1), None, body.to_owned()),
+            wish: Wish::Message(Author::User(UserId(1)), body.len()),
             ticket: ticket(0),
         };
         let mut effects = self.act(|channel, effects| channel.publish(draft, effects));
@@ -82,13 +84,14 @@ impl Bench {
     fn subscribe(&mut self, slot: u32, since: Option<u64>) -> Vec<Effect> {
         let since = since.map(|sequence| Position { epoch: EPOCH, sequence: Sequence(sequence) });
         self.act(|channel, effects| {
-            channel.subscribe(ticket(slot), PROTO, since, effects);
+            channel.subscribe(ticket(slot), PROTO, UserId(slot), since, effects);
         })
     }
 
     fn history(&mut self, from: PageFrom, limit: u32) -> Vec<u64> {
         let page = Page { from, limit };
-        let effects = self.act(|channel, effects| channel.history(ticket(0), page, effects));
+        let effects =
+            self.act(|channel, effects| channel.history(ticket(0), UserId(1), page, effects));
         let [Effect::Reply(_, Reply::History { runs, .. })] = &effects[..] else {
             panic!("{effects:?}")
         };
@@ -165,6 +168,7 @@ fn what_comes_while_a_batch_is_in_flight_is_one_batch_behind_it() {
             client_message_id: None,
             digest: 0,
             record: encode::record(UserId(1), None, body.to_owned()),
+            wish: Wish::Message(Author::User(UserId(1)), body.len()),
             ticket: ticket(0),
         };
         bench.channel.publish(draft, &mut effects);
@@ -244,7 +248,7 @@ fn a_position_of_another_life_or_from_the_future_is_refused_with_the_head() {
     assert_eq!(told(&bench.subscribe(1, Some(2))), ["position_ahead", "#1 is out"]);
     let since = Some(Position { epoch: Epoch(1), sequence: Sequence(1) });
     let effects = bench.act(|channel, effects| {
-        channel.subscribe(ticket(1), PROTO, since, effects);
+        channel.subscribe(ticket(1), PROTO, UserId(1), since, effects);
     });
     assert_eq!(told(&effects), ["epoch_changed", "#1 is out"]);
     let Effect::Reply(_, Reply::Refused(refusal)) = &effects[0] else { panic!("{effects:?}") };
@@ -274,6 +278,7 @@ fn a_repeated_publish_has_the_sequence_of_the_first_also_after_a_restart() {
             client_message_id: Some(ClientMessageId(9)),
             digest: encode::digest(body),
             record: encode::record(UserId(1), Some(ClientMessageId(9)), body.to_owned()),
+            wish: Wish::Message(Author::User(UserId(1)), body.len()),
             ticket: ticket(0),
         };
         let mut effects = bench.act(|channel, effects| channel.publish(draft, effects));
@@ -346,7 +351,7 @@ fn a_damaged_log_is_sealed_when_it_is_loaded() {
 fn a_log_that_cannot_be_read_now_is_asked_again_later() {
     let mut bench = Bench::new();
     let mut effects = Vec::new();
-    bench.channel.subscribe(ticket(1), PROTO, None, &mut effects);
+    bench.channel.subscribe(ticket(1), PROTO, UserId(1), None, &mut effects);
     let [Effect::Read(_, Purpose::Load)] = &effects[..] else { panic!("{effects:?}") };
     let mut effects = Vec::new();
     bench.channel.read_done(Purpose::Load, Err(ReadError::StorageUnavailable), &mut effects);
@@ -360,7 +365,8 @@ fn a_damaged_page_is_refused_and_the_rest_goes_on() {
     bench.publish("a");
     bench.log.damage(Cursor(1));
     let page = Page { from: PageFrom::Newest, limit: 1 };
-    let effects = bench.act(|channel, effects| channel.history(ticket(0), page, effects));
+    let effects =
+        bench.act(|channel, effects| channel.history(ticket(0), UserId(1), page, effects));
     assert_eq!(told(&effects), ["channel_sealed"]);
 }
 
@@ -370,7 +376,7 @@ fn a_channel_is_kept_while_somebody_waits_for_a_catch_up() {
     bench.publish("a");
     let ahead = Some(Position { epoch: EPOCH, sequence: Sequence(2) });
     let mut effects = Vec::new();
-    bench.channel.subscribe(ticket(1), PROTO, ahead, &mut effects);
+    bench.channel.subscribe(ticket(1), PROTO, UserId(1), ahead, &mut effects);
     let [Effect::Read(_, Purpose::CatchUp)] = &effects[..] else { panic!("{effects:?}") };
     assert!(!bench.channel.is_evictable());
     bench.channel.read_done(Purpose::CatchUp, Ok(Vec::new()), &mut effects);

@@ -14,7 +14,8 @@ async fn a_channel_is_found_by_name_and_by_number_also_by_others() {
     let engine = engine();
     let there = Directory::new(Arc::new(engine.another_node()));
     let here = Directory::new(Arc::new(engine));
-    let made = here.create_channel("lobby", 1_700_000_000).await.unwrap();
+    let lobby = Settings::open("lobby");
+    let made = here.create_channel(&lobby, None, 1_700_000_000_000).await.unwrap().info();
     assert_eq!(there.cached_channel_by_name("lobby"), None);
     assert_eq!(there.channel_by_name("lobby").await, Ok(made.clone()));
     assert_eq!(there.channel(made.id).await, Ok(made.clone()));
@@ -38,7 +39,10 @@ async fn of_many_who_make_the_same_channel_one_does() {
     let mut tries = JoinSet::new();
     for attempt in 0..40 {
         let directory = Arc::clone(&directories[attempt % 4]);
-        tries.spawn(async move { directory.create_channel("lobby", 1).await });
+        tries.spawn(async move {
+            let lobby = Settings::open("lobby");
+            directory.create_channel(&lobby, None, 1_000).await.map(|made| made.info())
+        });
     }
     let outcomes = tries.join_all().await;
     let made: Vec<ChannelInfo> = outcomes.iter().flatten().cloned().collect();
@@ -105,4 +109,26 @@ async fn numbers_are_reserved_in_blocks_and_never_twice() {
         }
     }
     assert_eq!(numbers.first(), Some(&1));
+}
+
+#[tokio::test]
+async fn what_an_older_version_knows_by_number_is_listed_by_name() {
+    let engine = engine();
+    for (table, key, value) in [
+        (Table::Channels, "id:1", r#"{"name":"lobby","epoch":7}"#),
+        (Table::Channels, "id:2", r#"{"name":"lobby","epoch":8}"#),
+        (Table::Channels, "name:lobby", r#"{"id":2}"#),
+        (Table::Users, "id:5", r#"{"subject":"u5","name":"ada"}"#),
+    ] {
+        engine.put(table, key, value.into(), Expect::Absent).await.unwrap();
+    }
+    let directory = Directory::new(Arc::new(engine.clone()));
+    for _ in 0..2 {
+        directory.index_older().await.unwrap();
+        let listed = engine.scan(Table::PublicChannels, "", None, 9).await.unwrap();
+        let [(name, record)] = &listed[..] else { panic!("{listed:?}") };
+        let record: ChannelRecord = parse(record).unwrap();
+        assert_eq!((name.as_str(), record.id, record.epoch), ("lobby", 2, 8));
+        assert_eq!(directory.users_named("ada").await, Ok(vec![UserId(5)]));
+    }
 }

@@ -21,6 +21,7 @@ fn draft(id: u32, key: u64, digest: u64) -> Draft {
         digest,
         record: Bytes::from_static(b"record"),
         ticket: ticket(id),
+        wish: Wish::Message(Author::User(UserId(1)), 6),
     }
 }
 
@@ -29,7 +30,13 @@ fn head() -> Head {
 }
 
 fn form(sequencer: &mut Sequencer) -> Append {
-    sequencer.next_batch(CHANNEL, &head(), BatchId(1), 5).unwrap()
+    form_on(sequencer, &head()).unwrap()
+}
+
+/// Forms a batch of an open channel, in which nothing is refused.
+fn form_on(sequencer: &mut Sequencer, head: &Head) -> Option<Append> {
+    let end = |ticket, outcome| panic!("{ticket:?} ended: {outcome:?}");
+    sequencer.next_batch(CHANNEL, head, BatchId(1), 5, Judge::new(None), end)
 }
 
 fn outcomes(run: impl FnOnce(&mut dyn FnMut(Ticket, Outcome))) -> Vec<(u32, Outcome)> {
@@ -58,7 +65,7 @@ fn only_one_batch_is_in_flight() {
     form(&mut sequencer);
     sequencer.accept(draft(2, 0, 0));
     assert!(!sequencer.is_ready());
-    assert!(sequencer.next_batch(CHANNEL, &head(), BatchId(2), 5).is_none());
+    assert!(form_on(&mut sequencer, &head()).is_none());
 }
 
 #[test]
@@ -178,7 +185,7 @@ fn time_never_runs_backwards_within_a_channel() {
     let mut sequencer = Sequencer::default();
     sequencer.accept(draft(1, 0, 0));
     let head = Head { timestamp_ms: 900, ..head() };
-    let append = sequencer.next_batch(CHANNEL, &head, BatchId(1), 5).unwrap();
+    let append = form_on(&mut sequencer, &head).unwrap();
     assert_eq!(append.batch.timestamp_ms, 900);
 }
 

@@ -55,9 +55,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 self.with_known_channel(&info, |channel, effects| channel.publish(draft, effects));
                 self.mark_ready(info.id);
             }
-            Ask::Subscribe(info, ticket, format, since) => {
+            Ask::Subscribe(info, ticket, format, user, since) => {
                 self.with_known_channel(&info, |channel, effects| {
-                    channel.subscribe(ticket, format, since, effects);
+                    channel.subscribe(ticket, format, user, since, effects);
                 });
             }
             Ask::Unsubscribe(id, ticket) => {
@@ -68,9 +68,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                     self.perform(&mut state, id, Effect::Reply(ticket, refused));
                 }
             }
-            Ask::History(info, ticket, page) => {
+            Ask::History(info, ticket, user, page) => {
                 self.with_known_channel(&info, |channel, effects| {
-                    channel.history(ticket, page, effects);
+                    channel.history(ticket, user, page, effects);
                 });
             }
             Ask::Gone(id, connection) => {
@@ -250,7 +250,7 @@ impl<S> State<S> {
                     }
                 }
             }
-            Asked::Subscribe | Asked::History => {}
+            Asked::Subscribe | Asked::History | Asked::Call => {}
         }
     }
 }

@@ -22,15 +22,18 @@ use tokio::sync::Notify;
 pub use super::port::Port;
 use super::{
     Asked, ConnectionKey, Format, ShardId,
+    calls::Calls,
     channel::{Channel, Effect},
     crossing::{Ask, Borders},
     deflater::Deflater,
+    desk::Desk,
     directory::{ChannelInfo, Directory},
     fanout::{Subscribers, control_frame, reply_frame},
     outbox::Frame,
     revocations::Register,
     revoked::Credential,
-    sequencer::Draft,
+    rights::Author,
+    sequencer::{Draft, Wish},
 };
 use crate::{
     clock,
@@ -47,6 +50,7 @@ use crate::{
 };
 
 mod abroad;
+mod called;
 mod logins;
 mod perform;
 
@@ -54,7 +58,7 @@ mod perform;
 #[derive(Debug)]
 pub struct Shard<E, S> {
     engine: Arc<E>,
-    directory: Arc<Directory<E>>,
+    desk: Arc<Desk<E>>,
     /// What is revoked.
     register: Arc<Register>,
     limits: Arc<Limits>,
@@ -90,6 +94,8 @@ struct State<S> {
     /// Unsubscribes that the owner of the channel has not replied to. What it tells before was
     /// decided about an earlier subscription.
     unsubscribing: HashMap<(ConnectionKey, ChannelId), u32>,
+    /// Who waits for channels here without a connection.
+    calls: Calls,
     /// Publishes that other shards have not replied to.
     publishes_abroad: usize,
     /// Shards that hand out nothing more.
@@ -123,14 +129,14 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     pub fn new(
         borders: Borders,
         engine: Arc<E>,
-        directory: Arc<Directory<E>>,
+        desk: Arc<Desk<E>>,
         register: Arc<Register>,
         limits: Arc<Limits>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
         Rc::new(Self {
             engine,
-            directory,
+            desk,
             register,
             limits,
             deflater: Deflater::new(Arc::clone(&metrics)),
@@ -147,6 +153,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 borders,
                 live_abroad: HashMap::new(),
                 unsubscribing: HashMap::new(),
+                calls: Calls::default(),
                 publishes_abroad: 0,
                 lasts_heard: 0,
                 ready: Vec::new(),
@@ -175,7 +182,13 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     /// The names.
     #[must_use]
     pub fn directory(&self) -> &Directory<E> {
-        &self.directory
+        self.desk.directory()
+    }
+
+    /// Where what concerns channels and members is done.
+    #[must_use]
+    pub const fn desk(&self) -> &Arc<Desk<E>> {
+        &self.desk
     }
 
     /// Takes a connection in.
@@ -235,6 +248,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             user,
             client_message_id,
             digest: encode::digest(&body),
+            wish: Wish::Message(Author::User(user), body.len()),
             record: encode::record(user, client_message_id, body),
             ticket,
         };
@@ -251,6 +265,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         self: &Rc<Self>,
         port: &Rc<Port<S>>,
         id: u32,
+        user: UserId,
         channel: &ChannelInfo,
         since: Option<Position>,
     ) {
@@ -268,10 +283,11 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         drop(subscriptions);
         let ticket = port.ticket(id, Asked::Subscribe);
         if owner != self.id {
-            return self.ask(owner, Ask::Subscribe(channel.clone(), ticket, port.format, since));
+            return self
+                .ask(owner, Ask::Subscribe(channel.clone(), ticket, port.format, user, since));
         }
         self.with_known_channel(channel, |channel, effects| {
-            channel.subscribe(ticket, port.format, since, effects);
+            channel.subscribe(ticket, port.format, user, since, effects);
         });
     }
 
@@ -294,6 +310,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         self: &Rc<Self>,
         port: &Rc<Port<S>>,
         id: u32,
+        user: UserId,
         channel: &ChannelInfo,
         page: Page,
     ) {
@@ -307,9 +324,11 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         port.history_reads.update(|reads| reads + 1);
         let ticket = port.ticket(id, Asked::History);
         if owner != self.id {
-            return self.ask(owner, Ask::History(channel.clone(), ticket, page));
+            return self.ask(owner, Ask::History(channel.clone(), ticket, user, page));
         }
-        self.with_known_channel(channel, |channel, effects| channel.history(ticket, page, effects));
+        self.with_known_channel(channel, |channel, effects| {
+            channel.history(ticket, user, page, effects);
+        });
     }
 
     /// Refuses a command.

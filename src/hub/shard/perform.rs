@@ -1,6 +1,6 @@
 //! What the channels decide, performed in order. Hot.
 
-use std::{collections::hash_map, mem, rc::Rc, sync::Arc};
+use std::{collections::hash_map, mem, rc::Rc};
 
 use tokio::task::spawn_local;
 
@@ -10,8 +10,9 @@ use crate::{
     hub::{
         Asked, ConnectionKey,
         channel::{Channel, Effect, Purpose},
-        directory::ChannelInfo,
+        directory::{ChannelInfo, DirectoryError},
         fanout::{Deflated, Delivery, SharedFrames, Subscriber, control_frame},
+        rights::Rights,
     },
     limits::RECOVERY_PAUSE,
     log::{
@@ -19,7 +20,7 @@ use crate::{
         place::{ChannelId, Cursor},
     },
     metrics::Compressed,
-    wire::encode::Reply,
+    wire::{code::ErrorCode, encode::Reply},
 };
 
 impl<E: Engine, S: 'static> Shard<E, S> {
@@ -29,7 +30,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         act: impl FnOnce(&mut Channel, &mut Vec<Effect>),
     ) {
         self.state.borrow_mut().channels.entry(info.id).or_insert_with(|| {
-            Channel::new(info.id, Arc::clone(&info.name), info.epoch, self.engine.caps())
+            // The directory may have learned of a change while the command was on its way.
+            let known = self.directory().cached_channel(info.id);
+            Channel::new(known.as_ref().unwrap_or(info), self.engine.caps())
         });
         self.with_channel(info.id, act);
     }
@@ -76,6 +79,12 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 }
             }
             Effect::Leave(connection) => state.leave(channel, connection),
+            Effect::Reply(ticket, reply) if ticket.asked == Asked::Call => {
+                if let Reply::Refused(refusal) = &reply {
+                    self.metrics.refused(refusal.code);
+                }
+                state.calls.end(ticket, reply);
+            }
             Effect::Reply(ticket, reply) => {
                 if let Some(port) = find(state, ticket.connection) {
                     if ticket.asked == Asked::History {
@@ -118,6 +127,10 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 self.metrics.channels_sealed.inc();
             }
             Effect::Read(from, purpose) => self.read(channel, from, purpose),
+            Effect::ReadRights => self.read_rights(channel),
+            Effect::Learn(info) => self.directory().learn(info),
+            Effect::ForgetMember(user) => self.directory().forget_member(channel, user),
+            Effect::Forget => self.directory().forget(channel),
             Effect::RecoverLater => {
                 let shard = Rc::clone(self);
                 spawn_local(async move {
@@ -163,6 +176,29 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             }
             shard.with_channel(channel, |channel, effects| channel.appended(answer, effects));
             // What came while this batch was in flight is the next one.
+            shard.mark_ready(channel);
+        });
+    }
+
+    fn read_rights(self: &Rc<Self>, channel: ChannelId) {
+        let shard = Rc::clone(self);
+        spawn_local(async move {
+            let directory = shard.directory();
+            let read = async {
+                let record = directory.record(channel).await?;
+                let members = directory.members(channel).await?;
+                Ok(Rights::new(record, members.into_iter().collect()))
+            };
+            let answer = match read.await {
+                Ok(rights) => Ok(Some(rights)),
+                Err(DirectoryError::UnknownChannel) => Ok(None),
+                Err(error) => {
+                    tracing::warn!(channel = channel.0, %error, "a channel's rights are not read");
+                    Err(ErrorCode::from(&error))
+                }
+            };
+            shard.with_channel(channel, |channel, effects| channel.rights_read(answer, effects));
+            // What waits can be decided on now.
             shard.mark_ready(channel);
         });
     }

@@ -18,10 +18,13 @@ use crate::{
     engine::memory::{Hold, MemoryEngine, Stage},
     hub::{
         crossing::{Arrivals, Crossing, borders},
-        directory::Directory,
+        desk::tests::a_desk,
     },
     limits::REVOCATION_KEPT,
-    log::place::{Epoch, Sequence},
+    log::{
+        place::{Epoch, Sequence},
+        settings::Access,
+    },
     wire::{
         Encoding,
         decode::PageFrom,
@@ -80,7 +83,7 @@ enum Wish {
 }
 
 fn info(channel: u32) -> ChannelInfo {
-    ChannelInfo { id: ChannelId(channel), name: "lobby".into(), epoch: EPOCH }
+    ChannelInfo { id: ChannelId(channel), name: "lobby".into(), epoch: EPOCH, access: Access::Open }
 }
 
 impl<'a> World<'a> {
@@ -88,7 +91,7 @@ impl<'a> World<'a> {
         let mut rng = StdRng::seed_from_u64(seed);
         let count = rng.random_range(2..=3);
         let shared = Arc::new(engine.clone());
-        let directory = Arc::new(Directory::new(Arc::clone(&shared)));
+        let desk = a_desk(&shared);
         let register = Arc::new(Register::new(REVOCATION_KEPT));
         // Nobody is slow here, however much crosses at once.
         let limits = Limits { outbox_bytes_max: bytesize::ByteSize::gib(1), ..Limits::default() };
@@ -96,10 +99,10 @@ impl<'a> World<'a> {
         let (shards, arrivals) = borders(count)
             .into_iter()
             .map(|(borders, arrivals)| {
-                let (engine, directory) = (Arc::clone(&shared), Arc::clone(&directory));
+                let (engine, desk) = (Arc::clone(&shared), Arc::clone(&desk));
                 let register = Arc::clone(&register);
                 let (limits, metrics) = (Arc::clone(&limits), Arc::clone(&metrics));
-                (Shard::new(borders, engine, directory, register, limits, metrics), arrivals)
+                (Shard::new(borders, engine, desk, register, limits, metrics), arrivals)
             })
             .unzip();
         let holds = Vec::new();
@@ -163,7 +166,7 @@ impl<'a> World<'a> {
         let client = &mut self.clients[client];
         client.paged.insert(id);
         let page = Page { from: PageFrom::Newest, limit: 3 };
-        self.shards[client.shard].history(&client.port, id, &info(channel), page);
+        self.shards[client.shard].history(&client.port, id, UserId(1), &info(channel), page);
     }
 
     fn subscribe(&mut self, client: usize, channel: u32) {
@@ -181,7 +184,7 @@ impl<'a> World<'a> {
         let was_wanted = followed.is_wanted;
         followed.is_wanted = true;
         let since = since.map(|since| Position { epoch: EPOCH, sequence: Sequence(since) });
-        self.shards[client.shard].subscribe(&client.port, id, &info(channel), since);
+        self.shards[client.shard].subscribe(&client.port, id, UserId(1), &info(channel), since);
         if was_wanted {
             assert_eq!(client.refused_at_once(channel, id), ErrorCode::AlreadySubscribed);
         }

@@ -39,7 +39,7 @@ fn batch_of(bodies: &[String], first_sequence: u64) -> Batch {
 fn bodies_of(messages: &proto::Messages) -> Vec<String> {
     let body = |record: &proto::Record| match &record.content {
         Some(proto::record::Content::Body(body)) => body.clone(),
-        None => panic!("a record says something"),
+        content => panic!("{content:?} is no body"),
     };
     messages.records.iter().map(body).collect()
 }

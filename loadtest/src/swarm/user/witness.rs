@@ -132,7 +132,7 @@ impl User {
         }
         while let Some(index) = world.witness.next_unmade(world.channels.len()) {
             let channel_name = world.channels[index].name.clone();
-            let create = proto::CreateChannel { channel_name };
+            let create = proto::CreateChannel { channel_name, ..Default::default() };
             let command = client_envelope::Command::CreateChannel(create);
             self.ask(Command::CreateChannel(index), command, world);
         }
@@ -210,7 +210,7 @@ fn messages(page: &proto::HistoryPage) -> impl Iterator<Item = (u64, Digest)> {
             let sequence = run.first_sequence.saturating_add(place);
             let body = match &record.content {
                 Some(proto::record::Content::Body(body)) => body.as_bytes(),
-                None => &[],
+                _ => &[],
             };
             (sequence, Digest::new(record.user_id, record.client_message_id, body))
         })

@@ -14,7 +14,6 @@ use crate::{
     hub::{
         Format,
         crossing::borders,
-        directory::Directory,
         revocations::{Register, Revocation},
         revoked::Claim,
     },
@@ -32,10 +31,10 @@ type TestShard = Rc<Shard<MemoryEngine, ()>>;
 
 fn shards(count: u16, register: &Arc<Register>) -> Vec<TestShard> {
     let engine = Arc::new(MemoryEngine::default());
-    let directory = Arc::new(Directory::new(Arc::clone(&engine)));
+    let desk = crate::hub::desk::tests::a_desk(&engine);
     let shard = |borders| {
-        let (engine, directory) = (Arc::clone(&engine), Arc::clone(&directory));
-        Shard::new(borders, engine, directory, Arc::clone(register), Arc::default(), Arc::default())
+        let (engine, desk) = (Arc::clone(&engine), Arc::clone(&desk));
+        Shard::new(borders, engine, desk, Arc::clone(register), Arc::default(), Arc::default())
     };
     borders(count).into_iter().map(|(borders, _)| shard(borders)).collect()
 }

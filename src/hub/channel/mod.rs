@@ -11,15 +11,14 @@
 //! Invariant: a subscriber is either live and has been handed everything up to the head, or it is
 //! replaying and has been handed everything up to its own place. So none misses or repeats anything.
 
-use std::{
-    collections::{HashMap, HashSet},
-    mem,
-    sync::Arc,
-};
+use std::{collections::HashMap, mem, sync::Arc};
 
+use self::changes::KnownRights;
 use super::{
     ConnectionKey, Format, Ticket,
+    directory::ChannelInfo,
     fanout::{Delivery, Subscriber},
+    rights::Judge,
     sequencer::{Accepted, Draft, Outcome, Sequencer},
 };
 use crate::{
@@ -27,15 +26,19 @@ use crate::{
     limits::{DRAFTS_MAX, READ_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, TAIL_BYTES_MAX},
     log::{
         batch::Entry,
-        place::{BatchId, ChannelId, Cursor, Epoch, Head, Position, Sequence},
+        place::{BatchId, ChannelId, Cursor, Head, Position, Sequence, UserId},
+        settings::{Access, Role},
         tail::Tail,
     },
     wire::{
+        channels::{ChannelView, MemberView},
         code::ErrorCode,
         decode::{Page, PageFrom},
         encode::{Control, Published, Refusal as WireRefusal, Reply, Run},
     },
 };
+
+mod changes;
 
 /// What the shard must do for a channel.
 #[derive(Debug)]
@@ -63,6 +66,14 @@ pub enum Effect {
     Ended(ConnectionKey),
     /// The stored log is damaged: an operator must know.
     Sealed,
+    /// Read the channel's record and its members, and hand them to [`Channel::rights_read`].
+    ReadRights,
+    /// Whoever looks this channel up must find it so.
+    Learn(ChannelInfo),
+    /// A user is no member any more: whoever looks that up must find it so.
+    ForgetMember(UserId),
+    /// The channel is no more: nobody may find it, and its data is to be removed.
+    Forget,
 }
 
 impl Effect {
@@ -80,7 +91,11 @@ impl Effect {
             | Self::Read(..)
             | Self::RecoverLater
             | Self::FanOut(_)
-            | Self::Sealed => None,
+            | Self::Sealed
+            | Self::ReadRights
+            | Self::Learn(_)
+            | Self::ForgetMember(_)
+            | Self::Forget => None,
         }
     }
 }
@@ -116,10 +131,14 @@ pub struct Channel {
     name: Arc<str>,
     caps: Caps,
     state: State,
+    /// Whether everybody may do everything, or [`KnownRights`] are needed, and for what.
+    access: Access,
+    rights: KnownRights,
     head: Head,
     tail: Tail<Delivery>,
-    /// The live subscribers. Their outboxes, and the list that is walked, are with their shards.
-    live: HashSet<ConnectionKey>,
+    /// The live subscribers, and who they are. Their outboxes, and the list that is walked, are with
+    /// their shards.
+    live: HashMap<ConnectionKey, UserId>,
     replays: HashMap<ConnectionKey, Replay>,
     sequencer: Sequencer,
     /// What waits for the head to be known or to be current, at most [`DRAFTS_MAX`]. Beyond it:
@@ -145,35 +164,51 @@ enum State {
     Ready,
     /// The stored log is damaged: nothing is served from it and nothing is added.
     Sealed,
+    /// The channel was deleted: there is none.
+    Deleted,
+}
+
+impl State {
+    /// Why nothing is served, if nothing is.
+    const fn refusal(self) -> Option<ErrorCode> {
+        match self {
+            Self::Sealed => Some(ErrorCode::ChannelSealed),
+            Self::Deleted => Some(ErrorCode::UnknownChannel),
+            Self::Unloaded | Self::Loading | Self::Ready => None,
+        }
+    }
 }
 
 #[derive(Debug)]
 enum Waiting {
-    Subscribe(Ticket, Format, Option<Position>),
-    History(Ticket, Page),
+    Subscribe(Ticket, Format, UserId, Option<Position>),
+    History(Ticket, UserId, Page),
 }
 
 /// A subscriber that is still being handed what it missed.
 #[derive(Debug)]
 struct Replay {
     subscriber: Subscriber,
+    user: UserId,
     /// The last sequence that it has been handed.
     handed: Sequence,
     bytes: usize,
 }
 
 impl Channel {
-    /// A channel whose log has not been looked at. Its numbering began with `epoch`.
+    /// A channel whose log has not been looked at.
     #[must_use]
-    pub fn new(id: ChannelId, name: Arc<str>, epoch: Epoch, caps: Caps) -> Self {
+    pub fn new(info: &ChannelInfo, caps: Caps) -> Self {
         Self {
-            id,
-            name,
+            id: info.id,
+            name: Arc::clone(&info.name),
             caps,
             state: State::Unloaded,
-            head: Head::empty(epoch),
+            access: info.access,
+            rights: KnownRights::default(),
+            head: Head::empty(info.epoch),
             tail: Tail::new(Sequence::ZERO),
-            live: HashSet::new(),
+            live: HashMap::new(),
             replays: HashMap::new(),
             sequencer: Sequencer::default(),
             waiting: Vec::new(),
@@ -200,6 +235,7 @@ impl Channel {
     #[must_use]
     pub fn is_evictable(&self) -> bool {
         self.state != State::Loading
+            && !self.rights.is_reading()
             && self.is_idle()
             && !self.is_catching_up
             && self.waiting.is_empty()
@@ -217,17 +253,21 @@ impl Channel {
     /// Whether [`Channel::next_append`] would form a batch.
     #[must_use]
     pub fn is_ready_to_append(&self) -> bool {
-        self.state == State::Ready && !self.is_catching_up && self.sequencer.is_ready()
+        self.state == State::Ready
+            && !self.is_catching_up
+            && self.sequencer.is_ready()
+            && (!self.needs_rights() || self.rights.known().is_some())
     }
 
     /// Takes a publish in. It is answered when it is durable.
     pub fn publish(&mut self, draft: Draft, effects: &mut Vec<Effect>) {
-        if self.state == State::Sealed {
-            return effects.push(refused(draft.ticket, ErrorCode::ChannelSealed));
+        if let Some(code) = self.state.refusal() {
+            return effects.push(refused(draft.ticket, code));
         }
         self.load(effects);
         let ticket = draft.ticket;
         match self.sequencer.accept(draft) {
+            Accepted::Waits if self.needs_rights() => self.read_rights(effects),
             Accepted::Waits => {}
             Accepted::Repeated(sequence) => {
                 effects.push(self.end(ticket, Outcome::Repeated(sequence)))
@@ -243,9 +283,12 @@ impl Channel {
         if !self.is_ready_to_append() {
             return;
         }
-        if let Some(append) = self.sequencer.next_batch(self.id, &self.head, id, now_ms) {
-            effects.push(Effect::Append(append));
-        }
+        let judge = Judge::new(self.rights.known().filter(|_| self.needs_rights()));
+        let mut ended = Vec::new();
+        let end = |ticket, outcome| ended.push((ticket, outcome));
+        let append = self.sequencer.next_batch(self.id, &self.head, id, now_ms, judge, end);
+        effects.extend(append.map(Effect::Append));
+        effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
     }
 
     /// The engine's answer to the append in flight.
@@ -295,9 +338,13 @@ impl Channel {
         }
         let Some(delivery) = self.extend(entry, effects) else { return };
         effects.push(Effect::FanOut(Arc::clone(&delivery)));
+        self.take_changes(&delivery.batch, effects);
         let mut ended = Vec::new();
         self.sequencer.committed(&delivery.batch, |ticket, outcome| ended.push((ticket, outcome)));
         effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
+        if self.state == State::Deleted {
+            self.refuse_all(ErrorCode::UnknownChannel, effects);
+        }
     }
 
     /// Moves the head to the next entry, unless that extends no chain.
@@ -336,24 +383,22 @@ impl Channel {
         &mut self,
         ticket: Ticket,
         format: Format,
+        user: UserId,
         since: Option<Position>,
         effects: &mut Vec<Effect>,
     ) {
         let connection = ticket.connection;
-        match self.state {
-            State::Sealed => {
-                effects.push(refused(ticket, ErrorCode::ChannelSealed));
-                effects.push(Effect::Ended(connection));
-            }
-            State::Ready => self.subscribe_now(ticket, format, since, false, effects),
-            State::Unloaded | State::Loading if self.waiting.len() < DRAFTS_MAX => {
-                self.waiting.push(Waiting::Subscribe(ticket, format, since));
-                self.load(effects);
-            }
-            State::Unloaded | State::Loading => {
-                effects.push(refused(ticket, ErrorCode::Busy));
-                effects.push(Effect::Ended(connection));
-            }
+        if let Some(code) = self.state.refusal() {
+            effects.push(refused(ticket, code));
+            effects.push(Effect::Ended(connection));
+        } else if self.may_serve() {
+            self.subscribe_now(ticket, format, user, since, false, effects);
+        } else if self.waiting.len() < DRAFTS_MAX {
+            self.waiting.push(Waiting::Subscribe(ticket, format, user, since));
+            self.prepare(effects);
+        } else {
+            effects.push(refused(ticket, ErrorCode::Busy));
+            effects.push(Effect::Ended(connection));
         }
     }
 
@@ -369,7 +414,7 @@ impl Channel {
 
     /// Ends delivery to a connection, which may be gone. Whether there was or was to be any.
     pub fn leave(&mut self, connection: ConnectionKey, effects: &mut Vec<Effect>) -> bool {
-        let was_live = self.live.remove(&connection);
+        let was_live = self.live.remove(&connection).is_some();
         if was_live {
             effects.push(Effect::Leave(connection));
         }
@@ -386,15 +431,16 @@ impl Channel {
     }
 
     /// Reads a page.
-    pub fn history(&mut self, ticket: Ticket, page: Page, effects: &mut Vec<Effect>) {
-        match self.state {
-            State::Sealed => effects.push(refused(ticket, ErrorCode::ChannelSealed)),
-            State::Ready => self.history_now(ticket, page, effects),
-            State::Unloaded | State::Loading if self.waiting.len() < DRAFTS_MAX => {
-                self.waiting.push(Waiting::History(ticket, page));
-                self.load(effects);
-            }
-            State::Unloaded | State::Loading => effects.push(refused(ticket, ErrorCode::Busy)),
+    pub fn history(&mut self, ticket: Ticket, user: UserId, page: Page, effects: &mut Vec<Effect>) {
+        if let Some(code) = self.state.refusal() {
+            effects.push(refused(ticket, code));
+        } else if self.may_serve() {
+            self.history_now(ticket, user, page, effects);
+        } else if self.waiting.len() < DRAFTS_MAX {
+            self.waiting.push(Waiting::History(ticket, user, page));
+            self.prepare(effects);
+        } else {
+            effects.push(refused(ticket, ErrorCode::Busy));
         }
     }
 
@@ -448,8 +494,14 @@ impl Channel {
         }
         self.tail = Tail::new(self.head.sequence);
         self.state = State::Ready;
+        let mut is_deleted = false;
         for entry in entries {
+            is_deleted = changes::ends_the_channel(&entry.batch);
             self.extend(entry, effects);
+        }
+        if is_deleted {
+            self.state = State::Deleted;
+            return self.refuse_all(ErrorCode::UnknownChannel, effects);
         }
         if mem::take(&mut self.is_stale) {
             self.catch_up(effects);
@@ -460,12 +512,17 @@ impl Channel {
 
     /// The head is known and current: serves those who waited for that.
     fn admit_waiting(&mut self, effects: &mut Vec<Effect>) {
+        if !self.may_serve() {
+            return;
+        }
         for waiting in mem::take(&mut self.waiting) {
             match waiting {
-                Waiting::Subscribe(ticket, format, since) => {
-                    self.subscribe_now(ticket, format, since, true, effects);
+                Waiting::Subscribe(ticket, format, user, since) => {
+                    self.subscribe_now(ticket, format, user, since, true, effects);
                 }
-                Waiting::History(ticket, page) => self.history_now(ticket, page, effects),
+                Waiting::History(ticket, user, page) => {
+                    self.history_now(ticket, user, page, effects);
+                }
             }
         }
     }
@@ -505,16 +562,21 @@ impl Channel {
         &mut self,
         ticket: Ticket,
         format: Format,
+        user: UserId,
         since: Option<Position>,
         is_current: bool,
         effects: &mut Vec<Effect>,
     ) {
         let connection = ticket.connection;
+        if let Err(code) = self.may_read(user) {
+            effects.push(refused(ticket, code));
+            return effects.push(Effect::Ended(connection));
+        }
         let head = self.head.position();
         let is_ahead = since.is_some_and(|since| since.sequence > head.sequence);
         if is_ahead && !is_current && self.waiting.len() < DRAFTS_MAX {
             // The client may come from a node that has seen more of the log than this one.
-            self.waiting.push(Waiting::Subscribe(ticket, format, since));
+            self.waiting.push(Waiting::Subscribe(ticket, format, user, since));
             return self.catch_up(effects);
         }
         if let Some(since) = since
@@ -535,7 +597,7 @@ impl Channel {
         ));
         let subscriber = Subscriber { connection, format };
         let handed = since.map_or(head.sequence, |since| since.sequence);
-        let replay = Replay { subscriber, handed, bytes: 0 };
+        let replay = Replay { subscriber, user, handed, bytes: 0 };
         let missed = self.tail.start().0.saturating_sub(handed.0);
         if missed == 0 || missed > REPLAY_MESSAGES_MAX {
             self.join(replay, effects);
@@ -600,7 +662,7 @@ impl Channel {
             effects.push(Effect::Replay(replay.subscriber, Arc::clone(delivery), replay.handed));
             replay.handed = delivery.batch.last_sequence();
         }
-        if self.live.insert(replay.subscriber.connection) {
+        if self.live.insert(replay.subscriber.connection, replay.user).is_none() {
             effects.push(Effect::Join(replay.subscriber));
         }
     }
@@ -614,7 +676,10 @@ impl Channel {
         }
     }
 
-    fn history_now(&mut self, ticket: Ticket, page: Page, effects: &mut Vec<Effect>) {
+    fn history_now(&mut self, ticket: Ticket, user: UserId, page: Page, effects: &mut Vec<Effect>) {
+        if let Err(code) = self.may_read(user) {
+            return effects.push(refused(ticket, code));
+        }
         let head = self.head.sequence;
         // Pages end at the head and not at the log's end, where entries may lie that are not applied
         // yet: a page of those alone would be cut to nothing.
@@ -646,14 +711,7 @@ impl Channel {
         self.state = State::Sealed;
         effects.push(Effect::Sealed);
         let code = ErrorCode::ChannelSealed;
-        let live = mem::take(&mut self.live);
-        effects.extend(live.iter().copied().map(Effect::Leave));
-        let replays = mem::take(&mut self.replays);
-        for connection in live.into_iter().chain(replays.into_keys()) {
-            let ended = Control::SubscriptionEnded { channel: self.id, refusal: code.into() };
-            effects.push(Effect::Tell(connection, ended));
-            effects.push(Effect::Ended(connection));
-        }
+        self.end_subscriptions(code, |_| true, effects);
         self.refuse_all(code, effects);
         self.sequencer.refuse_in_flight(|ticket| effects.push(refused(ticket, code)));
     }
@@ -666,7 +724,7 @@ impl Channel {
                     effects.push(refused(ticket, code));
                     effects.push(Effect::Ended(ticket.connection));
                 }
-                Waiting::History(ticket, _) => effects.push(refused(ticket, code)),
+                Waiting::History(ticket, ..) => effects.push(refused(ticket, code)),
             }
         }
         self.sequencer.refuse_waiting(|ticket| effects.push(refused(ticket, code)));
@@ -675,6 +733,10 @@ impl Channel {
     fn end(&self, ticket: Ticket, outcome: Outcome) -> Effect {
         let (sequence, timestamp_ms) = match outcome {
             Outcome::Conflict => return refused(ticket, ErrorCode::IdempotencyConflict),
+            Outcome::Refused(code) => return refused(ticket, code),
+            Outcome::Changed(changed, sequence) => {
+                return Effect::Reply(ticket, self.changed_reply(changed, sequence));
+            }
             Outcome::Committed(sequence) => (sequence, self.head.timestamp_ms),
             Outcome::Repeated(sequence) => (sequence, 0),
         };

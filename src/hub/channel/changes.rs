@@ -1,0 +1,266 @@
+//! What a channel knows of its members and settings, and what becomes of it when they change.
+//!
+//! The rights are read when they are needed: an open channel, in which everybody may publish, never
+//! reads them until somebody wants a change.
+
+use super::{Channel, Effect, MemberView, Reply, Role, State};
+use crate::{
+    engine::Append,
+    hub::{
+        channel::ChannelView,
+        directory::ChannelInfo,
+        rights::{Changed, Rights},
+    },
+    log::{
+        batch::Batch,
+        place::{Cursor, Head, Sequence, UserId},
+        settings::Access,
+        tail::Tail,
+    },
+    wire::{
+        code::ErrorCode,
+        encode::Control,
+        record::{self, Content},
+    },
+};
+
+/// The rights, as far as they have been read.
+#[derive(Debug, Default)]
+pub(super) enum KnownRights {
+    /// Nobody has needed them.
+    #[default]
+    Unread,
+    /// They are being read. If something changes meanwhile, again.
+    Reading { is_stale: bool },
+    /// They are these, and follow the log.
+    Known(Box<Rights>),
+}
+
+impl KnownRights {
+    pub(super) fn known(&self) -> Option<&Rights> {
+        match self {
+            Self::Known(rights) => Some(rights),
+            Self::Unread | Self::Reading { .. } => None,
+        }
+    }
+
+    pub(super) const fn is_reading(&self) -> bool {
+        matches!(self, Self::Reading { .. })
+    }
+}
+
+impl Channel {
+    /// Whether what waits for a place cannot be decided on without the rights.
+    pub(super) fn needs_rights(&self) -> bool {
+        self.access != Access::Open || self.sequencer.has_changes()
+    }
+
+    /// Whether the head is known, and all that is needed to tell who may read.
+    pub(super) fn may_serve(&self) -> bool {
+        self.state == State::Ready
+            && (self.access != Access::Private || self.rights.known().is_some())
+    }
+
+    /// Whether a user may read. Only where [`Channel::may_serve`].
+    pub(super) fn may_read(&self, user: UserId) -> Result<(), ErrorCode> {
+        if self.access != Access::Private {
+            return Ok(());
+        }
+        match self.rights.known() {
+            Some(rights) => rights.may_read(user),
+            None => Err(ErrorCode::UnknownChannel),
+        }
+    }
+
+    /// Reads what is needed to serve somebody.
+    pub(super) fn prepare(&mut self, effects: &mut Vec<Effect>) {
+        self.load(effects);
+        if self.access == Access::Private {
+            self.read_rights(effects);
+        }
+    }
+
+    pub(super) fn read_rights(&mut self, effects: &mut Vec<Effect>) {
+        if matches!(self.rights, KnownRights::Unread) {
+            self.rights = KnownRights::Reading { is_stale: false };
+            effects.push(Effect::ReadRights);
+        }
+    }
+
+    /// The answer to [`Effect::ReadRights`]; `Ok(None)`: the channel is no more.
+    pub fn rights_read(
+        &mut self,
+        answer: Result<Option<Rights>, ErrorCode>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let KnownRights::Reading { is_stale } = self.rights else { return };
+        self.rights = KnownRights::Unread;
+        match answer {
+            Ok(_) if is_stale => self.read_rights(effects),
+            Ok(Some(rights)) => {
+                self.access = rights.record().settings().access();
+                self.rights = KnownRights::Known(Box::new(rights));
+                self.admit_waiting(effects);
+            }
+            Ok(None) => {
+                self.state = State::Deleted;
+                self.end_subscriptions(ErrorCode::UnknownChannel, |_| true, effects);
+                self.refuse_all(ErrorCode::UnknownChannel, effects);
+            }
+            Err(code) => self.refuse_all(code, effects),
+        }
+    }
+
+    /// Takes what a committed batch changes. Its messages have been handed out.
+    pub(super) fn take_changes(&mut self, batch: &Batch, effects: &mut Vec<Effect>) {
+        let is_own = self.sequencer.in_flight().is_some_and(|it: &Append| it.batch.id == batch.id);
+        match &mut self.rights {
+            // A change is in a batch of ours only if the rights are known.
+            KnownRights::Unread if is_own => return,
+            KnownRights::Reading { is_stale } if !is_own => *is_stale = true,
+            _ => {}
+        }
+        for record in batch.records().flatten() {
+            let content = record::content(record);
+            let changed = match &mut self.rights {
+                KnownRights::Known(rights) => rights.apply(content),
+                KnownRights::Unread | KnownRights::Reading { .. } => match content {
+                    Content::Settings(settings) => Some(Changed::Settings(settings)),
+                    Content::Deletion => Some(Changed::Deleted),
+                    Content::Member(user, role) => Some(Changed::Member(user, role)),
+                    Content::Body { .. } | Content::Unknown => None,
+                },
+            };
+            if let Some(changed) = changed {
+                self.take_change(changed, effects);
+            }
+        }
+    }
+
+    fn take_change(&mut self, changed: Changed, effects: &mut Vec<Effect>) {
+        match changed {
+            Changed::Member(_, Some(_)) => {}
+            Changed::Member(user, None) => {
+                effects.push(Effect::ForgetMember(user));
+                if self.access == Access::Private {
+                    self.end_subscriptions(ErrorCode::NotAMember, |it| it == user, effects);
+                }
+            }
+            Changed::Settings(settings) => {
+                self.access = settings.access();
+                self.name = settings.name;
+                effects.push(Effect::Learn(ChannelInfo {
+                    id: self.id,
+                    name: self.name.clone(),
+                    epoch: self.head.epoch,
+                    access: self.access,
+                }));
+                if self.access == Access::Private {
+                    let outsiders: Vec<_> = self
+                        .live
+                        .values()
+                        .chain(self.replays.values().map(|replay| &replay.user))
+                        .filter(|user| self.may_read(**user).is_err())
+                        .copied()
+                        .collect();
+                    let is_outside = |user| outsiders.contains(&user);
+                    self.end_subscriptions(ErrorCode::NotAMember, is_outside, effects);
+                }
+            }
+            Changed::Deleted => {
+                self.state = State::Deleted;
+                effects.push(Effect::Forget);
+                self.end_subscriptions(ErrorCode::UnknownChannel, |_| true, effects);
+            }
+        }
+    }
+
+    /// Ends delivery to the connections of some users, and tells them why.
+    pub(super) fn end_subscriptions(
+        &mut self,
+        code: ErrorCode,
+        is_concerned: impl Fn(UserId) -> bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let live = self.live.extract_if(|_, user| is_concerned(*user)).map(|(key, _)| (key, true));
+        let replays = self
+            .replays
+            .extract_if(|_, replay| is_concerned(replay.user))
+            .map(|(key, _)| (key, false));
+        for (connection, was_live) in live.chain(replays) {
+            if was_live {
+                effects.push(Effect::Leave(connection));
+            }
+            let ended = Control::SubscriptionEnded { channel: self.id, refusal: code.into() };
+            effects.push(Effect::Tell(connection, ended));
+            effects.push(Effect::Ended(connection));
+        }
+    }
+
+    /// What answers a change.
+    pub(super) fn changed_reply(&self, changed: Changed, sequence: Sequence) -> Reply {
+        match changed {
+            Changed::Member(user, role) => Reply::Member(MemberView {
+                channel: self.id,
+                user,
+                name: String::new(),
+                role,
+                sequence,
+            }),
+            Changed::Settings(settings) => {
+                // Only an owner changes settings.
+                let role = Some(Role::Owner);
+                let view = self.rights.known().map(|rights| rights.record().view(role));
+                Reply::Channel(Box::new(view.unwrap_or(ChannelView {
+                    id: self.id,
+                    settings,
+                    member_count: 0,
+                    role,
+                    created_at_ms: 0,
+                    used: None,
+                })))
+            }
+            Changed::Deleted => Reply::ChannelDeleted(self.id),
+        }
+    }
+
+    /// Entries after `after` were appended by an import, and the log ends with `head` now. Live
+    /// subscribers are told of a gap: they page it at leisure, and are not flooded.
+    pub fn imported(&mut self, after: Cursor, head: Head, effects: &mut Vec<Effect>) {
+        if self.state == State::Loading {
+            self.is_stale = true;
+        }
+        if self.state != State::Ready || head.cursor <= self.head.cursor {
+            return;
+        }
+        // What was accepted is counted in the record that was written with the entries.
+        match &mut self.rights {
+            KnownRights::Reading { is_stale } => *is_stale = true,
+            KnownRights::Known(rights) if rights.has_quota() => {
+                self.rights = KnownRights::Unread;
+                self.read_rights(effects);
+            }
+            KnownRights::Known(_) | KnownRights::Unread => {}
+        }
+        if after != self.head.cursor || self.is_catching_up {
+            return self.catch_up(effects);
+        }
+        let from = self.head.sequence.next();
+        self.head = head;
+        self.tail = Tail::new(head.sequence);
+        for connection in self.live.keys() {
+            let gap = Control::Gap { channel: self.id, from, to: head.sequence };
+            effects.push(Effect::Tell(*connection, gap));
+        }
+        // A batch of ours that was formed on the former head is told so by the engine.
+    }
+}
+
+/// Whether a batch is the last of its channel.
+pub(super) fn ends_the_channel(batch: &Batch) -> bool {
+    batch.count == 1
+        && batch
+            .records()
+            .flatten()
+            .any(|record| matches!(record::content(record), Content::Deletion))
+}

@@ -1,0 +1,366 @@
+//! The desk: what users want of channels and members, whichever door they came through.
+//!
+//! What only reads is answered from the directory's records, which are written in one step with the
+//! log's entries. What changes something is asked of the shard that owns the channel, which decides on
+//! it in the order of the log.
+
+use std::{future::Future, sync::Arc};
+
+use super::{
+    Hub, WeakHub,
+    calls::Wanted,
+    directory::{
+        ChannelInfo, Directory, DirectoryError,
+        records::{self, ChannelRecord, of_channel, of_user},
+    },
+    list_cursor::ListCursors,
+    rights::{Author, Change},
+};
+use crate::{
+    clock,
+    engine::{Engine, Table},
+    limits::{LIST_SCAN_MAX, SCAN_STEP},
+    log::{
+        place::{ChannelId, ClientMessageId, Sequence, UserId},
+        settings::{Role, Settings},
+    },
+    wire::{
+        channels::{ChannelCommand, ChannelFilter, ListPage, MemberView, Update},
+        code::ErrorCode,
+        decode::{ChannelRef, Page},
+        encode::Reply,
+    },
+};
+
+/// Does what users want of channels and members.
+#[derive(Debug)]
+pub struct Desk<E> {
+    engine: Arc<E>,
+    directory: Arc<Directory<E>>,
+    hub: WeakHub,
+    cursors: ListCursors,
+}
+
+/// Why there is no answer but a code.
+struct Refused(ErrorCode);
+
+impl From<ErrorCode> for Refused {
+    fn from(code: ErrorCode) -> Self {
+        Self(code)
+    }
+}
+
+impl From<DirectoryError> for Refused {
+    fn from(error: DirectoryError) -> Self {
+        if matches!(error, DirectoryError::Damaged) {
+            tracing::error!(%error, "the directory cannot answer");
+        }
+        Self((&error).into())
+    }
+}
+
+impl From<crate::engine::RecordError> for Refused {
+    fn from(error: crate::engine::RecordError) -> Self {
+        DirectoryError::from(error).into()
+    }
+}
+
+impl<E: Engine> Desk<E> {
+    /// A desk that asks this hub.
+    #[must_use]
+    pub fn new(
+        engine: Arc<E>,
+        directory: Arc<Directory<E>>,
+        hub: &Hub,
+        cursors: ListCursors,
+    ) -> Self {
+        Self { engine, directory, hub: hub.downgrade(), cursors }
+    }
+
+    /// The names.
+    #[must_use]
+    pub const fn directory(&self) -> &Arc<Directory<E>> {
+        &self.directory
+    }
+
+    /// The engine.
+    #[must_use]
+    pub const fn engine(&self) -> &Arc<E> {
+        &self.engine
+    }
+
+    /// The seals of lists.
+    #[must_use]
+    pub const fn cursors(&self) -> &ListCursors {
+        &self.cursors
+    }
+
+    /// Does what a user wants.
+    pub async fn perform(&self, user: UserId, command: ChannelCommand) -> Reply {
+        let done = match command {
+            ChannelCommand::Create(settings) => self.create(user, &settings).await,
+            ChannelCommand::Get(channel) => self.get(user, &channel).await,
+            ChannelCommand::List(filter, page) => self.list(&filter, page).await,
+            ChannelCommand::Memberships(page) => self.memberships(user, page).await,
+            ChannelCommand::Update(channel, update) => self.update(user, &channel, update).await,
+            ChannelCommand::Delete(channel) => self.change(user, &channel, Change::Delete).await,
+            ChannelCommand::Join(channel) => self.change(user, &channel, Change::Join).await,
+            ChannelCommand::Leave(channel) => self.change(user, &channel, Change::Leave).await,
+            ChannelCommand::SetMember(channel, member, role) => {
+                self.set_member(user, &channel, member, role).await
+            }
+            ChannelCommand::RemoveMember(channel, member) => {
+                self.change(user, &channel, Change::RemoveMember(member)).await
+            }
+            ChannelCommand::Members(channel, page) => self.members(user, &channel, page).await,
+            ChannelCommand::FindUsers(name) => self.find_users(&name).await,
+        };
+        done.unwrap_or_else(|Refused(code)| Reply::Refused(code.into()))
+    }
+
+    /// Publishes to a channel that the author may know of.
+    pub async fn publish(
+        &self,
+        author: Author,
+        channel: ChannelInfo,
+        client_message_id: Option<ClientMessageId>,
+        body: String,
+    ) -> Reply {
+        self.call(channel, Wanted::Publish { author, client_message_id, body }).await
+    }
+
+    /// Reads a page of a channel's history.
+    pub async fn history(&self, user: UserId, channel: ChannelInfo, page: Page) -> Reply {
+        self.call(channel, Wanted::History(user, page)).await
+    }
+
+    fn call(&self, channel: ChannelInfo, wanted: Wanted) -> impl Future<Output = Reply> + use<E> {
+        let answer = self.hub.upgrade().map(|hub| hub.call(channel, wanted));
+        async {
+            match answer {
+                Some(answer) => answer.await,
+                None => Reply::Refused(ErrorCode::Draining.into()),
+            }
+        }
+    }
+
+    async fn create(&self, user: UserId, settings: &Settings) -> Result<Reply, Refused> {
+        let made = self.directory.create_channel(settings, Some(user), clock::unix_ms()).await?;
+        Ok(Reply::Channel(Box::new(made.view(Some(Role::Owner)))))
+    }
+
+    async fn get(&self, user: UserId, channel: &ChannelRef) -> Result<Reply, Refused> {
+        let id = self.directory.channel_for(user, channel).await?.id;
+        let (record, role) = (self.directory.record(id), self.directory.role(id, user));
+        Ok(Reply::Channel(Box::new(record.await?.view(role.await?))))
+    }
+
+    async fn list(&self, filter: &ChannelFilter, page: ListPage) -> Result<Reply, Refused> {
+        let list = format!("channels {filter:?}");
+        let mut after = self.opened(&list, page.after.as_deref())?;
+        let mut listed = Vec::new();
+        let mut scanned = 0;
+        let next = loop {
+            let count = page.limit - listed.len();
+            let table = Table::PublicChannels;
+            let found = self.engine.scan(table, &filter.prefix, after.as_deref(), count).await?;
+            let is_end = found.len() < count;
+            scanned += found.len();
+            for (name, record) in found {
+                let record: ChannelRecord = records::parse(&record)?;
+                if filter.archived.is_none_or(|archived| archived == record.archived) {
+                    listed.push(record.view(None));
+                }
+                after = Some(name);
+            }
+            if is_end {
+                break None;
+            }
+            if listed.len() >= page.limit || scanned >= LIST_SCAN_MAX {
+                break after;
+            }
+        };
+        Ok(Reply::Channels(listed, next.map(|place| self.cursors.seal(&list, &place))))
+    }
+
+    async fn memberships(&self, user: UserId, page: ListPage) -> Result<Reply, Refused> {
+        let list = format!("memberships {}", user.0);
+        let after = self.opened(&list, page.after.as_deref())?;
+        let (table, prefix) = (Table::Memberships, of_user(user));
+        let found = self.engine.scan(table, &prefix, after.as_deref(), page.limit).await?;
+        let next = (found.len() == page.limit)
+            .then(|| found.last().map(|(key, _)| self.cursors.seal(&list, key)))
+            .flatten();
+        // All are asked for before the first is waited for.
+        let mut asked = Vec::with_capacity(found.len());
+        for (key, record) in &found {
+            let id = records::last_number(key).ok_or(DirectoryError::Damaged)?;
+            let role = records::parse::<records::MemberRecord>(record)?.role;
+            let key = records::channel_key(ChannelId(id));
+            asked.push((id, role, self.engine.get(Table::Channels, &key)));
+        }
+        let mut listed = Vec::with_capacity(asked.len());
+        for (id, role, record) in asked {
+            // One that was just deleted has left its memberships behind for a moment.
+            if let Some(record) = record.await? {
+                listed.push(ChannelRecord::parse(ChannelId(id), &record)?.view(Some(role)));
+            }
+        }
+        Ok(Reply::Channels(listed, next))
+    }
+
+    async fn members(
+        &self,
+        user: UserId,
+        channel: &ChannelRef,
+        page: ListPage,
+    ) -> Result<Reply, Refused> {
+        let channel = self.directory.channel_for(user, channel).await?.id;
+        let list = format!("members {}", channel.0);
+        let after = self.opened(&list, page.after.as_deref())?;
+        let (table, prefix) = (Table::Members, of_channel(channel));
+        let found = self.engine.scan(table, &prefix, after.as_deref(), page.limit).await?;
+        let next = (found.len() == page.limit)
+            .then(|| found.last().map(|(key, _)| self.cursors.seal(&list, key)))
+            .flatten();
+        let mut listed = Vec::with_capacity(found.len());
+        for (key, record) in &found {
+            let user = UserId(records::last_number(key).ok_or(DirectoryError::Damaged)?);
+            let record: records::MemberRecord = records::parse(record)?;
+            let name = self.directory.user_name(user).await?;
+            listed.push(MemberView {
+                channel,
+                user,
+                name: name.map(|name| name.to_string()).unwrap_or_default(),
+                role: Some(record.role),
+                sequence: Sequence(record.since),
+            });
+        }
+        Ok(Reply::Members(listed, next))
+    }
+
+    async fn find_users(&self, name: &str) -> Result<Reply, Refused> {
+        let users = self.directory.users_named(name).await?;
+        Ok(Reply::Users(users.into_iter().map(|user| (user, name.to_owned())).collect()))
+    }
+
+    async fn set_member(
+        &self,
+        user: UserId,
+        channel: &ChannelRef,
+        member: UserId,
+        role: Role,
+    ) -> Result<Reply, Refused> {
+        // Before the user is looked for: who may not know of the channel learns nothing of users.
+        let channel = self.directory.channel_for(user, channel).await?;
+        if self.directory.user_name(member).await?.is_none() {
+            return Err(ErrorCode::UnknownUser.into());
+        }
+        Ok(self.call(channel, Wanted::Change(user, Change::SetMember(member, role))).await)
+    }
+
+    async fn update(
+        &self,
+        user: UserId,
+        channel: &ChannelRef,
+        update: Update,
+    ) -> Result<Reply, Refused> {
+        let channel = self.directory.channel_for(user, channel).await?;
+        let new_name = update.name.clone().filter(|name| **name != *channel.name);
+        let Some(name) = new_name else {
+            let update = Update { name: None, ..update };
+            return Ok(self.call(channel, Wanted::Change(user, Change::Update(update))).await);
+        };
+        // Who may not rename it does not hold a name up either.
+        if self.directory.role(channel.id, user).await? != Some(Role::Owner) {
+            return Err(ErrorCode::Forbidden.into());
+        }
+        self.directory.claim_name(&name, channel.id, clock::unix_s()).await?;
+        let id = channel.id;
+        let reply = self.call(channel, Wanted::Change(user, Change::Update(update))).await;
+        if matches!(reply, Reply::Refused(_)) {
+            self.directory.release_name(&name, id).await?;
+        }
+        Ok(reply)
+    }
+
+    async fn change(
+        &self,
+        user: UserId,
+        channel: &ChannelRef,
+        change: Change,
+    ) -> Result<Reply, Refused> {
+        let channel = self.directory.channel_for(user, channel).await?;
+        Ok(self.call(channel, Wanted::Change(user, change)).await)
+    }
+
+    fn opened(&self, list: &str, after: Option<&str>) -> Result<Option<String>, Refused> {
+        let open = |cursor| self.cursors.open(list, cursor);
+        after.map(open).transpose().map_err(|_| ErrorCode::BadRequest.into())
+    }
+
+    /// Removes what deleted channels have left behind, each time some are deleted. Never ends.
+    pub async fn remove_deleted(&self) {
+        loop {
+            if let Err(error) = self.remove_all_deleted().await {
+                tracing::warn!(%error, "a deleted channel's data could not be removed yet");
+            }
+            self.directory.deletions.notified().await;
+        }
+    }
+
+    async fn remove_all_deleted(&self) -> Result<(), DirectoryError> {
+        let (engine, mut after) = (&self.engine, None::<String>);
+        loop {
+            let found = engine.scan(Table::Deletions, "id:", after.as_deref(), SCAN_STEP).await?;
+            if found.is_empty() {
+                return Ok(());
+            }
+            for (key, deletion) in found {
+                let id = ChannelId(records::last_number(&key).ok_or(DirectoryError::Damaged)?);
+                // All but the last entry, which says that the channel is no more.
+                engine.trim(id, Sequence(u64::MAX)).await?;
+                self.remove_records(id).await?;
+                engine.remove(Table::Deletions, &key, deletion.revision).await?;
+                tracing::info!(channel = id.0, "a deleted channel's data is removed");
+                after = Some(key);
+            }
+        }
+    }
+
+    /// Removes what hangs on a channel's number.
+    async fn remove_records(&self, channel: ChannelId) -> Result<(), DirectoryError> {
+        let prefix = of_channel(channel);
+        for table in [Table::Members, Table::Webhooks, Table::Imports, Table::ImportKeys] {
+            loop {
+                let found = self.engine.scan(table, &prefix, None, SCAN_STEP).await?;
+                if found.is_empty() {
+                    break;
+                }
+                for (key, record) in found {
+                    if table == Table::Members {
+                        let user = records::last_number(&key).ok_or(DirectoryError::Damaged)?;
+                        let key = records::membership_key(UserId(user), channel);
+                        if let Some(mine) = self.engine.get(Table::Memberships, &key).await? {
+                            self.engine.remove(Table::Memberships, &key, mine.revision).await?;
+                        }
+                    }
+                    self.engine.remove(table, &key, record.revision).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A desk of a hub that is not there.
+    pub(crate) fn a_desk<E: Engine>(engine: &Arc<E>) -> Arc<Desk<E>> {
+        let directory = Arc::new(Directory::new(Arc::clone(engine)));
+        let hub = Hub::new(Vec::new());
+        Arc::new(Desk::new(Arc::clone(engine), directory, &hub, ListCursors::new(b"secret")))
+    }
+}
