@@ -70,8 +70,9 @@ async fn run<E: Engine>(engine_name: &str, engine: E) {
 }
 
 async fn fill<E: Engine>(engine: &E, directory: &Directory<E>) {
-    let channel = directory.create_channel(&Settings::open("lobby"), None, 1_700_000_000_000).await;
-    let channel = channel.expect("it is new").info();
+    let settings = Settings::open("lobby");
+    let channel = directory.create_channel(&settings, None, 1_700_000_000_000);
+    let channel = channel.await.expect("it is new").info();
     let mut users = Vec::new();
     for number in 0..USERS {
         let (subject, name) = (format!("user-{number}"), format!("User {number}"));

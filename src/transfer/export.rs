@@ -32,7 +32,7 @@ use self::{
 };
 use super::{
     csv::{self, Column, Columns},
-    ndjson,
+    ndjson::{self, SettingsLine},
 };
 use crate::{
     engine::{Engine, Mark, ReadError, ReadFrom, RecordError},
@@ -252,7 +252,7 @@ impl<E: Engine> Export<E> {
         self.out.extend_from_slice(b",\"created\":\"");
         ndjson::time(&mut self.out, created_ms);
         self.out.extend_from_slice(b"\",\"settings\":");
-        ndjson::settings(&mut self.out, &record.settings());
+        ndjson::json(&mut self.out, &SettingsLine::of(&record.settings()));
         self.out.extend_from_slice(b",\"members\":[");
         Ok(members)
     }
@@ -365,7 +365,7 @@ impl Line<'_> {
             }
             Content::Settings(settings) => {
                 out.extend_from_slice(b",\"settings\":");
-                ndjson::settings(out, settings);
+                ndjson::json(out, &SettingsLine::named(settings));
             }
             Content::Deletion => {}
         }

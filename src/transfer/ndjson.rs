@@ -4,26 +4,50 @@
 
 use serde::Serialize;
 
-use crate::log::settings::Settings;
+use crate::log::settings::{Posting, Quota, Settings, Visibility};
 
-/// Writes settings, without the name.
-pub fn settings(out: &mut Vec<u8>, settings: &Settings) {
-    let Settings { name: _, topic, visibility, posting, archived, quota } = settings;
-    out.extend_from_slice(b"{\"topic\":");
-    string(out, topic);
-    out.extend_from_slice(b",\"visibility\":");
-    json(out, visibility);
-    out.extend_from_slice(b",\"posting\":");
-    json(out, posting);
-    out.extend_from_slice(b",\"archived\":");
-    json(out, archived);
-    out.extend_from_slice(b",\"quota\":");
-    json(out, quota);
-    out.push(b'}');
+/// What a channel is, apart from its messages and members.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct SettingsLine<'a> {
+    /// Its name, where that is not said before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<&'a str>,
+    /// For people.
+    pub topic: &'a str,
+    /// Who knows of it.
+    pub visibility: Visibility,
+    /// Who may publish.
+    pub posting: Posting,
+    /// Whether it takes no message.
+    pub archived: bool,
+    /// What it accepts in its whole life.
+    pub quota: Quota,
 }
 
-fn json(out: &mut Vec<u8>, value: &impl Serialize) {
-    serde_json::to_writer(out, value).expect("numbers and names always have a JSON form");
+impl<'a> SettingsLine<'a> {
+    /// These settings without their name.
+    #[must_use]
+    pub fn of(settings: &'a Settings) -> Self {
+        Self {
+            name: None,
+            topic: &settings.topic,
+            visibility: settings.visibility,
+            posting: settings.posting,
+            archived: settings.archived,
+            quota: settings.quota,
+        }
+    }
+
+    /// These settings with their name.
+    #[must_use]
+    pub fn named(settings: &'a Settings) -> Self {
+        Self { name: Some(&settings.name), ..Self::of(settings) }
+    }
+}
+
+/// Writes what is rare.
+pub(super) fn json(out: &mut Vec<u8>, value: &impl Serialize) {
+    serde_json::to_writer(out, value).expect("numbers and strings always have a JSON form");
 }
 
 /// What a byte of a string becomes: 0, itself; `u`, `\u00XX`; otherwise a backslash and this.
@@ -156,7 +180,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::log::settings::{Posting, Quota, Visibility};
 
     fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
         let mut out = Vec::new();
@@ -209,10 +232,10 @@ mod tests {
     }
 
     #[test]
-    fn settings_are_written_but_for_the_name() {
+    fn settings_are_written_with_or_without_the_name() {
         let open = Settings::open("lobby");
         assert_eq!(
-            written(|out| settings(out, &open)),
+            written(|out| json(out, &SettingsLine::of(&open))),
             r#"{"topic":"","visibility":"public","posting":"everyone","archived":false,"quota":{}}"#
         );
         let closed = Settings {
@@ -224,9 +247,9 @@ mod tests {
             ..open
         };
         assert_eq!(
-            written(|out| settings(out, &closed)),
-            "{\"topic\":\"all \\\"things\\\"\",\"visibility\":\"private\",\"posting\":\"moderators\",\
-             \"archived\":true,\"quota\":{\"messages_max\":9}}"
+            written(|out| json(out, &SettingsLine::named(&closed))),
+            "{\"name\":\"lobby\",\"topic\":\"all \\\"things\\\"\",\"visibility\":\"private\",\
+             \"posting\":\"moderators\",\"archived\":true,\"quota\":{\"messages_max\":9}}"
         );
     }
 }

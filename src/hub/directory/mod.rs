@@ -46,7 +46,7 @@ pub struct ChannelInfo {
 
 /// A user as the directory knows one.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Identity {
+pub struct Person {
     /// The subject of the user's tokens.
     pub subject: String,
     /// The display name.
@@ -276,6 +276,25 @@ impl<E: Engine> Directory<E> {
         }
     }
 
+    async fn find_by_name(&self, name: &str) -> Result<Option<ChannelInfo>, DirectoryError> {
+        // No channel has a longer one, and a key is not to be as long as a frame.
+        let name = if name.len() > CHANNEL_NAME_BYTES_MAX { "" } else { name };
+        let found = self.engine.get(Table::Channels, &name_key(name)).await?;
+        let id = found.map(|found| parse::<NameRecord>(&found)).transpose()?;
+        let found = self.find(ChannelId(id.map_or(0, |record| record.id))).await?;
+        // A name that was claimed for a channel is not its own yet.
+        Ok(found.filter(|channel| *channel.name == *name))
+    }
+
+    async fn find(&self, id: ChannelId) -> Result<Option<ChannelInfo>, DirectoryError> {
+        let Some(found) = self.engine.get(Table::Channels, &channel_key(id)).await? else {
+            return Ok(None);
+        };
+        let channel = ChannelRecord::parse(id, &found)?.info();
+        self.learn(channel.clone());
+        Ok(Some(channel))
+    }
+
     /// The names of channels in order, up to `count_max` of those after the name `after`. Some may be
     /// nobody's any more.
     ///
@@ -286,7 +305,8 @@ impl<E: Engine> Directory<E> {
         after: Option<&str>,
         count_max: usize,
     ) -> Result<Vec<String>, DirectoryError> {
-        let (prefix, after) = (name_key(""), after.map(name_key));
+        let prefix = name_key("");
+        let after = after.map(name_key);
         let page = self.engine.scan(Table::Channels, &prefix, after.as_deref(), count_max).await?;
         Ok(page.into_iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect())
     }
@@ -305,25 +325,6 @@ impl<E: Engine> Directory<E> {
         let page = self.engine.scan(Table::Channels, "id:", after.as_deref(), count_max).await?;
         let number = |(key, _): &(String, Versioned)| records::last_number(key).map(ChannelId);
         page.iter().map(|record| number(record).ok_or(DirectoryError::Damaged)).collect()
-    }
-
-    async fn find_by_name(&self, name: &str) -> Result<Option<ChannelInfo>, DirectoryError> {
-        // No channel has a longer one, and a key is not to be as long as a frame.
-        let name = if name.len() > CHANNEL_NAME_BYTES_MAX { "" } else { name };
-        let found = self.engine.get(Table::Channels, &name_key(name)).await?;
-        let id = found.map(|found| parse::<NameRecord>(&found)).transpose()?;
-        let found = self.find(ChannelId(id.map_or(0, |record| record.id))).await?;
-        // A name that was claimed for a channel is not its own yet.
-        Ok(found.filter(|channel| *channel.name == *name))
-    }
-
-    async fn find(&self, id: ChannelId) -> Result<Option<ChannelInfo>, DirectoryError> {
-        let Some(found) = self.engine.get(Table::Channels, &channel_key(id)).await? else {
-            return Ok(None);
-        };
-        let channel = ChannelRecord::parse(id, &found)?.info();
-        self.learn(channel.clone());
-        Ok(Some(channel))
     }
 
     /// Makes a channel. `now_ms` (milliseconds since 1970) becomes its epoch, in seconds.
@@ -504,15 +505,15 @@ impl<E: Engine> Directory<E> {
         Ok((parse::<NumberRecord>(&owner)?.id == id.0).then_some(subject))
     }
 
-    /// Who a user is, in one read. Only for a number that is in a log or a list of members: others may
-    /// be nobody's.
+    /// Who a user is, in one read. Only for a number that is in a log or a list of
+    /// members: others may be nobody's.
     ///
     /// # Errors
     /// When the records cannot be read.
-    pub async fn identity(&self, id: UserId) -> Result<Option<Identity>, DirectoryError> {
+    pub async fn person(&self, id: UserId) -> Result<Option<Person>, DirectoryError> {
         let found = self.engine.get(Table::Users, &format!("id:{}", id.0)).await?;
         let record = found.as_ref().map(parse::<UserRecord>).transpose()?;
-        Ok(record.map(|UserRecord { subject, name }| Identity { subject, name }))
+        Ok(record.map(|UserRecord { subject, name }| Person { subject, name }))
     }
 
     /// Lists by name what an older version has only by number: public channels and users. Goes on where

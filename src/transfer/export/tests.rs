@@ -142,7 +142,7 @@ async fn a_channel_is_written_line_by_line() {
 {"channel":"lobby","sequence":1,"time":"2027-01-15T08:00:00.001Z","author":"ada","user":"subject of ada","id":"17","body":"hi\n"}
 {"channel":"lobby","sequence":2,"time":"2027-01-15T08:00:00.001Z","author":"bob \"b\"","user":"subject of bob \"b\"","body":"ho"}
 {"channel":"lobby","sequence":3,"time":"2023-11-14T22:13:20.123Z","author":"ada","user":"subject of ada","member":{"name":"bob \"b\"","user":"subject of bob \"b\"","role":"none"}}
-{"channel":"lobby","sequence":4,"time":"2027-01-15T08:00:00.003Z","author":"ada","user":"subject of ada","settings":{"topic":"all","visibility":"public","posting":"everyone","archived":false,"quota":{}}}
+{"channel":"lobby","sequence":4,"time":"2027-01-15T08:00:00.003Z","author":"ada","user":"subject of ada","settings":{"name":"lobby","topic":"all","visibility":"public","posting":"everyone","archived":false,"quota":{}}}
 {"channel":"lobby","sequence":5,"time":"2027-01-15T08:00:00.004Z","author":"bob \"b\"","user":"subject of bob \"b\"","member":{"name":"ada","user":"subject of ada","role":"owner"}}
 "#;
     assert_eq!(text, expected.trim_start());

@@ -42,18 +42,17 @@ impl Users {
         unknown.sort_unstable();
         unknown.dedup();
         for users in unknown.chunks(EXPORT_USERS_PER_READ) {
-            let reads = users.iter().map(|user| patiently(|| directory.identity(*user), is_busy));
+            let reads = users.iter().map(|user| patiently(|| directory.person(*user), is_busy));
             for (user, found) in users.iter().zip(try_join_all(reads).await?) {
-                let identity = found.ok_or(ExportError::UnknownUser(*user))?;
-                let [name, subject]: [Arc<[u8]>; 2] =
-                    [identity.name, identity.subject].map(|text| {
-                        let mut written = Vec::new();
-                        match format {
-                            Format::Ndjson => ndjson::string(&mut written, &text),
-                            Format::Csv(_) => csv::cell(&mut written, &text),
-                        }
-                        Arc::from(written)
-                    });
+                let person = found.ok_or(ExportError::UnknownUser(*user))?;
+                let [name, subject]: [Arc<[u8]>; 2] = [person.name, person.subject].map(|text| {
+                    let mut written = Vec::new();
+                    match format {
+                        Format::Ndjson => ndjson::string(&mut written, &text),
+                        Format::Csv(_) => csv::cell(&mut written, &text),
+                    }
+                    Arc::from(written)
+                });
                 // A table that has just grown has twice the places that it needs.
                 self.bytes += name.len() + subject.len() + 2 * size_of::<(UserId, User)>();
                 self.known.insert(*user, User { name, subject });
