@@ -1,6 +1,6 @@
 //! The commands: what they take, and what they can fail of.
 
-use std::{future::Future, io, path::PathBuf};
+use std::{error::Error, future::Future, io, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use hubbub::{
@@ -27,6 +27,7 @@ mod program;
 mod saved;
 mod send;
 pub(crate) mod serve;
+mod smoke;
 mod tail;
 pub(crate) mod terminal;
 
@@ -52,7 +53,7 @@ enum Command {
     /// Make accounts, and administer them
     #[command(subcommand)]
     Account(account::AccountCommand),
-    /// Make channels
+    /// Make, find and change channels, and say who is in them
     #[command(subcommand)]
     Channel(channel::ChannelCommand),
     /// Read and write a channel in the terminal; /quit or Ctrl-D leaves
@@ -61,6 +62,8 @@ enum Command {
     Send(send::SendArgs),
     /// Follow a channel until Ctrl-C
     Tail(tail::TailArgs),
+    /// Try a running server from end to end, as after a deployment, and leave nothing behind
+    Smoke(smoke::SmokeArgs),
     /// Say what an error code or close code means
     Explain(explain::ExplainArgs),
 }
@@ -83,6 +86,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Chat(args) => block_on(chat::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Tail(args) => block_on(tail::run(args)),
+        Command::Smoke(args) => block_on(smoke::run(args)),
         Command::Explain(args) => explain::run(&args),
     }
 }
@@ -96,6 +100,23 @@ fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), C
     // A name lookup may still hang in its own thread; nobody wants it any more.
     runtime.shutdown_background();
     result
+}
+
+/// An error and its causes, in one line.
+pub(crate) fn sentence(error: &dyn Error) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let clause = error.to_string();
+        // A transparent error repeats the words of its cause.
+        if !sentence.ends_with(&clause) {
+            sentence.push_str(": ");
+            sentence.push_str(&clause);
+        }
+        cause = error.source();
+    }
+    // Some of it may be the server's words.
+    terminal::escape(&sentence).into_owned()
 }
 
 /// Why a command failed.
@@ -172,6 +193,18 @@ pub(crate) enum CliError {
     },
     #[error("the channel ends at {head}, before {since}")]
     SinceAhead { since: u64, head: u64 },
+    #[error("there is no user {0} here; who is to be found must have logged in once")]
+    NoUser(String),
+    #[error("{count} users have the name {name}: {numbers}; give the number of one of them")]
+    ManyUsers { count: usize, name: String, numbers: String },
+    #[error("{0} is no user's number; such a one looks like #7")]
+    UserNumber(String),
+    #[error("name what is to change, as --topic; `--help` lists all")]
+    NothingToChange,
+    #[error("nothing is removed without --yes, or your word on a terminal")]
+    NotConfirmed,
+    #[error("{server} is not well: {step} failed")]
+    Smoke { server: String, step: &'static str },
     #[error("interrupted")]
     Interrupted,
     #[error("there is no code {0}; `hubbub explain` lists all")]

@@ -51,6 +51,7 @@ pub mod revoked;
 pub mod rights;
 pub mod sequencer;
 pub mod shard;
+pub mod webhooks;
 
 /// A shard of this process, by its place: 0, 1, 2, …
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

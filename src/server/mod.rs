@@ -338,6 +338,7 @@ fn start_on<E: Engine>(
 
     let router = http::public(Edge {
         hub: hub.clone(),
+        desk,
         login,
         auth: auth.clone(),
         health,

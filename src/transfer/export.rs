@@ -38,7 +38,7 @@ use crate::{
     engine::{Engine, Mark, ReadError, ReadFrom, RecordError},
     hub::directory::{ChannelInfo, Directory, DirectoryError},
     limits::{
-        EXPORT_BUSY_PAUSE, EXPORT_CHUNK_BYTES, EXPORT_MEMBERS_PER_STEP, EXPORT_READ_BYTES_MAX,
+        EXPORT_BUSY_PAUSE, EXPORT_CHUNK_BYTES, EXPORT_MEMBERS_PER_LINE, EXPORT_READ_BYTES_MAX,
         EXPORT_TRIES_MAX,
     },
     log::{
@@ -123,13 +123,22 @@ struct Walk {
     channel: ChannelId,
     /// Its name, as the format has it.
     name: Box<[u8]>,
-    /// Of NDJSON, the members that its first line does not have yet. `None`: the line is written.
-    members: Option<std::vec::IntoIter<(User, Role)>>,
+    /// Of NDJSON, its first lines. `None`: they are written.
+    first: Option<FirstLines>,
     /// The last entry that was written.
     last: Option<Head>,
     entries: std::vec::IntoIter<Entry>,
     /// The page after these entries, on its way already. `None`: they are the last.
     next: Option<(Cursor, Page)>,
+}
+
+/// What a channel is, on as many lines as its members need: none is longer than an import takes.
+struct FirstLines {
+    /// What each of them begins with.
+    head: Vec<u8>,
+    /// Who is not on a line yet, in the order of their subjects: their numbers are another server's
+    /// business.
+    members: std::vec::IntoIter<(User, Role)>,
 }
 
 impl<E: Engine> Export<E> {
@@ -187,10 +196,10 @@ impl<E: Engine> Export<E> {
             }
             return Ok(());
         };
-        if let Some(members) = &mut walk.members {
-            let is_last = write_members(&mut self.out, members);
-            if is_last {
-                walk.members = None;
+        if let Some(first) = &mut walk.first {
+            first.write_one(&mut self.out);
+            if first.members.len() == 0 {
+                walk.first = None;
             }
             return Ok(());
         }
@@ -209,18 +218,18 @@ impl<E: Engine> Export<E> {
     /// Begins a channel.
     async fn enter(&mut self, channel: &ChannelInfo) -> Result<(), ExportError> {
         let mut name = Vec::new();
-        let mut members = None;
+        let mut first = None;
         match &self.format {
             Format::Ndjson => {
                 ndjson::string(&mut name, &channel.name);
-                members = Some(self.begin_channel_line(channel.id, &name).await?.into_iter());
+                first = Some(self.first_lines(channel.id, &name).await?);
             }
             Format::Csv(_) => csv::cell(&mut name, &channel.name),
         }
         self.walk = Some(Walk {
             channel: channel.id,
             name: name.into(),
-            members,
+            first,
             last: None,
             entries: Vec::new().into_iter(),
             next: Some((Cursor(0), read_page(&*self.engine, channel.id, Cursor(0)))),
@@ -228,13 +237,11 @@ impl<E: Engine> Export<E> {
         Ok(())
     }
 
-    /// Writes what a channel is, and answers the members that go behind it, in the order of their
-    /// subjects: their numbers are another server's business.
-    async fn begin_channel_line(
+    async fn first_lines(
         &mut self,
         channel: ChannelId,
         name: &[u8],
-    ) -> Result<Vec<(User, Role)>, ExportError> {
+    ) -> Result<FirstLines, ExportError> {
         let directory = &*self.directory;
         let record = patiently(|| directory.record(channel), is_busy).await?;
         let found = patiently(|| directory.members(channel), is_busy).await?;
@@ -245,16 +252,16 @@ impl<E: Engine> Export<E> {
 
         let created_ms = match record.created_at_ms {
             0 => u64::from(record.epoch) * 1_000,
-            known => known,
+            created_at_ms => created_at_ms,
         };
-        self.out.extend_from_slice(b"{\"channel\":");
-        self.out.extend_from_slice(name);
-        self.out.extend_from_slice(b",\"created\":\"");
-        ndjson::time(&mut self.out, created_ms);
-        self.out.extend_from_slice(b"\",\"settings\":");
-        ndjson::json(&mut self.out, &SettingsLine::of(&record.settings()));
-        self.out.extend_from_slice(b",\"members\":[");
-        Ok(members)
+        let mut head = b"{\"channel\":".to_vec();
+        head.extend_from_slice(name);
+        head.extend_from_slice(b",\"created\":\"");
+        ndjson::time(&mut head, created_ms);
+        head.extend_from_slice(b"\",\"settings\":");
+        ndjson::json(&mut head, &SettingsLine::of(&record.settings()));
+        head.extend_from_slice(b",\"members\":[");
+        Ok(FirstLines { head, members: members.into_iter() })
     }
 
     /// Takes a page, and asks for the one after it before it is written.
@@ -391,20 +398,18 @@ impl Line<'_> {
     }
 }
 
-/// Writes the next of the members that follow each other on a line. Answers whether these were the
-/// last, and the line is at its end.
-fn write_members(out: &mut Vec<u8>, members: &mut std::vec::IntoIter<(User, Role)>) -> bool {
-    for (user, role) in members.by_ref().take(EXPORT_MEMBERS_PER_STEP) {
-        if out.last() == Some(&b'}') {
-            out.push(b',');
+impl FirstLines {
+    fn write_one(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head);
+        let members = self.members.by_ref().take(EXPORT_MEMBERS_PER_LINE);
+        for (place, (user, role)) in members.enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            write_member(out, &user, Some(role));
         }
-        write_member(out, &user, Some(role));
-    }
-    let is_last = members.len() == 0;
-    if is_last {
         out.extend_from_slice(b"]}\n");
     }
-    is_last
 }
 
 fn write_member(out: &mut Vec<u8>, user: &User, role: Option<Role>) {

@@ -15,6 +15,10 @@ mod resume;
 mod history;
 mod idempotency;
 
+mod channels_http;
+mod messages_http;
+mod webhooks;
+
 mod auth;
 mod ban;
 mod expiry;

@@ -31,6 +31,9 @@ use crate::{
 
 pub mod records;
 
+/// What the subjects begin with of users that no token is for: those of the hub itself.
+pub const RESERVED_SUBJECTS: &str = "hubbub:";
+
 /// A channel as the directory knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChannelInfo {
@@ -337,28 +340,81 @@ impl<E: Engine> Directory<E> {
         owner: Option<UserId>,
         now_ms: u64,
     ) -> Result<ChannelRecord, DirectoryError> {
+        let members = owner.map(|owner| (owner, Role::Owner)).into_iter().collect();
+        self.make_channel(settings, owner, members, now_ms, now_ms).await
+    }
+
+    /// Makes a channel as it was elsewhere, where it was made at `created_at_ms`.
+    ///
+    /// # Errors
+    /// When the name is taken or the records cannot be written.
+    pub async fn import_channel(
+        &self,
+        settings: &Settings,
+        members: Vec<(UserId, Role)>,
+        created_at_ms: u64,
+        now_ms: u64,
+    ) -> Result<ChannelRecord, DirectoryError> {
+        self.make_channel(settings, None, members, created_at_ms, now_ms).await
+    }
+
+    /// Adds members to a channel that was just imported and made elsewhere at `created_at_ms`. Whether
+    /// it is that channel, and there were any to add.
+    ///
+    /// # Errors
+    /// When the records cannot be read or written.
+    pub async fn import_members(
+        &self,
+        id: ChannelId,
+        members: Vec<(UserId, Role)>,
+        created_at_ms: u64,
+    ) -> Result<bool, DirectoryError> {
+        let key = channel_key(id);
+        let found = self.engine.get(Table::Channels, &key).await?;
+        let found = found.ok_or(DirectoryError::UnknownChannel)?;
+        let mut record = ChannelRecord::parse(id, &found)?;
+        let mut derived = Vec::new();
+        if record.created_at_ms == created_at_ms {
+            for (user, role) in members {
+                if self.role(id, user).await?.is_none() {
+                    record.member_count = record.member_count.saturating_add(1);
+                    derived.extend(membership(id, user, Some(role), Sequence::ZERO));
+                }
+            }
+        }
+        if derived.is_empty() {
+            return Ok(false);
+        }
+        derived.extend(record.derived());
+        let expect = Expect::Revision(found.revision);
+        match self.engine.put_with(Table::Channels, &key, found.value, expect, derived).await {
+            Ok(_) => Ok(true),
+            Err(RecordError::Conflict) => Err(DirectoryError::Contended),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn make_channel(
+        &self,
+        settings: &Settings,
+        by: Option<UserId>,
+        members: Vec<(UserId, Role)>,
+        created_at_ms: u64,
+        now_ms: u64,
+    ) -> Result<ChannelRecord, DirectoryError> {
         let name = &*settings.name;
         let now_s = now_ms / 1_000;
         let (expect, last_epoch) = self.free_name(name, now_s).await?;
         let id = self.next_number(&self.channel_numbers).await?;
-        let mut record = ChannelRecord {
-            id,
-            name: name.to_owned(),
-            epoch: u32::try_from(now_s).unwrap_or(u32::MAX).max(last_epoch + 1),
-            created_at_ms: now_ms,
-            created_by: owner.map_or(0, |owner| owner.0),
-            topic: String::new(),
-            visibility: settings.visibility,
-            posting: settings.posting,
-            archived: settings.archived,
-            quota: settings.quota,
-            usage: Default::default(),
-            member_count: u32::from(owner.is_some()),
-        };
-        record.set(settings);
-        let members =
-            owner.map(|owner| membership(ChannelId(id), owner, Some(Role::Owner), Sequence::ZERO));
-        let derived = record.derived().chain(members.into_iter().flatten()).collect();
+        let epoch = u32::try_from(now_s).unwrap_or(u32::MAX).max(last_epoch.saturating_add(1));
+        let by = by.unwrap_or(UserId(0));
+        let mut record = ChannelRecord::new(ChannelId(id), settings, Epoch(epoch), by);
+        record.created_at_ms = created_at_ms;
+        record.member_count = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        let members = members
+            .into_iter()
+            .flat_map(|(user, role)| membership(ChannelId(id), user, Some(role), Sequence::ZERO));
+        let derived = record.derived().chain(members).collect();
         let named = format(&NameRecord::of(ChannelId(id)));
         match self.engine.put_with(Table::Channels, &name_key(name), named, expect, derived).await {
             Ok(_) => {
@@ -470,6 +526,19 @@ impl<E: Engine> Directory<E> {
         self.user_ids.insert(subject.into(), id);
         self.keep_name(id, name.into());
         Ok(id)
+    }
+
+    /// The user of this token subject, under whatever name; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn user_of(&self, subject: &str) -> Result<Option<UserId>, DirectoryError> {
+        let known = self.user_ids.get(subject).map(|id| *id);
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = self.engine.get(Table::Users, &format!("subject:{subject}")).await?;
+        found.map(|found| Ok(UserId(parse::<NumberRecord>(&found)?.id))).transpose()
     }
 
     /// A user's display name; `None` if nobody has this number.

@@ -244,7 +244,7 @@ async fn a_channel_begins_with_what_it_is_and_who_is_in_it() {
     };
     let lobby = server.settle(&settings, Some(owner)).await;
     let mut names = vec!["zoe".to_owned()];
-    for number in (0..EXPORT_MEMBERS_PER_STEP * 2 + 1).rev() {
+    for number in (0..EXPORT_MEMBERS_PER_LINE + 1).rev() {
         let name = format!("member {number:04}");
         let user = server.user(&name).await;
         for Derived { table, key, value } in
@@ -255,10 +255,18 @@ async fn a_channel_begins_with_what_it_is_and_who_is_in_it() {
         names.push(name);
     }
     let text = server.export(Selection::One(lobby.clone()), Format::Ndjson).await.unwrap();
-    let line: Value = serde_json::from_str(&text).unwrap();
-    assert_eq!(line["settings"]["topic"], "all");
-    assert_eq!(line["settings"]["visibility"], "private");
-    let members = line["members"].as_array().unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &lines {
+        assert_eq!(line["channel"], "lobby");
+        assert_eq!(line["created"], "2023-11-14T22:13:20.123Z");
+        assert_eq!(line["settings"]["topic"], "all");
+        assert_eq!(line["settings"]["visibility"], "private");
+    }
+    let members: Vec<&[Value]> =
+        lines.iter().map(|line| &line["members"].as_array().unwrap()[..]).collect();
+    let counts: Vec<usize> = members.iter().map(|members| members.len()).collect();
+    assert_eq!(counts, [EXPORT_MEMBERS_PER_LINE, 2]);
+    let members = members.concat();
     let found = members.iter().map(|member| member["name"].as_str().unwrap());
     names.sort();
     assert_eq!(found.collect::<Vec<_>>(), names, "by subject, not by number");
