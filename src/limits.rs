@@ -527,7 +527,7 @@ const _: () = assert!(WAL_CHECKPOINT_BYTES < WAL_BYTES_MAX, "a checkpoint comes 
 pub const EXPORT_CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes of one read of the log for an export. One is read ahead.
 pub const EXPORT_READ_BYTES_MAX: usize = 256 * 1024;
-/// Channel names that an export reads at once.
+/// Channels that an export reads at once.
 pub const EXPORT_CHANNELS_PER_PAGE: usize = 256;
 /// Members in one line of an export. More: another line of the same channel.
 pub const EXPORT_MEMBERS_PER_LINE: usize = 1_000;

@@ -8,41 +8,49 @@
 //! hole, damage or an unknown record is an error, and an error in the stream is the end of the response
 //! without its proper end.
 //!
+//! All channels come by name. One that was renamed meanwhile may have been passed by, so all numbers are
+//! looked through at the end, and what was not written is.
+//!
+//! Lines do not depend on the numbers that this server has given to channels and users, so that the
+//! server that imports an export exports the same bytes.
+//!
 //! In memory at any time: two pages of the log ([`EXPORT_READ_BYTES_MAX`] each, or one entry), the text
-//! of one batch beside one chunk ([`EXPORT_CHUNK_BYTES`]), a page of channel names, and users
-//! ([`EXPORT_USERS_BYTES_MAX`]). Nothing is read ahead of these while nobody takes the chunks.
+//! of one batch beside one chunk ([`EXPORT_CHUNK_BYTES`]), the members of one channel
+//! ([`MEMBERS_MAX`](crate::limits::MEMBERS_MAX)), a page of channels and a bit for each, and users
+//! ([`EXPORT_USERS_BYTES_MAX`](crate::limits::EXPORT_USERS_BYTES_MAX)). Nothing is read ahead of these
+//! while nobody takes the chunks.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    pin::Pin,
-    sync::Arc,
-};
+use std::{pin::Pin, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{
-    Stream,
-    future::try_join_all,
-    stream::{self},
-};
+use futures_util::{Stream, stream};
 use thiserror::Error;
 
+use self::{
+    queue::Queue,
+    users::{User, Users},
+};
 use super::{
     csv::{self, Column, Columns},
-    ndjson::{self, ChannelLine, MemberLine, SettingsLine},
+    ndjson::{self, SettingsLine},
 };
 use crate::{
     engine::{Engine, Mark, ReadError, ReadFrom, RecordError},
     hub::directory::{ChannelInfo, Directory, DirectoryError},
     limits::{
-        EXPORT_BUSY_PAUSE, EXPORT_CHANNELS_PER_PAGE, EXPORT_CHUNK_BYTES, EXPORT_MEMBERS_PER_LINE,
-        EXPORT_READ_BYTES_MAX, EXPORT_TRIES_MAX, EXPORT_USERS_BYTES_MAX, EXPORT_USERS_PER_READ,
+        EXPORT_BUSY_PAUSE, EXPORT_CHUNK_BYTES, EXPORT_MEMBERS_PER_LINE, EXPORT_READ_BYTES_MAX,
+        EXPORT_TRIES_MAX,
     },
     log::{
         batch::{BatchError, Entry},
         place::{ChannelId, Cursor, Head, UserId},
+        settings::Role,
     },
     wire::stored::{self, Content, RecordFormatError, StoredRecord},
 };
+
+mod queue;
+mod users;
 
 #[cfg(test)]
 mod tests;
@@ -74,8 +82,8 @@ pub enum ExportError {
     /// A name cannot be read.
     #[error("a name cannot be read")]
     Directory(#[from] DirectoryError),
-    /// Something lies between two entries, or did: it is damaged, or old messages were dropped
-    /// meanwhile.
+    /// Something lies between two entries, or did: it is damaged, or old messages or the whole
+    /// channel were dropped meanwhile.
     #[error("entry {0:?} of the log does not follow the one before it")]
     BrokenChain(Cursor),
     /// An entry holds something that cannot be written.
@@ -108,14 +116,6 @@ pub struct Export<E> {
     ended: bool,
 }
 
-/// The channels that are still to come.
-struct Queue {
-    names: VecDeque<String>,
-    /// The last name that was read of those that there are. `None`: no more are read.
-    after: Option<Option<String>>,
-    one: Option<ChannelInfo>,
-}
-
 type Page = Pin<Box<dyn Future<Output = Result<Vec<Entry>, ReadError>> + Send>>;
 
 /// The way through one channel.
@@ -123,6 +123,8 @@ struct Walk {
     channel: ChannelId,
     /// Its name, as the format has it.
     name: Box<[u8]>,
+    /// Of NDJSON, its first lines. `None`: they are written.
+    first: Option<FirstLines>,
     /// The last entry that was written.
     last: Option<Head>,
     entries: std::vec::IntoIter<Entry>,
@@ -130,16 +132,13 @@ struct Walk {
     next: Option<(Cursor, Page)>,
 }
 
-/// Who has been seen, as the format has it.
-#[derive(Default)]
-struct Users {
-    known: HashMap<UserId, User>,
-    bytes: usize,
-}
-
-struct User {
-    name: Box<[u8]>,
-    subject: Box<[u8]>,
+/// What a channel is, on as many lines as its members need: none is longer than an import takes.
+struct FirstLines {
+    /// What each of them begins with.
+    head: Vec<u8>,
+    /// Who is not on a line yet, in the order of their subjects: their numbers are another server's
+    /// business.
+    members: std::vec::IntoIter<(User, Role)>,
 }
 
 impl<E: Engine> Export<E> {
@@ -158,11 +157,7 @@ impl<E: Engine> Export<E> {
         if let Format::Csv(columns) = &format {
             columns.header(&mut out);
         }
-        let (one, after) = match selection {
-            Selection::One(channel) => (Some(channel), None),
-            Selection::All => (None, Some(None)),
-        };
-        let channels = Queue { names: VecDeque::new(), after, one };
+        let channels = Queue::new(selection);
         let users = Users::default();
         Ok(Self { engine, directory, format, mark, channels, walk: None, users, out, ended: false })
     }
@@ -195,12 +190,19 @@ impl<E: Engine> Export<E> {
     /// Writes the next batch, or takes the next page or channel.
     async fn advance(&mut self) -> Result<(), ExportError> {
         let Some(walk) = &mut self.walk else {
-            match self.next_channel().await? {
+            match self.channels.next(&self.directory).await? {
                 Some(channel) => self.enter(&channel).await?,
                 None => self.ended = true,
             }
             return Ok(());
         };
+        if let Some(first) = &mut walk.first {
+            first.write_one(&mut self.out);
+            if first.members.len() == 0 {
+                walk.first = None;
+            }
+            return Ok(());
+        }
         if let Some(entry) = walk.entries.next() {
             return self.write_entry(&entry).await;
         }
@@ -213,45 +215,21 @@ impl<E: Engine> Export<E> {
         }
     }
 
-    async fn next_channel(&mut self) -> Result<Option<ChannelInfo>, ExportError> {
-        if let Some(one) = self.channels.one.take() {
-            return Ok(Some(one));
-        }
-        loop {
-            if let Some(name) = self.channels.names.pop_front() {
-                let found = patiently(|| self.directory.channel_by_name(&name), is_busy).await;
-                match found {
-                    // It was deleted since its name was read.
-                    Err(DirectoryError::UnknownChannel) => continue,
-                    found => return Ok(Some(found?)),
-                }
-            }
-            let Some(after) = &self.channels.after else { return Ok(None) };
-            let directory = &self.directory;
-            let names = patiently(
-                || directory.channel_names(after.as_deref(), EXPORT_CHANNELS_PER_PAGE),
-                is_busy,
-            )
-            .await?;
-            let is_full = names.len() == EXPORT_CHANNELS_PER_PAGE;
-            self.channels.after = is_full.then(|| names.last().cloned());
-            self.channels.names = names.into();
-        }
-    }
-
     /// Begins a channel.
     async fn enter(&mut self, channel: &ChannelInfo) -> Result<(), ExportError> {
         let mut name = Vec::new();
+        let mut first = None;
         match &self.format {
             Format::Ndjson => {
                 ndjson::string(&mut name, &channel.name);
-                self.write_channel_line(channel).await?;
+                first = Some(self.first_lines(channel.id, &name).await?);
             }
             Format::Csv(_) => csv::cell(&mut name, &channel.name),
         }
         self.walk = Some(Walk {
             channel: channel.id,
             name: name.into(),
+            first,
             last: None,
             entries: Vec::new().into_iter(),
             next: Some((Cursor(0), read_page(&*self.engine, channel.id, Cursor(0)))),
@@ -259,43 +237,31 @@ impl<E: Engine> Export<E> {
         Ok(())
     }
 
-    async fn write_channel_line(&mut self, channel: &ChannelInfo) -> Result<(), ExportError> {
-        let directory = &self.directory;
-        let record = patiently(|| directory.record(channel.id), is_busy).await?;
-        let roles = patiently(|| directory.members(channel.id), is_busy).await?;
-        let mut members = Vec::with_capacity(roles.len());
-        for (user, role) in roles {
-            let person = patiently(|| directory.person(user), is_busy).await?;
-            members.push((person.ok_or(ExportError::UnknownUser(user))?, role));
-        }
-        let settings = record.settings();
+    async fn first_lines(
+        &mut self,
+        channel: ChannelId,
+        name: &[u8],
+    ) -> Result<FirstLines, ExportError> {
+        let directory = &*self.directory;
+        let record = patiently(|| directory.record(channel), is_busy).await?;
+        let found = patiently(|| directory.members(channel), is_busy).await?;
+        self.users.read(directory, &self.format, found.iter().map(|(user, _)| *user)).await?;
+        let known = |(user, role): &(UserId, Role)| (self.users.known(*user).clone(), *role);
+        let mut members: Vec<(User, Role)> = found.iter().map(known).collect();
+        members.sort_unstable();
+
         let created_ms = match record.created_at_ms {
             0 => u64::from(record.epoch) * 1_000,
             created_at_ms => created_at_ms,
         };
-        // A line is not to be longer than an import takes, however many members there are.
-        let mut rest = &members[..];
-        loop {
-            let (some, others) = rest.split_at(rest.len().min(EXPORT_MEMBERS_PER_LINE));
-            let line = ChannelLine {
-                channel: &channel.name,
-                created_ms,
-                settings: SettingsLine::of(&settings),
-                members: some
-                    .iter()
-                    .map(|(person, role)| MemberLine {
-                        name: &person.name,
-                        user: &person.subject,
-                        role: *role,
-                    })
-                    .collect(),
-            };
-            ndjson::channel_line(&mut self.out, &line);
-            rest = others;
-            if rest.is_empty() {
-                return Ok(());
-            }
-        }
+        let mut head = b"{\"channel\":".to_vec();
+        head.extend_from_slice(name);
+        head.extend_from_slice(b",\"created\":\"");
+        ndjson::time(&mut head, created_ms);
+        head.extend_from_slice(b"\",\"settings\":");
+        ndjson::json(&mut head, &SettingsLine::of(&record.settings()));
+        head.extend_from_slice(b",\"members\":[");
+        Ok(FirstLines { head, members: members.into_iter() })
     }
 
     /// Takes a page, and asks for the one after it before it is written.
@@ -341,13 +307,18 @@ impl<E: Engine> Export<E> {
         for record in batch.records() {
             records.push(stored::read(record.map_err(damaged)?).map_err(unwritable)?);
         }
-        self.users.read(&self.directory, &self.format, &records).await?;
+        let authors = records.iter().map(|record| record.user);
+        let members = records.iter().filter_map(|record| match record.content {
+            Content::Membership { user, .. } => Some(user),
+            Content::Body(_) | Content::Settings(_) | Content::Deletion => None,
+        });
+        self.users.read(&self.directory, &self.format, authors.chain(members)).await?;
         let Some(walk) = &self.walk else { return Ok(()) };
         for (sequence, record) in (batch.first_sequence.0..).zip(&records) {
             let time_ms = record.written_at_ms.unwrap_or(batch.timestamp_ms);
             let line = Line { channel: &walk.name, sequence, time_ms, record, users: &self.users };
             match &self.format {
-                Format::Ndjson => line.write_json(&mut self.out).map_err(unwritable)?,
+                Format::Ndjson => line.write_json(&mut self.out),
                 Format::Csv(columns) => line.write_csv(columns, &mut self.out),
             }
         }
@@ -369,7 +340,11 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    fn write_json(&self, out: &mut Vec<u8>) -> Result<(), RecordFormatError> {
+    fn write_json(&self, out: &mut Vec<u8>) {
+        // The channel is no more, and has no lines then.
+        if self.record.content == Content::Deletion {
+            return;
+        }
         let author = self.users.known(self.record.user);
         out.extend_from_slice(b"{\"channel\":");
         out.extend_from_slice(self.channel);
@@ -386,30 +361,22 @@ impl Line<'_> {
             ndjson::number(out, id.0);
             out.push(b'"');
         }
-        match self.record.content {
+        match &self.record.content {
             Content::Body(body) => {
                 out.extend_from_slice(b",\"body\":");
                 ndjson::string(out, body);
             }
             Content::Membership { user, role } => {
-                let member = self.users.known(user);
-                out.extend_from_slice(b",\"member\":{\"name\":");
-                out.extend_from_slice(&member.name);
-                out.extend_from_slice(b",\"user\":");
-                out.extend_from_slice(&member.subject);
-                out.extend_from_slice(b",\"role\":");
-                ndjson::string(out, role_name(role).ok_or(RecordFormatError::UnknownContent)?);
-                out.push(b'}');
+                out.extend_from_slice(b",\"member\":");
+                write_member(out, self.users.known(*user), *role);
             }
             Content::Settings(settings) => {
-                let settings = stored::settings(settings)?;
                 out.extend_from_slice(b",\"settings\":");
-                ndjson::json(out, &SettingsLine::named(&settings));
+                ndjson::json(out, &SettingsLine::named(settings));
             }
-            Content::Deletion => return Err(RecordFormatError::UnknownContent),
+            Content::Deletion => {}
         }
         out.extend_from_slice(b"}\n");
-        Ok(())
     }
 
     fn write_csv(&self, columns: &Columns, out: &mut Vec<u8>) {
@@ -431,60 +398,28 @@ impl Line<'_> {
     }
 }
 
-/// The roles of the contract by their numbers.
-const fn role_name(role: u32) -> Option<&'static str> {
-    match role {
-        0 => Some("none"),
-        1 => Some("member"),
-        2 => Some("moderator"),
-        3 => Some("owner"),
-        _ => None,
+impl FirstLines {
+    fn write_one(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.head);
+        let members = self.members.by_ref().take(EXPORT_MEMBERS_PER_LINE);
+        for (place, (user, role)) in members.enumerate() {
+            if place > 0 {
+                out.push(b',');
+            }
+            write_member(out, &user, Some(role));
+        }
+        out.extend_from_slice(b"]}\n");
     }
 }
 
-impl Users {
-    /// Sees to it that everybody in these records is known.
-    async fn read<E: Engine>(
-        &mut self,
-        directory: &Directory<E>,
-        format: &Format,
-        records: &[StoredRecord<'_>],
-    ) -> Result<(), ExportError> {
-        if self.bytes > EXPORT_USERS_BYTES_MAX {
-            *self = Self::default();
-        }
-        let authors = records.iter().map(|record| record.user);
-        let members = records.iter().filter_map(|record| match record.content {
-            Content::Membership { user, .. } => Some(user),
-            Content::Body(_) | Content::Settings(_) | Content::Deletion => None,
-        });
-        let is_unknown = |user: &UserId| !self.known.contains_key(user);
-        let mut unknown: Vec<UserId> = authors.chain(members).filter(is_unknown).collect();
-        unknown.sort_unstable();
-        unknown.dedup();
-        for users in unknown.chunks(EXPORT_USERS_PER_READ) {
-            let reads = users.iter().map(|user| patiently(|| directory.person(*user), is_busy));
-            for (user, found) in users.iter().zip(try_join_all(reads).await?) {
-                let identity = found.ok_or(ExportError::UnknownUser(*user))?;
-                let [name, subject] = [identity.name, identity.subject].map(|text| {
-                    let mut written = Vec::new();
-                    match format {
-                        Format::Ndjson => ndjson::string(&mut written, &text),
-                        Format::Csv(_) => csv::cell(&mut written, &text),
-                    }
-                    written.into_boxed_slice()
-                });
-                // A table that has just grown has twice the places that it needs.
-                self.bytes += name.len() + subject.len() + 2 * size_of::<(UserId, User)>();
-                self.known.insert(*user, User { name, subject });
-            }
-        }
-        Ok(())
-    }
-
-    fn known(&self, user: UserId) -> &User {
-        self.known.get(&user).expect("all users of a batch are read before it is written")
-    }
+fn write_member(out: &mut Vec<u8>, user: &User, role: Option<Role>) {
+    out.extend_from_slice(b"{\"name\":");
+    out.extend_from_slice(&user.name);
+    out.extend_from_slice(b",\"user\":");
+    out.extend_from_slice(&user.subject);
+    out.extend_from_slice(b",\"role\":\"");
+    out.extend_from_slice(role.map_or("none", Role::name).as_bytes());
+    out.extend_from_slice(b"\"}");
 }
 
 fn is_busy(error: &DirectoryError) -> bool {

@@ -1,23 +1,10 @@
-//! The text of an export's lines: strings, numbers and times, and the lines that are rare. Hot. Pure.
+//! The text of an export's lines: strings, numbers, times and settings. Hot. Pure.
 //!
 //! Strings are escaped as `serde_json` escapes them, which the tests hold them against.
 
 use serde::Serialize;
 
-use crate::log::settings::{Posting, Quota, Role, Settings, Visibility};
-
-/// What a channel is, as the first line of its export says it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct ChannelLine<'a> {
-    /// The channel's name.
-    pub channel: &'a str,
-    /// When it was made, in milliseconds since 1970.
-    pub created_ms: u64,
-    /// What it is now.
-    pub settings: SettingsLine<'a>,
-    /// Who is in it.
-    pub members: Vec<MemberLine<'a>>,
-}
+use crate::log::settings::{Posting, Quota, Settings, Visibility};
 
 /// What a channel is, apart from its messages and members.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -58,30 +45,7 @@ impl<'a> SettingsLine<'a> {
     }
 }
 
-/// A user in a channel.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct MemberLine<'a> {
-    /// The display name.
-    pub name: &'a str,
-    /// The subject of the user's tokens.
-    pub user: &'a str,
-    /// What the user may do.
-    pub role: Role,
-}
-
-/// Writes the first line of a channel.
-pub fn channel_line(out: &mut Vec<u8>, line: &ChannelLine<'_>) {
-    out.extend_from_slice(b"{\"channel\":");
-    string(out, line.channel);
-    out.extend_from_slice(b",\"created\":\"");
-    time(out, line.created_ms);
-    out.extend_from_slice(b"\",\"settings\":");
-    json(out, &line.settings);
-    out.extend_from_slice(b",\"members\":");
-    json(out, &line.members);
-    out.extend_from_slice(b"}\n");
-}
-
+/// Writes what is rare.
 pub(super) fn json(out: &mut Vec<u8>, value: &impl Serialize) {
     serde_json::to_writer(out, value).expect("numbers and strings always have a JSON form");
 }
@@ -268,26 +232,24 @@ mod tests {
     }
 
     #[test]
-    fn a_channel_begins_with_what_it_is() {
-        let line = ChannelLine {
-            channel: "lobby",
-            created_ms: 1_700_000_000_000,
-            settings: SettingsLine {
-                name: None,
-                topic: "all \"things\"",
-                visibility: Visibility::Public,
-                posting: Posting::Everyone,
-                archived: false,
-                quota: Quota { messages_max: 9.try_into().ok(), bytes_max: None },
-            },
-            members: vec![MemberLine { name: "ada", user: "u1", role: Role::Owner }],
+    fn settings_are_written_with_or_without_the_name() {
+        let open = Settings::open("lobby");
+        assert_eq!(
+            written(|out| json(out, &SettingsLine::of(&open))),
+            r#"{"topic":"","visibility":"public","posting":"everyone","archived":false,"quota":{}}"#
+        );
+        let closed = Settings {
+            topic: "all \"things\"".to_owned(),
+            visibility: Visibility::Private,
+            posting: Posting::Moderators,
+            archived: true,
+            quota: Quota { messages_max: 9.try_into().ok(), bytes_max: None },
+            ..open
         };
         assert_eq!(
-            written(|out| channel_line(out, &line)),
-            "{\"channel\":\"lobby\",\"created\":\"2023-11-14T22:13:20.000Z\",\"settings\":{\
-             \"topic\":\"all \\\"things\\\"\",\"visibility\":\"public\",\"posting\":\"everyone\",\
-             \"archived\":false,\"quota\":{\"messages_max\":9}},\"members\":[{\"name\":\"ada\",\
-             \"user\":\"u1\",\"role\":\"owner\"}]}\n"
+            written(|out| json(out, &SettingsLine::named(&closed))),
+            "{\"name\":\"lobby\",\"topic\":\"all \\\"things\\\"\",\"visibility\":\"private\",\
+             \"posting\":\"moderators\",\"archived\":true,\"quota\":{\"messages_max\":9}}"
         );
     }
 }

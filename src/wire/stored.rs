@@ -1,7 +1,7 @@
 //! A record of a log, read where it lies. Hot. Pure.
 //!
-//! For who walks through whole logs: nothing is copied, and no record is made for each. The generated
-//! type is the oracle of the tests.
+//! For who walks through whole logs, and wants all that a record says: a body is not copied, and no
+//! message of the generated type is made, which is the oracle of the tests.
 
 use prost::{
     DecodeError, Message as _,
@@ -10,14 +10,17 @@ use prost::{
 };
 use thiserror::Error;
 
-use super::proto;
+use super::{
+    proto,
+    record::{role_of, settings_of},
+};
 use crate::log::{
     place::{ClientMessageId, UserId},
-    settings::Settings,
+    settings::{Role, Settings},
 };
 
 /// One entry of a channel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct StoredRecord<'a> {
     /// Who published it.
     pub user: UserId,
@@ -30,7 +33,7 @@ pub struct StoredRecord<'a> {
 }
 
 /// What a record says.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Content<'a> {
     /// What a person or a program wrote.
     Body(&'a str),
@@ -38,11 +41,11 @@ pub enum Content<'a> {
     Membership {
         /// The user.
         user: UserId,
-        /// The number of the role in the contract; 0: no member any more.
-        role: u32,
+        /// What the user is; `None`: no member any more.
+        role: Option<Role>,
     },
-    /// What the channel is from here on, as it is encoded: for [`settings`].
-    Settings(&'a [u8]),
+    /// What the channel is from here on.
+    Settings(Box<Settings>),
     /// The channel is no more.
     Deletion,
 }
@@ -85,7 +88,8 @@ pub fn read(mut record: &[u8]) -> Result<StoredRecord<'_>, RecordFormatError> {
             }
             (4, WireType::LengthDelimited) => content = Some(membership(field(&mut record)?)?),
             (5, WireType::LengthDelimited) => {
-                content = Some(Content::Settings(field(&mut record)?));
+                let settings = settings_of(proto::Settings::decode(field(&mut record)?)?);
+                content = Some(Content::Settings(Box::new(settings)));
             }
             (6, WireType::LengthDelimited) => {
                 field(&mut record)?;
@@ -103,14 +107,6 @@ pub fn read(mut record: &[u8]) -> Result<StoredRecord<'_>, RecordFormatError> {
     })
 }
 
-/// Reads settings.
-///
-/// # Errors
-/// When the bytes are none.
-pub fn settings(bytes: &[u8]) -> Result<Settings, RecordFormatError> {
-    Ok(super::record::settings_of(proto::Settings::decode(bytes)?))
-}
-
 fn membership(mut bytes: &[u8]) -> Result<Content<'_>, RecordFormatError> {
     let (mut user, mut role) = (0, 0);
     while !bytes.is_empty() {
@@ -120,7 +116,12 @@ fn membership(mut bytes: &[u8]) -> Result<Content<'_>, RecordFormatError> {
             (tag, wire_type) => skip(tag, wire_type, &mut bytes)?,
         }
     }
-    Ok(Content::Membership { user: UserId(user), role })
+    // A role that is not known is not the end of a membership.
+    let known = i32::try_from(role).ok().and_then(role_of);
+    if role != 0 && known.is_none() {
+        return Err(RecordFormatError::UnknownContent);
+    }
+    Ok(Content::Membership { user: UserId(user), role: known })
 }
 
 /// A number of 32 bits. Who wrote more has written something else.
@@ -148,7 +149,7 @@ mod tests {
     use prost::{Message as _, encoding};
 
     use super::*;
-    use crate::wire::{encode, proto};
+    use crate::wire::{encode, proto, record};
 
     #[test]
     fn what_is_no_record_is_an_error() {
@@ -164,32 +165,32 @@ mod tests {
 
     #[test]
     fn contents_that_are_no_message_are_told_apart() {
-        let mut membership = Vec::new();
-        encoding::uint32::encode(1, &7, &mut membership);
-        encoding::uint32::encode(2, &3, &mut membership);
-        let mut record = Vec::new();
-        encoding::uint32::encode(1, &5, &mut record);
-        encoding::bytes::encode(4, &membership, &mut record);
-        encoding::uint64::encode(8, &1_700_000_000_123, &mut record);
-        let expected = StoredRecord {
-            user: UserId(5),
-            client_message_id: None,
-            written_at_ms: Some(1_700_000_000_123),
-            content: Content::Membership { user: UserId(7), role: 3 },
-        };
-        assert_eq!(read(&record), Ok(expected));
-        assert_eq!(read(b"\x2a\x02ab").unwrap().content, Content::Settings(b"ab"));
-        assert_eq!(read(b"\x08\x01\x32\x00").unwrap().content, Content::Deletion);
-        assert_eq!(read(b"\x08\x01\x3a\x00"), Err(RecordFormatError::UnknownContent));
+        fn content(record: &[u8]) -> Result<Content<'_>, RecordFormatError> {
+            read(record).map(|record| record.content)
+        }
+        for role in [None, Some(Role::Member), Some(Role::Moderator), Some(Role::Owner)] {
+            let written = record::membership(UserId(5), UserId(7), role);
+            let expected = Content::Membership { user: UserId(7), role };
+            assert_eq!(content(&written), Ok(expected));
+        }
+        let settings = Settings { topic: "all".to_owned(), ..Settings::open("lobby") };
+        let written = record::settings(UserId(5), &settings);
+        assert_eq!(content(&written), Ok(Content::Settings(Box::new(settings))));
+        assert_eq!(content(&record::deletion(UserId(5))), Ok(Content::Deletion));
+
+        assert_eq!(content(b"\x08\x01\x3a\x00"), Err(RecordFormatError::UnknownContent));
+        let unknown_role = b"\x22\x04\x08\x07\x10\x09";
+        assert_eq!(content(unknown_role), Err(RecordFormatError::UnknownContent));
     }
 
     proptest! {
         #[test]
         fn a_record_is_what_the_generated_type_says(
-            user_id: u32, client_message_id: u64, body: String, unknown in prop::option::of("\\PC*"),
+            user_id: u32, client_message_id: u64, written_at_ms: u64, body: String,
+            unknown in prop::option::of("\\PC*"),
         ) {
             let content = Some(proto::record::Content::Body(body.clone()));
-            let record = proto::Record { user_id, client_message_id, content, written_at_ms: 0 };
+            let record = proto::Record { user_id, client_message_id, content, written_at_ms };
             let mut bytes = record.encode_to_vec();
             if let Some(unknown) = unknown {
                 encoding::string::encode(100, &unknown, &mut bytes);
@@ -198,7 +199,7 @@ mod tests {
                 user: UserId(user_id),
                 client_message_id: (client_message_id != 0)
                     .then_some(ClientMessageId(client_message_id)),
-                written_at_ms: None,
+                written_at_ms: (written_at_ms != 0).then_some(written_at_ms),
                 content: Content::Body(&body),
             };
             prop_assert_eq!(read(&bytes), Ok(expected));

@@ -327,6 +327,22 @@ impl<E: Engine> Directory<E> {
         Ok(page.into_iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect())
     }
 
+    /// The numbers of channels in some order that does not change, up to `count_max` of those after
+    /// the number `after`. Some may be nobody's.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn channel_numbers(
+        &self,
+        after: Option<ChannelId>,
+        count_max: usize,
+    ) -> Result<Vec<ChannelId>, DirectoryError> {
+        let after = after.map(channel_key);
+        let page = self.engine.scan(Table::Channels, "id:", after.as_deref(), count_max).await?;
+        let number = |(key, _): &(String, Versioned)| records::last_number(key).map(ChannelId);
+        page.iter().map(|record| number(record).ok_or(DirectoryError::Damaged)).collect()
+    }
+
     /// Makes a channel. `now_ms` (milliseconds since 1970) becomes its epoch, in seconds.
     ///
     /// # Errors
@@ -606,7 +622,8 @@ impl<E: Engine> Directory<E> {
         Ok((parse::<NumberRecord>(&owner)?.id == id.0).then_some(subject))
     }
 
-    /// Who a user is, in one read. Only for a number that is in a log: others may be nobody's.
+    /// Who a user is, in one read. Only for a number that is in a log or a list of
+    /// members: others may be nobody's.
     ///
     /// # Errors
     /// When the records cannot be read.

@@ -1,5 +1,7 @@
 //! An export over the memory engine: what it says, what it leaves out, and how it fails.
 
+use std::collections::HashMap;
+
 use bytes::BytesMut;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use proptest::prelude::*;
@@ -9,15 +11,17 @@ use serde_json::{Value, json};
 use super::{super::csv::tests as table, *};
 use crate::{
     engine::{
-        Append, Caps,
+        Append, Caps, Derived, Expect, Table,
         memory::{MemoryEngine, MemoryLog},
     },
+    hub::directory::records,
+    limits::{EXPORT_CHANNELS_PER_PAGE, EXPORT_USERS_BYTES_MAX},
     log::{
         batch::{Batch, put_record},
         place::{BatchId, ClientMessageId, Durability, Sequence},
-        settings::Settings,
+        settings::{Settings, Visibility},
     },
-    wire::encode,
+    wire::{encode, record as wire_record},
 };
 
 /// A server's records, and the ends of its logs.
@@ -39,9 +43,12 @@ impl Server {
     }
 
     async fn channel(&self, name: &str) -> ChannelInfo {
-        let settings = Settings::open(name);
-        let made = self.directory.create_channel(&settings, None, 1_700_000_000_000);
-        made.await.unwrap().info()
+        self.settle(&Settings::open(name), None).await
+    }
+
+    async fn settle(&self, settings: &Settings, owner: Option<UserId>) -> ChannelInfo {
+        let made = self.directory.create_channel(settings, owner, 1_700_000_000_123).await;
+        made.unwrap().info()
     }
 
     async fn user(&self, name: &str) -> UserId {
@@ -104,20 +111,11 @@ fn message(user: UserId, id: u64, body: &str) -> Bytes {
     encode::record(user, (id != 0).then_some(ClientMessageId(id)), body.to_owned())
 }
 
-/// A record of another content: the tag and the bytes of it.
-fn event(user: UserId, tag: u32, content: &[u8], written_at_ms: u64) -> Bytes {
-    let mut record = Vec::new();
-    encoding::uint32::encode(1, &user.0, &mut record);
-    encoding::bytes::encode(tag, &content.to_vec(), &mut record);
-    encoding::uint64::encode(8, &written_at_ms, &mut record);
+/// The same record, imported.
+fn written_at(record: &Bytes, time_ms: u64) -> Bytes {
+    let mut record = record.to_vec();
+    encoding::uint64::encode(8, &time_ms, &mut record);
     record.into()
-}
-
-fn membership(user: UserId, role: u32) -> Vec<u8> {
-    let mut content = Vec::new();
-    encoding::uint32::encode(1, &user.0, &mut content);
-    encoding::uint32::encode(2, &role, &mut content);
-    content
 }
 
 /// The lines of NDJSON that are of messages and events.
@@ -133,14 +131,19 @@ async fn a_channel_is_written_line_by_line() {
     let lobby = server.channel("lobby").await;
     let (ada, bob) = (server.user("ada").await, server.user("bob \"b\"").await);
     server.append(&lobby, &[message(ada, 17, "hi\n"), message(bob, 0, "ho")]).await;
-    let left = event(ada, 4, &membership(bob, 0), 1_700_000_000_123);
+    let left = written_at(&wire_record::membership(ada, bob, None), 1_700_000_000_123);
     server.append(&lobby, &[left]).await;
+    let settings = Settings { topic: "all".to_owned(), ..Settings::open("lobby") };
+    server.append(&lobby, &[wire_record::settings(ada, &settings)]).await;
+    server.append(&lobby, &[wire_record::membership(bob, ada, Some(Role::Owner))]).await;
     let text = server.export(Selection::One(lobby), Format::Ndjson).await.unwrap();
     let expected = r#"
-{"channel":"lobby","created":"2023-11-14T22:13:20.000Z","settings":{"topic":"","visibility":"public","posting":"everyone","archived":false,"quota":{}},"members":[]}
+{"channel":"lobby","created":"2023-11-14T22:13:20.123Z","settings":{"topic":"","visibility":"public","posting":"everyone","archived":false,"quota":{}},"members":[]}
 {"channel":"lobby","sequence":1,"time":"2027-01-15T08:00:00.001Z","author":"ada","user":"subject of ada","id":"17","body":"hi\n"}
 {"channel":"lobby","sequence":2,"time":"2027-01-15T08:00:00.001Z","author":"bob \"b\"","user":"subject of bob \"b\"","body":"ho"}
 {"channel":"lobby","sequence":3,"time":"2023-11-14T22:13:20.123Z","author":"ada","user":"subject of ada","member":{"name":"bob \"b\"","user":"subject of bob \"b\"","role":"none"}}
+{"channel":"lobby","sequence":4,"time":"2027-01-15T08:00:00.003Z","author":"ada","user":"subject of ada","settings":{"name":"lobby","topic":"all","visibility":"public","posting":"everyone","archived":false,"quota":{}}}
+{"channel":"lobby","sequence":5,"time":"2027-01-15T08:00:00.004Z","author":"bob \"b\"","user":"subject of bob \"b\"","member":{"name":"ada","user":"subject of ada","role":"owner"}}
 "#;
     assert_eq!(text, expected.trim_start());
 }
@@ -151,7 +154,7 @@ async fn a_table_has_the_messages_and_the_columns_that_were_asked_for() {
     let lobby = server.channel("lobby").await;
     let (ada, eve) = (server.user("ada").await, server.user("=eve").await);
     server.append(&lobby, &[message(ada, 17, "hi, \"you\""), message(eve, 0, "@all")]).await;
-    server.append(&lobby, &[event(ada, 4, &membership(eve, 1), 0)]).await;
+    server.append(&lobby, &[wire_record::membership(ada, eve, None)]).await;
     server.append(&lobby, &[message(ada, 0, "bye")]).await;
     let export = async |columns| {
         server.export(Selection::One(lobby.clone()), Format::Csv(columns)).await.unwrap()
@@ -228,6 +231,89 @@ async fn all_channels_come_in_the_order_of_their_names() {
     assert!(bodies.clone().all(|line| line["channel"] == line["body"]));
     let rows = server.export(Selection::All, Format::Csv(Columns::default())).await.unwrap();
     assert_eq!(table::read(&rows).len(), 1 + count / 2, "one header");
+}
+
+#[tokio::test]
+async fn a_channel_begins_with_what_it_is_and_who_is_in_it() {
+    let server = Server::new();
+    let owner = server.user("zoe").await;
+    let settings = Settings {
+        topic: "all".to_owned(),
+        visibility: Visibility::Private,
+        ..Settings::open("lobby")
+    };
+    let lobby = server.settle(&settings, Some(owner)).await;
+    let mut names = vec!["zoe".to_owned()];
+    for number in (0..EXPORT_MEMBERS_PER_LINE + 1).rev() {
+        let name = format!("member {number:04}");
+        let user = server.user(&name).await;
+        for Derived { table, key, value } in
+            records::membership(lobby.id, user, Some(Role::Member), Sequence::ZERO)
+        {
+            server.engine.put(table, &key, value.unwrap(), Expect::Absent).await.unwrap();
+        }
+        names.push(name);
+    }
+    let text = server.export(Selection::One(lobby.clone()), Format::Ndjson).await.unwrap();
+    let lines: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for line in &lines {
+        assert_eq!(line["channel"], "lobby");
+        assert_eq!(line["created"], "2023-11-14T22:13:20.123Z");
+        assert_eq!(line["settings"]["topic"], "all");
+        assert_eq!(line["settings"]["visibility"], "private");
+    }
+    let members: Vec<&[Value]> =
+        lines.iter().map(|line| &line["members"].as_array().unwrap()[..]).collect();
+    let counts: Vec<usize> = members.iter().map(|members| members.len()).collect();
+    assert_eq!(counts, [EXPORT_MEMBERS_PER_LINE, 2]);
+    let members = members.concat();
+    let found = members.iter().map(|member| member["name"].as_str().unwrap());
+    names.sort();
+    assert_eq!(found.collect::<Vec<_>>(), names, "by subject, not by number");
+    let expected = json!({"name": "zoe", "user": "subject of zoe", "role": "owner"});
+    assert_eq!(members.last(), Some(&expected));
+    let rows = server.export(Selection::One(lobby), Format::Csv(Columns::default())).await.unwrap();
+    assert_eq!(table::read(&rows).len(), 1);
+}
+
+#[tokio::test]
+async fn a_channel_that_is_renamed_meanwhile_comes_once() {
+    let server = Server::new();
+    for name in ["b", "c", "d"] {
+        server.channel(name).await;
+    }
+    let directory = &server.directory;
+    let mut queue = Queue::new(Selection::All);
+    let mut seen = vec![queue.next(directory).await.unwrap().unwrap()];
+    // The one that has come goes to the end, and the last one to the beginning.
+    for (from, to) in [("b", "e"), ("d", "a")] {
+        let channel = directory.channel_by_name(from).await.unwrap();
+        let mut record = directory.record(channel.id).await.unwrap();
+        directory.claim_name(to, channel.id, 1_700_000_001).await.unwrap();
+        record.name = to.to_owned();
+        let key = records::channel_key(channel.id);
+        let found = server.engine.get(Table::Channels, &key).await.unwrap().unwrap();
+        let expect = Expect::Revision(found.revision);
+        let value = records::format(&record);
+        server.engine.put(Table::Channels, &key, value, expect).await.unwrap();
+        directory.learn(record.info());
+    }
+    while let Some(channel) = queue.next(directory).await.unwrap() {
+        seen.push(channel);
+    }
+    let names: Vec<&str> = seen.iter().map(|channel| &*channel.name).collect();
+    assert_eq!(names, ["b", "c", "a"]);
+}
+
+#[tokio::test]
+async fn the_end_of_a_channel_has_no_line() {
+    let mut server = Server::new();
+    let lobby = server.channel("lobby").await;
+    let ada = server.user("ada").await;
+    server.append(&lobby, &[message(ada, 0, "hi")]).await;
+    server.append(&lobby, &[wire_record::deletion(ada)]).await;
+    let text = server.export(Selection::One(lobby), Format::Ndjson).await.unwrap();
+    assert_eq!(entries(&text).len(), 1);
 }
 
 #[tokio::test]
@@ -332,9 +418,8 @@ async fn what_cannot_be_written_is_an_error_and_never_left_out() {
     let ada = UserId(1);
     let cases = [
         (message(nobody, 0, "hi"), ExportError::UnknownUser(nobody)),
-        (event(ada, 4, &membership(nobody, 1), 0), ExportError::UnknownUser(nobody)),
-        (event(ada, 4, &membership(ada, 9), 0), unknown(RecordFormatError::UnknownContent)),
-        (event(ada, 7, b"", 0), unknown(RecordFormatError::UnknownContent)),
+        (wire_record::membership(ada, nobody, None), ExportError::UnknownUser(nobody)),
+        (Bytes::from_static(b"\x08\x01\x3a\x00"), unknown(RecordFormatError::UnknownContent)),
         (Bytes::from_static(b"\x1a\x01\xff"), unknown(RecordFormatError::Malformed)),
     ];
     for (record, expected) in cases {
@@ -376,14 +461,12 @@ async fn users_are_forgotten_before_they_are_too_many() {
     let server = Server::new();
     let (ada, bob) = (server.user("ada").await, server.user("bob").await);
     let mut users = Users::default();
-    let bodies = [message(ada, 0, "a"), message(bob, 0, "b")];
-    let [by_ada, by_bob] = [0, 1].map(|n| stored::read(&bodies[n]).unwrap());
     let directory = &server.directory;
-    users.read(directory, &Format::Ndjson, &[by_ada, by_bob]).await.unwrap();
+    users.read(directory, &Format::Ndjson, [ada, bob].into_iter()).await.unwrap();
     assert_eq!(&*users.known(bob).name, b"\"bob\"");
     assert!(users.bytes > 2 * size_of::<User>());
     users.bytes = EXPORT_USERS_BYTES_MAX + 1;
-    users.read(directory, &Format::Ndjson, &[by_ada]).await.unwrap();
+    users.read(directory, &Format::Ndjson, [ada].into_iter()).await.unwrap();
     assert!(!users.known.contains_key(&bob));
     assert!(users.bytes < EXPORT_USERS_BYTES_MAX);
 }
