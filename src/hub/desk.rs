@@ -4,7 +4,9 @@
 //! log's entries. What changes something is asked of the shard that owns the channel, which decides on
 //! it in the order of the log.
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
+
+use tokio::time::timeout;
 
 use tokio::sync::Mutex;
 
@@ -21,10 +23,10 @@ use super::{
 use crate::{
     clock,
     engine::{Engine, Table},
-    limits::{LIST_SCAN_MAX, SCAN_STEP},
+    limits::{DELETION_PAUSE, LIST_SCAN_MAX, SCAN_STEP},
     log::{
         place::{ChannelId, ClientMessageId, Sequence, UserId},
-        settings::{Role, Settings},
+        settings::{Role, Settings, Visibility},
     },
     wire::{
         channels::{ChannelCommand, ChannelFilter, ListPage, MemberView, Update},
@@ -171,7 +173,12 @@ impl<E: Engine> Desk<E> {
     async fn get(&self, user: UserId, channel: &ChannelRef) -> Result<Reply, Refused> {
         let id = self.directory.channel_for(user, channel).await?.id;
         let (record, role) = (self.directory.record(id), self.directory.role(id, user));
-        Ok(Reply::Channel(Box::new(record.await?.view(role.await?))))
+        let (record, role) = (record.await?, role.await?);
+        // The membership may have ended since, and the record be of after that.
+        if record.visibility == Visibility::Private && role.is_none() {
+            return Err(ErrorCode::UnknownChannel.into());
+        }
+        Ok(Reply::Channel(Box::new(record.view(role))))
     }
 
     async fn list(&self, filter: &ChannelFilter, page: ListPage) -> Result<Reply, Refused> {
@@ -321,10 +328,15 @@ impl<E: Engine> Desk<E> {
     /// Removes what deleted channels have left behind, each time some are deleted. Never ends.
     pub async fn remove_deleted(&self) {
         loop {
-            if let Err(error) = self.remove_all_deleted().await {
-                tracing::warn!(%error, "a deleted channel's data could not be removed yet");
-            }
-            self.directory.deletions.notified().await;
+            let pause = match self.remove_all_deleted().await {
+                Ok(()) => Duration::MAX,
+                Err(error) => {
+                    tracing::warn!(%error, "a deleted channel's data could not be removed yet");
+                    DELETION_PAUSE
+                }
+            };
+            // An error means that it is time to try again.
+            let _ = timeout(pause, self.directory.deletions.notified()).await;
         }
     }
 

@@ -349,6 +349,9 @@ pub enum Judgement {
     Take,
     /// It changes who may do what: this record is in, and nothing else.
     TakeAlone(Bytes, Changed),
+    /// Whether there is room for it is known when what was let in before it is committed: some of that
+    /// may be in the log already.
+    Defer,
     /// It is so already.
     AsItIs(Changed),
     /// It is not allowed.
@@ -372,6 +375,7 @@ impl<'a> Judge<'a> {
                 self.usage = usage;
                 Judgement::Take
             }
+            Err(ErrorCode::QuotaExhausted) if self.usage != rights.usage() => Judgement::Defer,
             Err(code) => Judgement::Refuse(code),
         }
     }
@@ -420,3 +424,6 @@ fn updated(before: &Settings, update: &Update) -> Result<Settings, ErrorCode> {
         quota: quota.unwrap_or(before.quota),
     })
 }
+
+#[cfg(test)]
+mod tests;

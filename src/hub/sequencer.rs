@@ -202,6 +202,10 @@ impl Sequencer {
                     end(draft.ticket, Outcome::Changed(what, Sequence::ZERO));
                     continue;
                 }
+                Judgement::Defer => {
+                    self.put_back(draft);
+                    break;
+                }
                 Judgement::Refuse(code) => {
                     self.forget(&draft, &mut |ticket| end(ticket, Outcome::Refused(code)));
                     continue;
@@ -242,6 +246,12 @@ impl Sequencer {
     #[must_use]
     pub fn in_flight(&self) -> Option<&Append> {
         self.in_flight.as_ref().map(|in_flight| &in_flight.append)
+    }
+
+    /// Whether what is in flight is a change of members or settings.
+    #[must_use]
+    pub fn is_changing(&self) -> bool {
+        self.in_flight.as_ref().is_some_and(|in_flight| in_flight.changed.is_some())
     }
 
     /// The batch with this id is in the log: ends its drafts if it is the one in flight.

@@ -146,6 +146,9 @@ pub enum StartError {
     /// The bans.
     #[error("the bans cannot be read")]
     Bans(#[from] BanError),
+    /// The records of channels and users.
+    #[error("the directory cannot be read or brought up to date")]
+    Directory(#[source] DirectoryError),
     /// A channel that the configuration names.
     #[error("the channel {name} cannot be made")]
     Channel {
@@ -244,6 +247,7 @@ fn start_on<E: Engine>(
     let (internal_shutdown, is_internal_shutdown) = watch::channel(false);
 
     let directory = Arc::new(Directory::new(Arc::clone(&engine)));
+    edge.block_on(directory.index_older()).map_err(StartError::Directory)?;
     edge.block_on(create_channels(&directory, &config.channels.created_at_start))?;
 
     let rest = plan.rest.clone();

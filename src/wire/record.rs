@@ -118,26 +118,47 @@ fn body_bytes(record: &[u8]) -> Option<usize> {
     decode_varint(&mut rest).ok().and_then(|length| usize::try_from(length).ok())
 }
 
+/// Whose a record is, and what else is known of one that was imported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Whose.
+    pub user: UserId,
+    /// The user's number for it.
+    pub client_message_id: Option<ClientMessageId>,
+    /// When it was written, in milliseconds since 1970; 0: when it was put in order.
+    pub written_at_ms: u64,
+}
+
+impl From<UserId> for Origin {
+    fn from(user: UserId) -> Self {
+        Self { user, client_message_id: None, written_at_ms: 0 }
+    }
+}
+
 /// The record of a membership that changed.
-#[must_use]
-pub fn membership(by: UserId, user: UserId, role: Option<Role>) -> Bytes {
-    record(by, Wire::Membership(proto::Membership { user_id: user.0, role: role_number(role) }))
+pub fn membership(by: impl Into<Origin>, user: UserId, role: Option<Role>) -> Bytes {
+    let membership = proto::Membership { user_id: user.0, role: role_number(role) };
+    record(by.into(), Wire::Membership(membership))
 }
 
 /// The record of settings that changed.
-#[must_use]
-pub fn settings(by: UserId, settings: &Settings) -> Bytes {
-    record(by, Wire::Settings(settings_to_proto(settings)))
+pub fn settings(by: impl Into<Origin>, settings: &Settings) -> Bytes {
+    record(by.into(), Wire::Settings(settings_to_proto(settings)))
 }
 
 /// The last record of a channel.
 #[must_use]
 pub fn deletion(by: UserId) -> Bytes {
-    record(by, Wire::Deletion(proto::Deletion {}))
+    record(by.into(), Wire::Deletion(proto::Deletion {}))
 }
 
-fn record(by: UserId, content: Wire) -> Bytes {
-    let record = proto::Record { user_id: by.0, content: Some(content), ..Default::default() };
+fn record(origin: Origin, content: Wire) -> Bytes {
+    let record = proto::Record {
+        user_id: origin.user.0,
+        client_message_id: origin.client_message_id.map_or(0, |id| id.0),
+        written_at_ms: origin.written_at_ms,
+        content: Some(content),
+    };
     record.encode_to_vec().into()
 }
 

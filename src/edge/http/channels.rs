@@ -158,7 +158,8 @@ pub struct NewSettings {
     /// Whether it takes no message any more.
     #[serde(deserialize_with = "given")]
     archived: Option<bool>,
-    /// All of the quota: `{}` is none.
+    /// All of the quota. Only where there has been one from the beginning: it can be another one, but not
+    /// none.
     #[serde(deserialize_with = "given")]
     quota: Option<QuotaBody>,
 }
@@ -335,7 +336,13 @@ pub async fn change<E: Engine>(
     topic.as_deref().map_or(Ok(()), check_topic)?;
     let quota = quota.map(QuotaBody::quota);
     let update = Update { name, topic, visibility, posting, archived, quota };
-    api.perform(user, ChannelCommand::Update(channel, update), one).await
+    let changed = api.perform(user, ChannelCommand::Update(channel, update), one).await;
+    changed.map_err(|problem| match problem.code() {
+        ErrorCode::BadRequest => {
+            problem.detail("a quota is there from the beginning, or not at all")
+        }
+        _ => problem,
+    })
 }
 
 /// The codes that [`delete`] refuses with.

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     connection::login::{Login, LoginError},
+    edge::upgrade::check_query,
     engine::Engine,
     hub::desk::Desk,
     limits::{BUSY_RETRY_AFTER, CALL_TIMEOUT, LISTED_DEFAULT, LISTED_MAX, Limits},
@@ -145,20 +146,29 @@ pub(super) fn taken<T>(
     match expected(reply) {
         Ok(taken) => Ok(taken),
         Err(Reply::Refused(refusal)) => Err(refused(&refusal)),
-        Err(other) => {
-            tracing::error!(?other, "the hub answered something else than was asked for");
+        // Not what it was: there may be messages in it.
+        Err(_) => {
+            tracing::error!("the hub answered something else than was asked for");
             Err(Problem::new(ErrorCode::Internal))
         }
     }
 }
 
+/// What is said of an answer that did not come.
+const LATE: &str = "no answer in time: what was asked for may have been done, or may yet be";
+
 /// Waits for an answer no longer than anybody should.
 pub(super) async fn in_time<T>(answer: impl Future<Output = T>) -> Result<T, Problem> {
-    timeout(CALL_TIMEOUT, answer).await.map_err(|_| {
-        Problem::new(ErrorCode::Busy)
-            .retry_after(BUSY_RETRY_AFTER)
-            .detail("no answer in time: what was asked for may have been done, or may yet be")
-    })
+    in_time_or(LATE, answer).await
+}
+
+/// The same, with words of its own for an answer that does not come.
+pub(super) async fn in_time_or<T>(
+    late: &'static str,
+    answer: impl Future<Output = T>,
+) -> Result<T, Problem> {
+    let late = |_| Problem::new(ErrorCode::Busy).retry_after(BUSY_RETRY_AFTER).detail(late);
+    timeout(CALL_TIMEOUT, answer).await.map_err(late)
 }
 
 /// The problem that a refusal of the hub is.
@@ -189,6 +199,7 @@ impl<E: Engine> FromRequestParts<Chat<E>> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, api: &Chat<E>) -> Result<Self, Problem> {
+        check_query(parts.uri.query())?;
         let token = bearer::token(&parts.headers)?;
         match in_time(api.login.login(token)).await? {
             Ok(identity) => Ok(Self(identity.user)),
@@ -308,13 +319,32 @@ impl Serialize for Time {
 
 #[cfg(test)]
 mod tests {
+    use axum::response::IntoResponse as _;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever() {
+        let late = in_time(std::future::pending::<()>()).await.unwrap_err().into_response();
+        assert_eq!(late.status(), 503);
+        assert_eq!(late.headers()["retry-after"], "1");
+        assert_eq!(in_time(async { 7 }).await.unwrap(), 7);
+    }
+
+    #[test]
+    fn what_may_pass_later_says_when() {
+        for code in ErrorCode::ALL {
+            let response = refused_with(*code).into_response();
+            let is_hinted = response.headers().contains_key("retry-after");
+            assert_eq!(is_hinted, code.again() && *code != ErrorCode::Internal, "{code}");
+        }
+    }
 
     #[test]
     fn a_moment_is_written_to_the_millisecond_and_any_number_is_one() {
         for (unix_ms, expected) in [
             (1, "\"1970-01-01T00:00:00.001Z\""),
-            (1_795_300_000_123, "\"2026-11-21T23:06:40.123Z\""),
+            (1_795_300_000_123, "\"2026-11-21T22:26:40.123Z\""),
             (u64::MAX, "\"9999-12-31T23:59:59.999Z\""),
         ] {
             assert_eq!(serde_json::to_string(&Time(unix_ms)).unwrap(), expected);

@@ -14,8 +14,8 @@ use utoipa::ToSchema;
 use super::{
     channels::QuotaBody,
     chat::{
-        Caller, Chat, ChatApi, Named, Query, Time, bad_request, in_time, limit_in, number_in,
-        refused_with, taken,
+        Caller, Chat, ChatApi, Named, Query, Time, bad_request, in_time, in_time_or, limit_in,
+        number_in, refused_with, taken,
     },
     members::Standing,
     problem::Problem,
@@ -24,8 +24,8 @@ use crate::{
     engine::Engine,
     hub::{directory::ChannelInfo, rights::Author},
     limits::{
-        BUSY_RETRY_AFTER, CALL_TIMEOUT, HISTORY_MESSAGES_DEFAULT, HISTORY_MESSAGES_MAX,
-        HISTORY_PAGE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX,
+        HISTORY_MESSAGES_DEFAULT, HISTORY_MESSAGES_MAX, HISTORY_PAGE_BYTES_MAX,
+        IDEMPOTENCY_KEY_BYTES_MAX,
     },
     log::{
         place::{ClientMessageId, Durability, Position, Sequence, UserId},
@@ -118,6 +118,10 @@ pub async fn post<E: Engine>(
     api.publish(Author::User(user), channel, key, body).await
 }
 
+/// What is said of a message whose place did not come.
+const LATE: &str = "no answer in time: the message may have been stored; with the same \
+    Idempotency-Key it is not stored twice";
+
 impl<E: Engine> ChatApi<E> {
     /// Reads a message.
     pub(super) async fn message(&self, request: Request) -> Result<String, Problem> {
@@ -141,13 +145,7 @@ impl<E: Engine> ChatApi<E> {
     ) -> Result<(StatusCode, Json<Posted>), Problem> {
         let name = Arc::clone(&channel.name);
         let publish = self.desk.publish(author, channel, key, body);
-        let late = |_| {
-            Problem::new(ErrorCode::Busy).retry_after(BUSY_RETRY_AFTER).detail(
-                "no answer in time: the message may have been stored; with the same \
-                 Idempotency-Key it is not stored twice",
-            )
-        };
-        let reply = tokio::time::timeout(CALL_TIMEOUT, publish).await.map_err(late)?;
+        let reply = in_time_or(LATE, publish).await?;
         let published = taken(reply, |reply| match reply {
             Reply::Published(published) => Ok(published),
             other => Err(other),
@@ -332,17 +330,7 @@ pub async fn read<E: Engine>(
     let page = page.page()?;
     let channel = api.desk.find(user, &channel).await.map_err(refused_with)?;
     let (name, id) = (Arc::clone(&channel.name), channel.id);
-    let (head, runs) = in_time(api.gather(user, channel, page)).await??;
-    let mut messages = Vec::new();
-    for run in &runs {
-        for (sequence, written) in run.written() {
-            let Some(written) = written else {
-                tracing::error!(channel = id.0, %sequence, "a record of the log cannot be read");
-                return Err(ErrorCode::Internal.into());
-            };
-            messages.push(api.entry(sequence, run.timestamp_ms, written).await?);
-        }
-    }
+    let (head, messages) = in_time(api.entries(user, channel, page)).await??;
     Ok(Json(Page {
         channel: name,
         channel_id: id.0,
@@ -353,6 +341,28 @@ pub async fn read<E: Engine>(
 }
 
 impl<E: Engine> ChatApi<E> {
+    /// The records of a page, and where the channel is.
+    async fn entries(
+        &self,
+        user: UserId,
+        channel: ChannelInfo,
+        page: decode::Page,
+    ) -> Result<(Position, Vec<Entry>), Problem> {
+        let id = channel.id;
+        let (head, runs) = self.gather(user, channel, page).await?;
+        let mut entries = Vec::with_capacity(runs.iter().map(Run::count).sum());
+        for run in &runs {
+            for (sequence, written) in run.written() {
+                let Some(written) = written else {
+                    tracing::error!(channel = id.0, %sequence, "a record of the log cannot be read");
+                    return Err(ErrorCode::Internal.into());
+                };
+                entries.push(self.entry(sequence, run.timestamp_ms, written).await?);
+            }
+        }
+        Ok((head, entries))
+    }
+
     /// Reads on until there are as many records as were asked for: one read of the log may be cut by
     /// its bytes. Each read that is not the last one brings a record at least.
     async fn gather(

@@ -1,7 +1,10 @@
 //! What a channel knows of its members and settings, and what becomes of it when they change.
 //!
 //! The rights are read when they are needed: an open channel, in which everybody may publish, never
-//! reads them until somebody wants a change.
+//! reads them until somebody wants a change. They are read when the head is known, so that they are
+//! as new as it, or newer; and what is newer, the log brings.
+
+use std::collections::HashSet;
 
 use super::{Channel, Effect, MemberView, Reply, Role, State};
 use crate::{
@@ -81,7 +84,7 @@ impl Channel {
     }
 
     pub(super) fn read_rights(&mut self, effects: &mut Vec<Effect>) {
-        if matches!(self.rights, KnownRights::Unread) {
+        if self.state == State::Ready && matches!(self.rights, KnownRights::Unread) {
             self.rights = KnownRights::Reading { is_stale: false };
             effects.push(Effect::ReadRights);
         }
@@ -105,7 +108,7 @@ impl Channel {
             Ok(None) => {
                 self.state = State::Deleted;
                 self.end_subscriptions(ErrorCode::UnknownChannel, |_| true, effects);
-                self.refuse_all(ErrorCode::UnknownChannel, effects);
+                self.end_all(ErrorCode::UnknownChannel, effects);
             }
             Err(code) => self.refuse_all(code, effects),
         }
@@ -114,11 +117,14 @@ impl Channel {
     /// Takes what a committed batch changes. Its messages have been handed out.
     pub(super) fn take_changes(&mut self, batch: &Batch, effects: &mut Vec<Effect>) {
         let is_own = self.sequencer.in_flight().is_some_and(|it: &Append| it.batch.id == batch.id);
-        match &mut self.rights {
-            // A change is in a batch of ours only if the rights are known.
-            KnownRights::Unread if is_own => return,
-            KnownRights::Reading { is_stale } if !is_own => *is_stale = true,
-            _ => {}
+        let is_counted = self.rights.known().is_some_and(Rights::has_quota);
+        if is_own && !self.sequencer.is_changing() && !is_counted {
+            return;
+        }
+        if let KnownRights::Reading { is_stale } = &mut self.rights
+            && !is_own
+        {
+            *is_stale = true;
         }
         for record in batch.records().flatten() {
             let content = record::content(record);
@@ -133,6 +139,27 @@ impl Channel {
             };
             if let Some(changed) = changed {
                 self.take_change(changed, effects);
+            }
+        }
+        if is_counted && !is_own {
+            // The records may have been as new as this batch when they were read: it counts once.
+            self.rights = KnownRights::Unread;
+            self.read_rights(effects);
+        }
+    }
+
+    /// Takes what a batch changes that was in the log before this channel was in memory: who made the
+    /// channel may have looked it up before that.
+    pub(super) fn take_loaded_changes(&mut self, batch: &Batch) {
+        // A change is alone in its batch, but a change of another node's or version may not be.
+        for record in batch.records().flatten() {
+            match record::content(record) {
+                Content::Settings(settings) => {
+                    self.access = settings.access();
+                    self.name = settings.name;
+                }
+                Content::Deletion => self.state = State::Deleted,
+                Content::Body { .. } | Content::Member(..) | Content::Unknown => {}
             }
         }
     }
@@ -156,7 +183,7 @@ impl Channel {
                     access: self.access,
                 }));
                 if self.access == Access::Private {
-                    let outsiders: Vec<_> = self
+                    let outsiders: HashSet<_> = self
                         .live
                         .values()
                         .chain(self.replays.values().map(|replay| &replay.user))
@@ -233,7 +260,7 @@ impl Channel {
         if self.state != State::Ready || head.cursor <= self.head.cursor {
             return;
         }
-        // What was accepted is counted in the record that was written with the entries.
+        // What was accepted is counted in the records that were written with the entries.
         match &mut self.rights {
             KnownRights::Reading { is_stale } => *is_stale = true,
             KnownRights::Known(rights) if rights.has_quota() => {
@@ -254,13 +281,4 @@ impl Channel {
         }
         // A batch of ours that was formed on the former head is told so by the engine.
     }
-}
-
-/// Whether a batch is the last of its channel.
-pub(super) fn ends_the_channel(batch: &Batch) -> bool {
-    batch.count == 1
-        && batch
-            .records()
-            .flatten()
-            .any(|record| matches!(record::content(record), Content::Deletion))
 }

@@ -33,12 +33,13 @@ use crate::{
     wire::{
         channels::{ChannelView, MemberView},
         code::ErrorCode,
-        decode::{Page, PageFrom},
-        encode::{Control, Published, Refusal as WireRefusal, Reply, Run},
+        decode::Page,
+        encode::{Control, Published, Refusal as WireRefusal, Reply},
     },
 };
 
 mod changes;
+mod history;
 
 /// What the shard must do for a channel.
 #[derive(Debug)]
@@ -109,8 +110,8 @@ pub enum Purpose {
     CatchUp,
     /// To serve a resume.
     Replay(ConnectionKey),
-    /// To serve a page.
-    History(Ticket, Page),
+    /// To serve a page to a user.
+    History(Ticket, UserId, Page),
 }
 
 impl Purpose {
@@ -144,7 +145,7 @@ pub struct Channel {
     /// What waits for the head to be known or to be current, at most [`DRAFTS_MAX`]. Beyond it:
     /// `busy`.
     waiting: Vec<Waiting>,
-    /// Something was committed while the head was being read: look again.
+    /// Something was committed that the read of the log under way may have passed by: look again.
     is_stale: bool,
     /// A catch-up read is under way, or will be: appends wait for it.
     is_catching_up: bool,
@@ -250,13 +251,10 @@ impl Channel {
         self.sequencer.is_idle()
     }
 
-    /// Whether [`Channel::next_append`] would form a batch.
+    /// Whether [`Channel::next_append`] would form a batch, or read what it needs for that.
     #[must_use]
     pub fn is_ready_to_append(&self) -> bool {
-        self.state == State::Ready
-            && !self.is_catching_up
-            && self.sequencer.is_ready()
-            && (!self.needs_rights() || self.rights.known().is_some())
+        self.state == State::Ready && !self.is_catching_up && self.sequencer.is_ready()
     }
 
     /// Takes a publish in. It is answered when it is durable.
@@ -267,7 +265,6 @@ impl Channel {
         self.load(effects);
         let ticket = draft.ticket;
         match self.sequencer.accept(draft) {
-            Accepted::Waits if self.needs_rights() => self.read_rights(effects),
             Accepted::Waits => {}
             Accepted::Repeated(sequence) => {
                 effects.push(self.end(ticket, Outcome::Repeated(sequence)))
@@ -278,10 +275,13 @@ impl Channel {
     }
 
     /// Forms the next batch out of what waits. Called once a turn, so that all that came in a turn
-    /// shares a batch.
+    /// shares a batch. What cannot be decided on without the rights waits until they are read.
     pub fn next_append(&mut self, id: BatchId, now_ms: u64, effects: &mut Vec<Effect>) {
         if !self.is_ready_to_append() {
             return;
+        }
+        if self.needs_rights() && self.rights.known().is_none() {
+            return self.read_rights(effects);
         }
         let judge = Judge::new(self.rights.known().filter(|_| self.needs_rights()));
         let mut ended = Vec::new();
@@ -343,7 +343,7 @@ impl Channel {
         self.sequencer.committed(&delivery.batch, |ticket, outcome| ended.push((ticket, outcome)));
         effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
         if self.state == State::Deleted {
-            self.refuse_all(ErrorCode::UnknownChannel, effects);
+            self.end_all(ErrorCode::UnknownChannel, effects);
         }
     }
 
@@ -366,7 +366,12 @@ impl Channel {
 
     /// Looks for what was committed after the head.
     pub fn catch_up(&mut self, effects: &mut Vec<Effect>) {
-        if self.state == State::Ready && !mem::replace(&mut self.is_catching_up, true) {
+        if self.state != State::Ready {
+            return;
+        }
+        if mem::replace(&mut self.is_catching_up, true) {
+            self.is_stale = true;
+        } else {
             effects.push(Effect::Read(ReadFrom::After(self.head.cursor), Purpose::CatchUp));
         }
     }
@@ -430,20 +435,6 @@ impl Channel {
         was_live || was_replaying || self.waiting.len() < waited
     }
 
-    /// Reads a page.
-    pub fn history(&mut self, ticket: Ticket, user: UserId, page: Page, effects: &mut Vec<Effect>) {
-        if let Some(code) = self.state.refusal() {
-            effects.push(refused(ticket, code));
-        } else if self.may_serve() {
-            self.history_now(ticket, user, page, effects);
-        } else if self.waiting.len() < DRAFTS_MAX {
-            self.waiting.push(Waiting::History(ticket, user, page));
-            self.prepare(effects);
-        } else {
-            effects.push(refused(ticket, ErrorCode::Busy));
-        }
-    }
-
     /// The answer to a read.
     pub fn read_done(
         &mut self,
@@ -466,10 +457,10 @@ impl Channel {
             (Purpose::Replay(connection), Err(error)) => {
                 self.replay_failed(connection, &error, effects);
             }
-            (Purpose::History(ticket, page), Ok(entries)) => {
-                effects.push(self.page(ticket, page, &entries));
+            (Purpose::History(ticket, user, page), Ok(entries)) => {
+                self.history_read(ticket, user, page, &entries, effects);
             }
-            (Purpose::History(ticket, _), Err(error)) => {
+            (Purpose::History(ticket, ..), Err(error)) => {
                 effects.push(refused(ticket, read_code(&error)));
             }
         }
@@ -494,13 +485,12 @@ impl Channel {
         }
         self.tail = Tail::new(self.head.sequence);
         self.state = State::Ready;
-        let mut is_deleted = false;
         for entry in entries {
-            is_deleted = changes::ends_the_channel(&entry.batch);
-            self.extend(entry, effects);
+            if let Some(delivery) = self.extend(entry, effects) {
+                self.take_loaded_changes(&delivery.batch);
+            }
         }
-        if is_deleted {
-            self.state = State::Deleted;
+        if self.state == State::Deleted {
             return self.refuse_all(ErrorCode::UnknownChannel, effects);
         }
         if mem::take(&mut self.is_stale) {
@@ -510,10 +500,13 @@ impl Channel {
         }
     }
 
-    /// The head is known and current: serves those who waited for that.
+    /// The head is known and current: serves those who waited for that, or reads what else is needed.
     fn admit_waiting(&mut self, effects: &mut Vec<Effect>) {
-        if !self.may_serve() {
+        if self.waiting.is_empty() {
             return;
+        }
+        if !self.may_serve() {
+            return self.prepare(effects);
         }
         for waiting in mem::take(&mut self.waiting) {
             match waiting {
@@ -542,7 +535,7 @@ impl Channel {
         for entry in entries {
             self.apply(entry, effects);
         }
-        if !is_at_the_end {
+        if mem::take(&mut self.is_stale) || !is_at_the_end {
             return self.catch_up(effects);
         }
         self.admit_waiting(effects);
@@ -676,42 +669,17 @@ impl Channel {
         }
     }
 
-    fn history_now(&mut self, ticket: Ticket, user: UserId, page: Page, effects: &mut Vec<Effect>) {
-        if let Err(code) = self.may_read(user) {
-            return effects.push(refused(ticket, code));
-        }
-        let head = self.head.sequence;
-        // Pages end at the head and not at the log's end, where entries may lie that are not applied
-        // yet: a page of those alone would be cut to nothing.
-        let ending_with = |last: Sequence| (last.0 > 0).then_some(ReadFrom::EndingWith(last));
-        // A client may name any sequence, also the largest, which has no next one.
-        let from = match page.from {
-            PageFrom::Newest => ending_with(head),
-            PageFrom::Before(before) => ending_with(head.min(Sequence(before.0.saturating_sub(1)))),
-            PageFrom::After(after) if after >= head => None,
-            PageFrom::After(after) => Some(ReadFrom::Holding(after.next())),
-        };
-        match from {
-            Some(from) => {
-                self.history_reads += 1;
-                effects.push(Effect::Read(from, Purpose::History(ticket, page)));
-            }
-            None => effects.push(self.page(ticket, page, &[])),
-        }
-    }
-
-    fn page(&self, ticket: Ticket, page: Page, entries: &[Entry]) -> Effect {
-        let runs = cut_page(page, self.head.sequence, entries);
-        let head = self.head.position();
-        Effect::Reply(ticket, Reply::History { channel: self.id, head, runs })
-    }
-
     /// The stored log is not what was written: stop serving it, loudly.
     fn seal(&mut self, effects: &mut Vec<Effect>) {
         self.state = State::Sealed;
         effects.push(Effect::Sealed);
         let code = ErrorCode::ChannelSealed;
         self.end_subscriptions(code, |_| true, effects);
+        self.end_all(code, effects);
+    }
+
+    /// Whatever waits ends with this code, and so does the batch in flight.
+    fn end_all(&mut self, code: ErrorCode, effects: &mut Vec<Effect>) {
         self.refuse_all(code, effects);
         self.sequencer.refuse_in_flight(|ticket| effects.push(refused(ticket, code)));
     }
@@ -751,27 +719,6 @@ impl Channel {
             }),
         )
     }
-}
-
-/// Cuts what was read to what was asked for, and to what has been applied here.
-fn cut_page(page: Page, head: Sequence, entries: &[Entry]) -> Vec<Run> {
-    let (Some(oldest), Some(newest)) = (entries.first(), entries.last()) else { return Vec::new() };
-    let limit = u64::from(page.limit);
-    let (first, last) = (oldest.batch.first_sequence, newest.batch.last_sequence().min(head));
-    let (first, last) = match page.from {
-        PageFrom::After(after) => {
-            let first = first.max(after.next());
-            (first, last.min(Sequence(first.0 + limit - 1)))
-        }
-        PageFrom::Newest | PageFrom::Before(_) => {
-            let last = match page.from {
-                PageFrom::Before(before) => last.min(Sequence(before.0.saturating_sub(1))),
-                _ => last,
-            };
-            (first.max(Sequence((last.0 + 1).saturating_sub(limit))), last)
-        }
-    };
-    entries.iter().filter_map(|entry| Run::between(&entry.batch, first, last)).collect()
 }
 
 fn refused(ticket: Ticket, code: ErrorCode) -> Effect {

@@ -6,8 +6,10 @@ use crate::{
         batch::Batch,
         place::{ClientMessageId, Durability, Epoch},
     },
-    wire::{Encoding, encode},
+    wire::{Encoding, decode::PageFrom, encode},
 };
+
+mod members;
 
 const PROTO: Format = Format::plain(Encoding::Proto);
 
@@ -144,6 +146,15 @@ fn told(effects: &[Effect]) -> Vec<String> {
         }
         Effect::Ended(connection) => format!("#{} is out", connection.slot),
         Effect::Sealed => "sealed".to_owned(),
+        Effect::Reply(_, Reply::History { .. }) => "a page".to_owned(),
+        Effect::Reply(_, Reply::Member(member)) => {
+            format!("{:?} is {:?}", member.user, member.role)
+        }
+        Effect::Reply(_, Reply::Channel(_)) => "changed".to_owned(),
+        Effect::Reply(_, Reply::ChannelDeleted(_)) => "deleted".to_owned(),
+        Effect::Learn(info) => format!("{} is {:?}", info.name, info.access),
+        Effect::ForgetMember(user) => format!("{user:?} is forgotten"),
+        Effect::Forget => "forgotten".to_owned(),
         effect => panic!("{effect:?}"),
     };
     effects.iter().map(words).collect()

@@ -3,11 +3,18 @@
 //! Two records each: name → number and number → what is known of it, written in one step. What was
 //! looked up once stays in a bounded map that the edge and all shards share; no guard of these maps
 //! leaves this file. What a channel is changes with entries of its log: the shard that owns it writes
-//! the records with them, and tells the maps by [`Directory::learn`] and [`Directory::forget`].
+//! the records with them, and tells the maps by [`Directory::learn`] and [`Directory::forget`]. What was
+//! read while something changed is answered, but not kept: it may be what was so before.
 
-use std::{ops::Range, sync::Arc};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
-use dashmap::DashMap;
+use dashmap::{DashMap, Entry};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{Mutex, Notify};
@@ -17,7 +24,7 @@ use self::records::{
     of_channel, parse,
 };
 use crate::{
-    engine::{Derived, Engine, Expect, RecordError, Table},
+    engine::{Derived, Engine, Expect, RecordError, Table, Versioned},
     limits::{
         CHANNEL_NAME_BYTES_MAX, DIRECTORY_CACHED_MAX, NAME_CLAIM_TIMEOUT, NUMBER_ATTEMPTS_MAX,
         NUMBER_BLOCK, SCAN_STEP, USERS_FOUND_MAX,
@@ -45,6 +52,15 @@ pub struct ChannelInfo {
     pub epoch: Epoch,
     /// What has to be known of who wants something of it.
     pub access: Access,
+}
+
+/// A user as the directory knows one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Person {
+    /// The subject of the user's tokens.
+    pub subject: String,
+    /// The display name.
+    pub name: String,
 }
 
 /// Why the directory has no answer.
@@ -91,6 +107,9 @@ pub struct Directory<E> {
     user_ids: DashMap<Box<str>, UserId>,
     /// Members of private channels, as far as they have been looked up. Who is not here may be one.
     members: DashMap<(ChannelId, UserId), ()>,
+    /// Counts what the maps were told. Who reads a record looks at it before the read, and again when
+    /// it has the place in the map to itself: if it has moved, the record may be of before.
+    changes: AtomicU64,
     channel_numbers: Counter,
     user_numbers: Counter,
     /// Rung when a channel was deleted, and its data is to be removed.
@@ -116,6 +135,13 @@ struct NumberRecord {
     id: u32,
 }
 
+/// How far the lists by name have been made.
+#[derive(Default, Serialize, Deserialize)]
+struct Indexed {
+    after: Option<String>,
+    is_over: bool,
+}
+
 #[derive(Serialize, Deserialize)]
 struct UserRecord {
     subject: String,
@@ -133,6 +159,7 @@ impl<E: Engine> Directory<E> {
             user_names: DashMap::new(),
             user_ids: DashMap::new(),
             members: DashMap::new(),
+            changes: AtomicU64::new(0),
             channel_numbers: Counter::new("channels"),
             user_numbers: Counter::new("users"),
             deletions: Notify::new(),
@@ -143,7 +170,8 @@ impl<E: Engine> Directory<E> {
     #[must_use]
     pub fn cached_channel_by_name(&self, name: &str) -> Option<ChannelInfo> {
         let id = *self.channel_ids.get(name)?;
-        self.cached_channel(id)
+        // It may have another name now.
+        self.cached_channel(id).filter(|channel| *channel.name == *name)
     }
 
     /// The channel of this number, if it has been looked up before.
@@ -202,6 +230,7 @@ impl<E: Engine> Directory<E> {
         if let Some(channel) = self.cached_channel_for(user, channel) {
             return Ok(channel);
         }
+        let changes = self.changes();
         let found = match channel {
             ChannelRef::Id(id) => self.find(*id).await?,
             ChannelRef::Name(name) => self.find_by_name(name).await?,
@@ -211,8 +240,7 @@ impl<E: Engine> Directory<E> {
         match found {
             Some(channel) if channel.access != Access::Private => Ok(channel),
             Some(channel) if role.is_some() => {
-                bound(&self.members);
-                self.members.insert((id, user), ());
+                self.keep_member(changes, id, user);
                 Ok(channel)
             }
             _ => Err(DirectoryError::UnknownChannel),
@@ -274,12 +302,29 @@ impl<E: Engine> Directory<E> {
     }
 
     async fn find(&self, id: ChannelId) -> Result<Option<ChannelInfo>, DirectoryError> {
+        let changes = self.changes();
         let Some(found) = self.engine.get(Table::Channels, &channel_key(id)).await? else {
             return Ok(None);
         };
         let channel = ChannelRecord::parse(id, &found)?.info();
-        self.learn(channel.clone());
+        self.keep(changes, &channel);
         Ok(Some(channel))
+    }
+
+    /// The names of channels in order, up to `count_max` of those after the name `after`. Some may be
+    /// nobody's any more.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn channel_names(
+        &self,
+        after: Option<&str>,
+        count_max: usize,
+    ) -> Result<Vec<String>, DirectoryError> {
+        let prefix = name_key("");
+        let after = after.map(name_key);
+        let page = self.engine.scan(Table::Channels, &prefix, after.as_deref(), count_max).await?;
+        Ok(page.into_iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect())
     }
 
     /// Makes a channel. `now_ms` (milliseconds since 1970) becomes its epoch, in seconds.
@@ -292,32 +337,86 @@ impl<E: Engine> Directory<E> {
         owner: Option<UserId>,
         now_ms: u64,
     ) -> Result<ChannelRecord, DirectoryError> {
+        let members = owner.map(|owner| (owner, Role::Owner)).into_iter().collect();
+        self.make_channel(settings, owner, members, now_ms, now_ms).await
+    }
+
+    /// Makes a channel as it was elsewhere, where it was made at `created_at_ms`.
+    ///
+    /// # Errors
+    /// When the name is taken or the records cannot be written.
+    pub async fn import_channel(
+        &self,
+        settings: &Settings,
+        members: Vec<(UserId, Role)>,
+        created_at_ms: u64,
+        now_ms: u64,
+    ) -> Result<ChannelRecord, DirectoryError> {
+        self.make_channel(settings, None, members, created_at_ms, now_ms).await
+    }
+
+    /// Adds members to a channel that was just imported and made elsewhere at `created_at_ms`. Whether
+    /// it is that channel, and there were any to add.
+    ///
+    /// # Errors
+    /// When the records cannot be read or written.
+    pub async fn import_members(
+        &self,
+        id: ChannelId,
+        members: Vec<(UserId, Role)>,
+        created_at_ms: u64,
+    ) -> Result<bool, DirectoryError> {
+        let key = channel_key(id);
+        let found = self.engine.get(Table::Channels, &key).await?;
+        let found = found.ok_or(DirectoryError::UnknownChannel)?;
+        let mut record = ChannelRecord::parse(id, &found)?;
+        let mut derived = Vec::new();
+        if record.created_at_ms == created_at_ms {
+            for (user, role) in members {
+                if self.role(id, user).await?.is_none() {
+                    record.member_count = record.member_count.saturating_add(1);
+                    derived.extend(membership(id, user, Some(role), Sequence::ZERO));
+                }
+            }
+        }
+        if derived.is_empty() {
+            return Ok(false);
+        }
+        derived.extend(record.derived());
+        let expect = Expect::Revision(found.revision);
+        match self.engine.put_with(Table::Channels, &key, found.value, expect, derived).await {
+            Ok(_) => Ok(true),
+            Err(RecordError::Conflict) => Err(DirectoryError::Contended),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn make_channel(
+        &self,
+        settings: &Settings,
+        by: Option<UserId>,
+        members: Vec<(UserId, Role)>,
+        created_at_ms: u64,
+        now_ms: u64,
+    ) -> Result<ChannelRecord, DirectoryError> {
         let name = &*settings.name;
         let now_s = now_ms / 1_000;
         let (expect, last_epoch) = self.free_name(name, now_s).await?;
         let id = self.next_number(&self.channel_numbers).await?;
-        let mut record = ChannelRecord {
-            id,
-            name: name.to_owned(),
-            epoch: u32::try_from(now_s).unwrap_or(u32::MAX).max(last_epoch + 1),
-            created_at_ms: now_ms,
-            created_by: owner.map_or(0, |owner| owner.0),
-            topic: String::new(),
-            visibility: settings.visibility,
-            posting: settings.posting,
-            archived: settings.archived,
-            quota: settings.quota,
-            usage: Default::default(),
-            member_count: u32::from(owner.is_some()),
-        };
-        record.set(settings);
-        let members =
-            owner.map(|owner| membership(ChannelId(id), owner, Some(Role::Owner), Sequence::ZERO));
-        let derived = record.derived().chain(members.into_iter().flatten()).collect();
+        let changes = self.changes();
+        let epoch = u32::try_from(now_s).unwrap_or(u32::MAX).max(last_epoch.saturating_add(1));
+        let by = by.unwrap_or(UserId(0));
+        let mut record = ChannelRecord::new(ChannelId(id), settings, Epoch(epoch), by);
+        record.created_at_ms = created_at_ms;
+        record.member_count = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        let members = members
+            .into_iter()
+            .flat_map(|(user, role)| membership(ChannelId(id), user, Some(role), Sequence::ZERO));
+        let derived = record.derived().chain(members).collect();
         let named = format(&NameRecord::of(ChannelId(id)));
         match self.engine.put_with(Table::Channels, &name_key(name), named, expect, derived).await {
             Ok(_) => {
-                self.learn(record.info());
+                self.keep(changes, &record.info());
                 Ok(record)
             }
             Err(RecordError::Conflict) => Err(DirectoryError::ChannelExists),
@@ -379,8 +478,40 @@ impl<E: Engine> Directory<E> {
         }
     }
 
+    fn changes(&self) -> u64 {
+        self.changes.load(Ordering::SeqCst)
+    }
+
+    /// Remembers what a channel was when it was read, if nothing has changed since.
+    fn keep(&self, changes: u64, channel: &ChannelInfo) {
+        bound(&self.channels);
+        bound(&self.channel_ids);
+        if let Entry::Vacant(place) = self.channels.entry(channel.id) {
+            if self.changes() != changes {
+                return;
+            }
+            place.insert(channel.clone());
+        }
+        let is_named = self.channel_ids.get(&*channel.name).is_some_and(|id| *id == channel.id);
+        if !is_named {
+            // If it has got another name meanwhile, whoever asks for this one sees that.
+            self.channel_ids.insert(Box::from(&*channel.name), channel.id);
+        }
+    }
+
+    /// Remembers that a user was a member, if nothing has changed since.
+    fn keep_member(&self, changes: u64, channel: ChannelId, user: UserId) {
+        bound(&self.members);
+        if let Entry::Vacant(place) = self.members.entry((channel, user))
+            && self.changes() == changes
+        {
+            place.insert(());
+        }
+    }
+
     /// Remembers what a channel is now.
     pub fn learn(&self, channel: ChannelInfo) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         bound(&self.channels);
         bound(&self.channel_ids);
         self.channel_ids.insert(Box::from(&*channel.name), channel.id);
@@ -392,6 +523,7 @@ impl<E: Engine> Directory<E> {
 
     /// Remembers a channel no more, which was deleted, and has its data removed.
     pub fn forget(&self, channel: ChannelId) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         if let Some((_, before)) = self.channels.remove(&channel) {
             self.channel_ids.remove_if(&*before.name, |_, id| *id == channel);
         }
@@ -400,6 +532,7 @@ impl<E: Engine> Directory<E> {
 
     /// Remembers a member no more, who was removed.
     pub fn forget_member(&self, channel: ChannelId, user: UserId) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
         self.members.remove(&(channel, user));
     }
 
@@ -425,6 +558,19 @@ impl<E: Engine> Directory<E> {
         self.user_ids.insert(subject.into(), id);
         self.keep_name(id, name.into());
         Ok(id)
+    }
+
+    /// The user of this token subject, under whatever name; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn user_of(&self, subject: &str) -> Result<Option<UserId>, DirectoryError> {
+        let known = self.user_ids.get(subject).map(|id| *id);
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = self.engine.get(Table::Users, &format!("subject:{subject}")).await?;
+        found.map(|found| Ok(UserId(parse::<NumberRecord>(&found)?.id))).transpose()
     }
 
     /// A user's display name; `None` if nobody has this number.
@@ -458,6 +604,66 @@ impl<E: Engine> Directory<E> {
         let owner = self.engine.get(Table::Users, &format!("subject:{subject}")).await?;
         let Some(owner) = owner else { return Ok(None) };
         Ok((parse::<NumberRecord>(&owner)?.id == id.0).then_some(subject))
+    }
+
+    /// Who a user is, in one read. Only for a number that is in a log: others may be nobody's.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn person(&self, id: UserId) -> Result<Option<Person>, DirectoryError> {
+        let found = self.engine.get(Table::Users, &format!("id:{}", id.0)).await?;
+        let record = found.as_ref().map(parse::<UserRecord>).transpose()?;
+        Ok(record.map(|UserRecord { subject, name }| Person { subject, name }))
+    }
+
+    /// Lists by name what an older version has only by number: public channels and users. Goes on where
+    /// it was interrupted, and is over at once when it has been done.
+    ///
+    /// # Errors
+    /// When the records cannot be read or written.
+    pub async fn index_older(&self) -> Result<(), DirectoryError> {
+        for table in [Table::Channels, Table::Users] {
+            let key = format!("indexed:{}", table.name());
+            loop {
+                let found = self.engine.get(Table::Counters, &key).await?;
+                let expect =
+                    found.as_ref().map_or(Expect::Absent, |it| Expect::Revision(it.revision));
+                let done = found.map(|found| parse::<Indexed>(&found)).transpose()?;
+                let Indexed { after, is_over } = done.unwrap_or_default();
+                if is_over {
+                    break;
+                }
+                let page = self.engine.scan(table, "id:", after.as_deref(), SCAN_STEP).await?;
+                let is_over = page.len() < SCAN_STEP;
+                let after = page.last().map(|(key, _)| key.clone());
+                let mut derived = Vec::new();
+                for (key, record) in page {
+                    let id = records::last_number(&key).ok_or(DirectoryError::Damaged)?;
+                    if table == Table::Channels {
+                        derived.extend(self.listed(ChannelId(id), &record).await?);
+                    } else {
+                        let UserRecord { name, .. } = parse(&record)?;
+                        derived.push(named(&name, UserId(id), true));
+                    }
+                }
+                let step = format(&Indexed { after, is_over });
+                self.engine.put_with(Table::Counters, &key, step, expect, derived).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The records of a channel of an older version, unless it is a number that lost its name.
+    async fn listed(
+        &self,
+        id: ChannelId,
+        record: &Versioned,
+    ) -> Result<Vec<Derived>, DirectoryError> {
+        let record = ChannelRecord::parse(id, record)?;
+        let owner = self.engine.get(Table::Channels, &name_key(&record.name)).await?;
+        let owner = owner.map(|owner| parse::<NameRecord>(&owner)).transpose()?;
+        let is_owner = owner.is_some_and(|owner| owner.id == id.0);
+        Ok(if is_owner { record.derived().collect() } else { Vec::new() })
     }
 
     /// The users of this name, by number, and no more than a search answers.

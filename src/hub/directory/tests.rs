@@ -110,3 +110,53 @@ async fn numbers_are_reserved_in_blocks_and_never_twice() {
     }
     assert_eq!(numbers.first(), Some(&1));
 }
+
+#[tokio::test]
+async fn what_an_older_version_knows_by_number_is_listed_by_name() {
+    let engine = engine();
+    for (table, key, value) in [
+        (Table::Channels, "id:1", r#"{"name":"lobby","epoch":7}"#),
+        (Table::Channels, "id:2", r#"{"name":"lobby","epoch":8}"#),
+        (Table::Channels, "name:lobby", r#"{"id":2}"#),
+        (Table::Users, "id:5", r#"{"subject":"u5","name":"ada"}"#),
+    ] {
+        engine.put(table, key, value.into(), Expect::Absent).await.unwrap();
+    }
+    let directory = Directory::new(Arc::new(engine.clone()));
+    for _ in 0..2 {
+        directory.index_older().await.unwrap();
+        let listed = engine.scan(Table::PublicChannels, "", None, 9).await.unwrap();
+        let [(name, record)] = &listed[..] else { panic!("{listed:?}") };
+        let record: ChannelRecord = parse(record).unwrap();
+        assert_eq!((name.as_str(), record.id, record.epoch), ("lobby", 2, 8));
+        assert_eq!(directory.users_named("ada").await, Ok(vec![UserId(5)]));
+    }
+}
+
+#[tokio::test]
+async fn what_was_read_before_a_change_is_not_remembered_after_it() {
+    let directory = Directory::new(Arc::new(engine()));
+    let made = directory.create_channel(&Settings::open("lobby"), None, 1_000).await.unwrap();
+    let before = made.info();
+    let after = ChannelInfo { name: "hall".into(), access: Access::Private, ..before.clone() };
+    let reading = directory.changes();
+    directory.learn(after.clone());
+    directory.keep(reading, &before);
+    assert_eq!(directory.cached_channel(before.id), Some(after.clone()));
+    assert_eq!(directory.cached_channel_by_name("lobby"), None);
+    assert_eq!(directory.cached_channel_by_name("hall"), Some(after.clone()));
+    let reading = directory.changes();
+    directory.forget(before.id);
+    directory.keep(reading, &after);
+    assert_eq!(directory.cached_channel(before.id), None);
+    assert_eq!(directory.cached_channel_by_name("hall"), None);
+    let user = UserId(1);
+    let member = ChannelRef::Id(after.id);
+    directory.keep(directory.changes(), &after);
+    let reading = directory.changes();
+    directory.forget_member(after.id, user);
+    directory.keep_member(reading, after.id, user);
+    assert_eq!(directory.cached_channel_for(user, &member), None);
+    directory.keep_member(directory.changes(), after.id, user);
+    assert_eq!(directory.cached_channel_for(user, &member), Some(after));
+}

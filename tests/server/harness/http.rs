@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpSocket, TcpStream},
+    sync::OnceCell,
 };
 
 use super::within;
@@ -181,7 +182,42 @@ impl Api {
         let stream = within("a connection", TcpStream::connect(self.server)).await.unwrap();
         let token = self.token.as_ref().map(|it| format!("Authorization: Bearer {it}\r\n"));
         let head = format!("{}{head}", token.unwrap_or_default());
-        exchange(stream, method, path, &head, body).await
+        let answer = exchange(stream, method, path, &head, body).await;
+        is_documented(self.server, method, path, &answer).await;
+        answer
+    }
+}
+
+/// Holds an answer against the OpenAPI document of the server.
+async fn is_documented(server: SocketAddr, method: &str, path: &str, answer: &Answer) {
+    // All servers of the tests that have accounts have the same one, and others a part of it.
+    static DOCUMENT: OnceCell<serde_json::Value> = OnceCell::const_new();
+    let document = DOCUMENT.get_or_init(async || {
+        let (_, document) = get(server, "/openapi.json").await;
+        serde_json::from_str(&document).unwrap()
+    });
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
+    let parts: Vec<_> = path.split('/').collect();
+    let likeness = |template: &str| {
+        let like: Vec<_> = template.split('/').collect();
+        let same = parts.iter().zip(&like).filter(|(part, like)| part == like).count();
+        let is_like = like.len() == parts.len()
+            && parts
+                .iter()
+                .zip(&like)
+                .all(|(part, like)| part == like || (like.starts_with('{') && !part.is_empty()));
+        is_like.then_some(same)
+    };
+    let paths = document.await["paths"].as_object().unwrap();
+    let named = paths.iter().filter_map(|(name, item)| Some((likeness(name)?, name, item)));
+    let Some((_, name, item)) = named.max_by_key(|(likeness, ..)| *likeness) else { return };
+    let Some(operation) = item.get(method.to_lowercase()) else { return };
+    let described = &operation["responses"][answer.status.to_string()];
+    assert!(described.is_object(), "{method} {name} has no {}: {}", answer.status, answer.text);
+    if answer.status >= 400 {
+        let code = format!("{} ({})", answer.name(), answer.body["code"]);
+        let said = described["description"].as_str().unwrap();
+        assert!(said.contains(&code), "{method} {name} {}: {code}: {said}", answer.status);
     }
 }
 
