@@ -15,7 +15,7 @@ fn main() -> ExitCode {
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("hubbub: {}", cli::sentence(&error));
-            ExitCode::FAILURE
+            error.exit_code()
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The commands: what they take, and what they can fail of.
 
-use std::{error::Error, future::Future, io, path::PathBuf};
+use std::{error::Error, future::Future, io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use hubbub::{
@@ -30,6 +30,7 @@ pub(crate) mod serve;
 mod smoke;
 mod tail;
 pub(crate) mod terminal;
+mod transfer;
 
 /// A self-hosted realtime chat server: durable, ordered channels over WebSocket.
 #[derive(Debug, Parser)]
@@ -62,6 +63,10 @@ enum Command {
     Send(send::SendArgs),
     /// Follow a channel until Ctrl-C
     Tail(tail::TailArgs),
+    /// Read messages from a file into a running server; 2 is the exit code if lines were invalid
+    Import(transfer::ImportArgs),
+    /// Write messages of a running server to a file, as `import` reads them
+    Export(transfer::ExportArgs),
     /// Try a running server from end to end, as after a deployment, and leave nothing behind
     Smoke(smoke::SmokeArgs),
     /// Say what an error code or close code means
@@ -86,6 +91,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Chat(args) => block_on(chat::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Tail(args) => block_on(tail::run(args)),
+        Command::Import(args) => block_on(transfer::import(args)),
+        Command::Export(args) => block_on(transfer::export(args)),
         Command::Smoke(args) => block_on(smoke::run(args)),
         Command::Explain(args) => explain::run(&args),
     }
@@ -205,6 +212,8 @@ pub(crate) enum CliError {
     NotConfirmed,
     #[error("{server} is not well: {step} failed")]
     Smoke { server: String, step: &'static str },
+    #[error(transparent)]
+    Transfer(#[from] transfer::TransferError),
     #[error("interrupted")]
     Interrupted,
     #[error("there is no code {0}; `hubbub explain` lists all")]
@@ -225,6 +234,14 @@ impl CliError {
     /// Whether the reader of our output has gone away.
     pub(crate) fn is_closed_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// What the shell is told: 1, or 2 where most was done.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Transfer(transfer::TransferError::Invalid { .. }) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
     }
 
     /// The server's refusal behind it, if it is one.
