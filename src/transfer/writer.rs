@@ -20,7 +20,7 @@ use std::{
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use thiserror::Error;
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
     time::{sleep, timeout},
 };
 
@@ -105,6 +105,9 @@ pub struct Writer<E> {
     past: Past<E>,
     window: Window,
     under_way: Option<UnderWay>,
+    /// Held while authors are looked up: chunks that come together have the same ones, and the engine
+    /// has other readers.
+    numbering: Arc<Mutex<()>>,
 }
 
 /// A channel that is imported to.
@@ -166,6 +169,7 @@ impl<E: Engine> Writer<E> {
             channels: HashMap::new(),
             window: Window::default(),
             under_way: None,
+            numbering: Arc::default(),
         }
     }
 
@@ -207,7 +211,9 @@ impl<E: Engine> Writer<E> {
         match work {
             Work::Number(authors, reply) => {
                 let (directory, known) = (Arc::clone(&self.directory), Arc::clone(&self.authors));
+                let numbering = Arc::clone(&self.numbering);
                 tokio::spawn(async move {
+                    let _alone = numbering.lock().await;
                     // Who asked may be gone.
                     let _ = reply.send(number_all(&directory, &known, authors).await);
                 });

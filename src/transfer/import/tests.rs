@@ -15,6 +15,7 @@ use crate::{
     engine::{
         ReadError, Refusal, Table,
         memory::{Fault, MemoryEngine, Stage},
+        sqlite::{self, SqliteOptions},
     },
     log::{
         batch::Batch,
@@ -375,6 +376,36 @@ async fn a_body_that_stands_still_ends_its_import() {
     let error = site.importer.import(body).await.unwrap_err();
     assert_eq!(error.why, ImportFailure::Stalled);
     assert_eq!(error.report.stats.added, 1);
+}
+
+#[tokio::test]
+async fn what_sqlite_holds_is_known_after_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let plain = many(3_000);
+    let with_ids: String =
+        (0..300).map(|at| line("ada", 9_000 + at / 7, "b", &format!(r#","id":"n{at}""#))).collect();
+    let late = line("ada", 1_001, "late", "");
+    for (text, added) in
+        [(plain.clone(), 3_000), (with_ids.clone(), 300), (plain + &with_ids + &late, 1), (late, 0)]
+    {
+        let engine = Arc::new(sqlite::open(dir.path(), SqliteOptions::default()).unwrap());
+        let directory = Arc::new(Directory::new(Arc::clone(&engine)));
+        let options = ImportOptions {
+            message_bytes_max: 1_000,
+            on_thread_start: Arc::new(|| {}),
+            imported: Arc::new(|_, _, _| {}),
+        };
+        let importer = Importer::start(Arc::clone(&engine), directory, options).unwrap();
+        let stats = importer.import(whole(&text)).await.unwrap().stats;
+        assert_eq!(stats.added, added);
+        assert_eq!(stats.added + stats.known, text.lines().count() as u64);
+        drop(importer);
+        engine.close();
+        // The importer's thread gives its handle back a moment after its mailbox has closed.
+        while Arc::strong_count(&engine) > 1 {
+            tokio::task::yield_now().await;
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
