@@ -18,7 +18,7 @@ use super::{
     ConnectionKey, Format, Ticket,
     directory::ChannelInfo,
     fanout::{Delivery, Subscriber},
-    rights::Judge,
+    rights::{Judge, Rights},
     sequencer::{Accepted, Draft, Outcome, Sequencer},
 };
 use crate::{
@@ -147,6 +147,9 @@ pub struct Channel {
     waiting: Vec<Waiting>,
     /// Something was committed that the read of the log under way may have passed by: look again.
     is_stale: bool,
+    /// The engine has not answered an append. Whatever a read finds meanwhile, there is no other: its
+    /// answer could not be told from the first one's.
+    is_appending: bool,
     /// A catch-up read is under way, or will be: appends wait for it.
     is_catching_up: bool,
     /// Pages that are being read.
@@ -214,6 +217,7 @@ impl Channel {
             sequencer: Sequencer::default(),
             waiting: Vec::new(),
             is_stale: false,
+            is_appending: false,
             is_catching_up: false,
             history_reads: 0,
             junk: 0,
@@ -224,6 +228,12 @@ impl Channel {
     #[must_use]
     pub const fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// The settings and members, if they are known.
+    #[must_use]
+    pub fn rights(&self) -> Option<&Rights> {
+        self.rights.known()
     }
 
     /// Entries that extended no chain and were skipped.
@@ -238,6 +248,7 @@ impl Channel {
         self.state != State::Loading
             && !self.rights.is_reading()
             && self.is_idle()
+            && !self.is_appending
             && !self.is_catching_up
             && self.waiting.is_empty()
             && self.live.is_empty()
@@ -254,7 +265,10 @@ impl Channel {
     /// Whether [`Channel::next_append`] would form a batch, or read what it needs for that.
     #[must_use]
     pub fn is_ready_to_append(&self) -> bool {
-        self.state == State::Ready && !self.is_catching_up && self.sequencer.is_ready()
+        self.state == State::Ready
+            && !self.is_appending
+            && !self.is_catching_up
+            && self.sequencer.is_ready()
     }
 
     /// Takes a publish in. It is answered when it is durable.
@@ -287,12 +301,14 @@ impl Channel {
         let mut ended = Vec::new();
         let end = |ticket, outcome| ended.push((ticket, outcome));
         let append = self.sequencer.next_batch(self.id, &self.head, id, now_ms, judge, end);
+        self.is_appending = append.is_some();
         effects.extend(append.map(Effect::Append));
         effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
     }
 
     /// The engine's answer to the append in flight.
     pub fn appended(&mut self, answer: Result<Cursor, AppendError>, effects: &mut Vec<Effect>) {
+        self.is_appending = false;
         let Some(append) = self.sequencer.in_flight() else { return };
         match answer {
             // Where a lost race can land in the log, only the log tells who won it.
@@ -543,9 +559,12 @@ impl Channel {
         // arrive there, so only the same batch may follow: if the first try wins, the second is
         // told `Moved` and this function finds the first. Once the end has moved on, the place is
         // taken for good and its drafts can go into another batch.
-        let Some(append) = self.sequencer.in_flight() else { return };
+        let Some(append) = self.sequencer.in_flight().filter(|_| !self.is_appending) else {
+            return;
+        };
         if append.after == self.head.cursor {
             effects.push(Effect::Append(append.clone()));
+            self.is_appending = true;
         } else {
             self.sequencer.retake();
         }

@@ -406,3 +406,28 @@ fn outsiders_of_a_channel_that_becomes_private_are_gone() {
     let left: Vec<_> = told.iter().filter(|it| it.ends_with("leaves")).collect();
     assert_eq!(left, ["#3 leaves"], "{told:?}");
 }
+
+#[test]
+fn there_is_one_append_at_a_time_whatever_is_read_meanwhile() {
+    let mut held = Held::open();
+    held.publish(1, OWNER);
+    held.settle();
+    held.publish(2, OWNER);
+    held.turn();
+    let appends = |held: &Held| held.wanted.iter().filter(|it| is_append(it)).count();
+    for is_beaten in [false, true] {
+        if is_beaten {
+            held.place(&[message()]);
+        }
+        held.act(Channel::catch_up);
+        while let Some(read) = held.wanted.iter().position(|it| matches!(it, Effect::Read(..))) {
+            held.wanted.swap(0, read);
+            held.answer(|it| matches!(it, Effect::Read(..)));
+        }
+        held.turn();
+        assert_eq!(appends(&held), 1);
+    }
+    held.told();
+    held.settle();
+    assert_eq!(held.told(), ["3 to all", "published 3"]);
+}
