@@ -15,6 +15,10 @@ mod resume;
 mod history;
 mod idempotency;
 
+mod members;
+mod private;
+mod quota;
+
 mod auth;
 mod ban;
 mod expiry;

@@ -423,7 +423,7 @@ fn flatten(messages: proto::Messages) -> Vec<Message> {
             user: record.user_id,
             body: match record.content {
                 Some(proto::record::Content::Body(body)) => body,
-                content => panic!("message {sequence} says {content:?}"),
+                content => format!("{content:?}"),
             },
         })
         .collect()
