@@ -17,7 +17,10 @@ mod idempotency;
 
 mod api_document;
 mod channels_http;
+mod members;
 mod messages_http;
+mod private;
+mod quota;
 mod webhooks;
 
 mod auth;

@@ -21,9 +21,9 @@ use crate::harness::{TestServer, within};
 /// Of each kind, for one comparison.
 const SAMPLES: usize = 2_000;
 /// Below this probability two samples are of two distributions.
-const P_MIN: f64 = 0.01;
+pub(crate) const P_MIN: f64 = 0.01;
 /// Comparisons that chance does not refuse all: at most once in a million runs.
-const COMPARISONS: u32 = 3;
+pub(crate) const COMPARISONS: u32 = 3;
 
 /// Where nobody has logged in before.
 const STRANGER: (Ipv4Addr, u16) = (Ipv4Addr::new(127, 9, 9, 9), 0);
@@ -128,7 +128,7 @@ async fn an_unknown_user_is_answered_as_a_wrong_password_is() {
 }
 
 /// How probable it is that two samples of one distribution differ by as much as these. Sorts them.
-fn same_distribution(one: &mut [f64], other: &mut [f64]) -> f64 {
+pub(crate) fn same_distribution(one: &mut [f64], other: &mut [f64]) -> f64 {
     one.sort_unstable_by(f64::total_cmp);
     other.sort_unstable_by(f64::total_cmp);
     let (n, m) = (one.len() as f64, other.len() as f64);

@@ -133,6 +133,12 @@ async fn what_an_older_version_knows_by_number_is_listed_by_name() {
     }
 }
 
+#[test]
+fn what_is_read_in_the_place_of_a_missing_record_is_one() {
+    assert!(decoy::<NameRecord>(DECOY_NAME).is_some());
+    assert!(decoy::<ChannelRecord>(DECOY_CHANNEL).is_some());
+}
+
 #[tokio::test]
 async fn what_was_read_before_a_change_is_not_remembered_after_it() {
     let directory = Directory::new(Arc::new(engine()));

@@ -2,6 +2,7 @@
 //! nothing; [`Bystander`], who must not notice anything; [`Socket`], for bytes that no client sends.
 
 mod bystander;
+pub(crate) mod channels;
 mod http;
 mod peer;
 mod server;
