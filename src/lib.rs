@@ -22,6 +22,8 @@ pub mod edge;
 pub mod connection;
 pub mod websocket;
 
+pub mod transfer;
+
 pub mod wire;
 
 pub mod hub;

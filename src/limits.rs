@@ -177,6 +177,12 @@ pub const CALLS_MAX: usize = 8_192;
 /// How long the edge waits for the answer to a call. Beyond it: 503, and a retry tells what became of
 /// it.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of records in a page of history over HTTP. Beyond it: the page ends, with at least one record.
+pub const HISTORY_PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of an `Idempotency-Key`. Beyond it: `bad_request`.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 64;
+/// Webhooks of one channel. Beyond it: `too_many`.
+pub const WEBHOOKS_PER_CHANNEL_MAX: usize = 32;
 /// Pause before the removal of a deleted channel's data that failed is tried again.
 pub const DELETION_PAUSE: Duration = Duration::from_secs(10);
 /// How long a name is kept for a channel that is about to have it. Beyond it: it is free.
@@ -404,6 +410,8 @@ pub const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Age at which an HTTP connection, not a WebSocket, is asked to end. Bounds readers that take no
 /// answer.
 pub const HTTP_AGE_MAX: Duration = Duration::from_secs(60);
+/// How long an export or import on a connection of that age may not move. Beyond it: cut.
+pub const TRANSFER_STALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an HTTP connection may go on after it was asked to end. Beyond it: cut.
 pub const HTTP_CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of a file with a certificate or its key. A larger one is not that.
@@ -513,3 +521,91 @@ const _: () = assert!(BATCH_BYTES_MAX < TRANSACTION_BYTES_MAX, "a transaction ho
 const _: () = assert!(BATCH_BYTES_MAX < CHAIN_BYTES_MAX, "a chain holds a full batch");
 const _: () = assert!(WAL_LOOK_BYTES < WAL_CHECKPOINT_BYTES, "a due checkpoint is seen soon");
 const _: () = assert!(WAL_CHECKPOINT_BYTES < WAL_BYTES_MAX, "a checkpoint comes before the bound");
+
+/// Bytes of a piece of an export, which waits until the piece before it was taken. All but the last
+/// have as many. What is made of one batch comes on top while it is cut.
+pub const EXPORT_CHUNK_BYTES: usize = 64 * 1024;
+/// Bytes of one read of the log for an export. One is read ahead.
+pub const EXPORT_READ_BYTES_MAX: usize = 256 * 1024;
+/// Channels that an export reads at once.
+pub const EXPORT_CHANNELS_PER_PAGE: usize = 256;
+/// Members in one line of an export. More: another line of the same channel.
+pub const EXPORT_MEMBERS_PER_LINE: usize = 1_000;
+/// Bytes of users that an export remembers, with what the table takes for each. Beyond it: all are
+/// forgotten and read again.
+pub const EXPORT_USERS_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Users that an export reads at once, so that it leaves room in the mailbox of the log readers.
+pub const EXPORT_USERS_PER_READ: usize = 16;
+/// Pause of an export that finds too many reads waiting.
+pub const EXPORT_BUSY_PAUSE: Duration = Duration::from_millis(50);
+/// Tries of an export that finds too many reads waiting. Beyond it: it ends with that error.
+pub const EXPORT_TRIES_MAX: usize = 200;
+/// Bytes of a line of an import, whose body may be all escapes. Beyond it: an invalid line, of which no
+/// more is kept.
+#[must_use]
+pub const fn import_line_bytes_max(message_bytes_max: usize) -> usize {
+    message_bytes_max.saturating_mul(6).saturating_add(4 * 1024)
+}
+/// Bytes of the id of an imported message. Beyond it: an invalid line.
+pub const IMPORT_ID_BYTES_MAX: usize = 64;
+/// How deep the values of a line of an import may lie, as `serde_json` counts. Beyond it: an invalid
+/// line.
+pub const IMPORT_DEPTH_MAX: usize = 128;
+/// Bytes of an import that a worker decodes at a time, but for a single line that is longer.
+pub const IMPORT_CHUNK_BYTES: usize = 256 * 1024;
+/// Threads that decode imports.
+pub const IMPORT_DECODERS: usize = 2;
+/// Imports at the same time. Beyond it: refused as busy.
+pub const IMPORTS_MAX: usize = 4;
+/// Chunks and blocks of one import between its body and the log. When so many are, no more of the body
+/// is read.
+pub const IMPORT_CHUNKS_MAX: usize = 16;
+/// Chunks that wait for a decoder, and blocks that wait for the writer. When full, imports wait: those
+/// that were dropped leave theirs behind.
+pub const IMPORT_JOBS_MAX: usize = IMPORTS_MAX * IMPORT_CHUNKS_MAX;
+/// Authors whose numbers the importer keeps in memory. Beyond it: all are forgotten and asked for again.
+pub const IMPORT_AUTHORS_CACHED_MAX: usize = 65_536;
+/// Invalid lines that the answer to an import names. The others are counted.
+pub const IMPORT_INVALID_LINES_TOLD_MAX: usize = 100;
+/// Ranges of time of which the importer keeps what was imported. Beyond it: read from the log again.
+pub const IMPORT_SPANS_HELD_MAX: usize = 64;
+/// Records in one range of time that the importer looks up as a whole, but for those of one moment and
+/// for lines that are not in the order of their times. Beyond it: another range.
+pub const IMPORT_SPAN_RECORDS: u64 = 4_096;
+/// Bytes of one read of the log when an import looks for what is there.
+pub const IMPORT_READ_BYTES_MAX: usize = 1024 * 1024;
+/// Lines that came late, of all channels, that the importer keeps in memory. Beyond it: each is looked
+/// up by itself.
+pub const IMPORT_STRAGGLERS_HELD_MAX: usize = 1024 * 1024;
+/// Such lines in one page when they are read.
+pub const IMPORT_STRAGGLERS_PER_SCAN: usize = 4_096;
+/// Record bytes from which an import's next commit takes no further block.
+pub const IMPORT_WINDOW_BYTES: usize = 4 * 1024 * 1024;
+/// Records from which it takes none.
+pub const IMPORT_WINDOW_RECORDS: usize = 65_536;
+/// Largest body that an import takes, whatever else may be published. Beyond it: an invalid line.
+pub const IMPORT_BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// What a line that came late takes of a commit beside its record.
+pub const IMPORT_STRAGGLER_BYTES: usize = 192;
+/// Channels that the importer keeps loaded. Beyond it, those with nothing to commit are let go.
+pub const IMPORT_CHANNELS_LOADED_MAX: usize = 4_096;
+/// Channels that an import commits to at the same time. The next follow as these are done.
+pub const IMPORT_CHAINS_MAX: usize = 512;
+/// Authors that are looked up at the same time.
+pub const IMPORT_LOOKUPS_MAX: usize = 256;
+/// Tries to commit a chain while others write to the channel, or the engine cannot tell. Beyond it: the
+/// import ends.
+pub const IMPORT_ATTEMPTS_MAX: usize = 64;
+/// Pause before a commit is tried again whose outcome the engine could not tell.
+pub const IMPORT_PAUSE: Duration = Duration::from_millis(50);
+/// How long an import waits for more of its body. Beyond it: the import ends.
+pub const IMPORT_BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the importer keeps what it has loaded when nobody imports.
+pub const IMPORT_IDLE: Duration = Duration::from_secs(1);
+/// Identities of the lines of a channel's newest moment that are kept in memory. Beyond it: they are
+/// read from the log.
+pub const IMPORT_MOMENT_MAX: usize = 262_144;
+const _: () = assert!(
+    IMPORT_WINDOW_BYTES + 2 * IMPORT_CHUNK_BYTES + IMPORT_BODY_BYTES_MAX < CHAIN_BYTES_MAX,
+    "a chain holds all of a commit"
+);

@@ -1,6 +1,6 @@
 //! Flags → configuration → the chosen command → exit code.
 
-use std::{error::Error, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser as _;
 
@@ -14,25 +14,8 @@ fn main() -> ExitCode {
         // Whoever read our output has what they wanted.
         Err(error) if error.is_closed_pipe() => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("hubbub: {}", sentence(&error));
-            ExitCode::FAILURE
+            eprintln!("hubbub: {}", cli::sentence(&error));
+            error.exit_code()
         }
     }
-}
-
-/// An error and its causes, in one line.
-fn sentence(error: &dyn Error) -> String {
-    let mut sentence = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let clause = error.to_string();
-        // A transparent error repeats the words of its cause.
-        if !sentence.ends_with(&clause) {
-            sentence.push_str(": ");
-            sentence.push_str(&clause);
-        }
-        cause = error.source();
-    }
-    // Some of it may be the server's words.
-    cli::terminal::escape(&sentence).into_owned()
 }

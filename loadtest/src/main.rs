@@ -8,7 +8,7 @@
 //! (everything in one document) → `report` (what people see of it). Beside it: `server` (a server of
 //! our own, and what it uses), `profile` (flamegraphs), `capacity` and `compare` (many runs),
 //! `ceiling` (the generator alone), `peers` (hubbub beside others, with a generator of its own),
-//! `crash` (kills and power cuts).
+//! `crash` (kills and power cuts), and what is asked over HTTP: `posts`, `quota`, `import`, `growth`.
 
 use std::process::ExitCode;
 
@@ -19,14 +19,19 @@ mod capacity;
 mod ceiling;
 mod compare;
 mod crash;
+mod growth;
+mod import;
 mod latency;
 mod outcome;
 mod peers;
+mod posts;
 mod profile;
+mod quota;
 mod report;
 mod run;
 mod scenario;
 mod server;
+mod spread;
 mod swarm;
 
 #[derive(Parser)]
@@ -56,6 +61,14 @@ enum Command {
     PeersFloor(peers::floor::Flags),
     /// Kills the server again and again under writers, and looks for what it lost.
     Crash(crash::Flags),
+    /// Measures posts over HTTP, beside a service in Python.
+    Posts(posts::Flags),
+    /// Posts beyond a channel's quota while the server is killed, and looks for what it holds.
+    Quota(quota::Flags),
+    /// Measures imports, beside Python that parses the same file, and counts what came of each line.
+    Import(import::Flags),
+    /// Measures what is asked of a server while millions of messages are put into it.
+    Growth(growth::Flags),
     /// Draws folded stacks as a flamegraph.
     Draw(profile::Flags),
 }
@@ -137,6 +150,10 @@ fn run(arguments: Arguments) -> Result<Verdict, Failure> {
                 Command::Peers(flags) => peers::run(flags, arguments.json).await,
                 Command::PeersFloor(_) => unreachable!("it has ended above"),
                 Command::Crash(flags) => crash::run(flags, arguments.json).await,
+                Command::Posts(flags) => posts::run(flags, arguments.json).await,
+                Command::Quota(flags) => quota::run(flags, arguments.json).await,
+                Command::Import(flags) => import::run(flags, arguments.json).await,
+                Command::Growth(flags) => growth::run(flags, arguments.json).await,
                 Command::Draw(flags) => profile::run(&flags),
             }
         };

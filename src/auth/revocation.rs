@@ -45,8 +45,9 @@ pub enum Revoked {
 
 /// A part of the feed.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = RevocationPage)]
 pub struct Page {
-    /// Ascending, at most [`crate::limits::REVOCATIONS_PER_PAGE_MAX`].
+    /// In ascending order of their numbers.
     pub revocations: Vec<Revocation>,
     /// The newest number of the whole feed; what is asked for next is what comes after the last of
     /// `revocations`, or after this if there are none.

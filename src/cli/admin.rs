@@ -1,17 +1,17 @@
 //! How a command of the operator asks a running server: on its internal port, with the secret of its
 //! data directory.
 
-use std::{error::Error, path::PathBuf};
+use std::{error::Error, io, path::PathBuf};
 
 use bytes::Bytes;
 use clap::Args;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, Limited, combinators::UnsyncBoxBody};
 use hubbub::{
     config::{self, Config, Flags},
     edge::admin_access::{self, Secret, SecretError},
     limits::{CLIENT_HTTP_BODY_BYTES_MAX, CLIENT_HTTP_TIMEOUT},
 };
-use hyper::{Method, Request, StatusCode, Uri, header};
+use hyper::{Method, Request, Response, StatusCode, Uri, body::Incoming, header};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -82,8 +82,11 @@ pub(super) struct Admin {
     /// `http://ADDRESS:PORT`.
     url: String,
     secret: Secret,
-    http: Client<HttpConnector, Full<Bytes>>,
+    http: Client<HttpConnector, Body>,
 }
+
+/// What a request carries: a whole, or what comes part by part.
+pub(super) type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 impl DataArgs {
     /// The data directory that is meant: a server in this folder, under this environment, would use
@@ -150,39 +153,60 @@ impl Admin {
         path: &str,
         body: Option<&Value>,
     ) -> Result<(StatusCode, Bytes), AdminError> {
-        let url = &self.url;
-        let unreachable = |source: Box<dyn Error + Send + Sync>| AdminError::Unreachable {
-            url: url.clone(),
-            source,
+        let body = Full::from(body.map(ToString::to_string).unwrap_or_default());
+        let body = body.map_err(|never| match never {}).boxed_unsync();
+        let exchange = async {
+            let answer = self.open(method, path, "application/json", body).await?;
+            let status = answer.status();
+            Ok((status, self.whole(answer).await?))
         };
+        let answered = tokio::time::timeout(CLIENT_HTTP_TIMEOUT, exchange).await;
+        answered.unwrap_or_else(|_| Err(self.timed_out()))
+    }
+
+    /// Begins a request, and answers what a server answers that does it. However long that takes.
+    pub(super) async fn open(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Body,
+    ) -> Result<Response<Incoming>, AdminError> {
+        let url = &self.url;
         let request = Request::builder()
             .method(method)
             .uri(format!("{url}{path}"))
             .header(header::AUTHORIZATION, format!("Bearer {}", self.secret.expose()))
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Full::from(body.map(ToString::to_string).unwrap_or_default()))
-            .map_err(|error| unreachable(error.into()))?;
-        let exchange = async {
-            let answer = self.http.request(request).await.map_err(|error| {
-                // The layers around it say only that a client failed to connect.
-                unreachable(innermost(&error).into())
-            })?;
-            let (head, body) = answer.into_parts();
-            let body = Limited::new(body, CLIENT_HTTP_BODY_BYTES_MAX).collect().await;
-            Ok((head.status, body.map_err(unreachable)?.to_bytes()))
-        };
-        let answered = tokio::time::timeout(CLIENT_HTTP_TIMEOUT, exchange).await;
-        let (status, body) =
-            answered.unwrap_or_else(|_| Err(AdminError::TimedOut { url: url.clone() }))?;
+            .header(header::CONTENT_TYPE, content_type)
+            .body(body)
+            .map_err(|error| self.unreachable(error.into()))?;
+        // The layers around it say only that a client failed to connect.
+        let answer = self.http.request(request).await;
+        let answer = answer.map_err(|error| self.unreachable(innermost(&error).into()))?;
+        let status = answer.status();
         if status.is_success() {
-            return Ok((status, body));
+            return Ok(answer);
         }
-        Err(match serde_json::from_slice::<Problem>(&body) {
+        Err(match serde_json::from_slice::<Problem>(&self.whole(answer).await?) {
             Ok(Problem { title, detail, name, code }) => {
                 AdminError::Refused { message: detail.unwrap_or(title), name, code }
             }
             Err(_) => AdminError::Unintelligible { url: url.clone(), status },
         })
+    }
+
+    /// The body of an answer that is not large.
+    pub(super) async fn whole(&self, answer: Response<Incoming>) -> Result<Bytes, AdminError> {
+        let body = Limited::new(answer.into_body(), CLIENT_HTTP_BODY_BYTES_MAX).collect().await;
+        Ok(body.map_err(|error| self.unreachable(error))?.to_bytes())
+    }
+
+    pub(super) fn unreachable(&self, source: Box<dyn Error + Send + Sync>) -> AdminError {
+        AdminError::Unreachable { url: self.url.clone(), source }
+    }
+
+    pub(super) fn timed_out(&self) -> AdminError {
+        AdminError::TimedOut { url: self.url.clone() }
     }
 }
 

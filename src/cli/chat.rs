@@ -28,9 +28,10 @@ use tokio::sync::{mpsc, watch};
 use super::{
     CliError,
     channel::not_created,
-    feed::{Feed, names_of},
+    feed::{Feed, Names, change_in_words, name, names_of},
     login::{LoginArgs, connect},
     send::{no_channel, stdin_lines},
+    tail::rfc3339,
     terminal::{Style, TerminalGuard, escape},
 };
 
@@ -90,7 +91,7 @@ async fn chat(client: &Client, args: &ChatArgs) -> Result<(), CliError> {
     };
     screen.print(&style.note(&opening(args, &page, SystemTime::now())))?;
     for message in &page.messages {
-        screen.print(&row(message, names.get(&message.user).map_or("", |name| name), style))?;
+        screen.print(&row(message, &names, style))?;
     }
 
     let own = Own::default();
@@ -111,14 +112,14 @@ async fn chat(client: &Client, args: &ChatArgs) -> Result<(), CliError> {
             // What has been delivered is printed before the end is noticed.
             biased;
             delivery = feed.next() => {
-                let (delivery, name) = delivery?;
+                let delivery = delivery?;
                 let echo = matches!(
                     &delivery,
                     Delivery::Message(Message { client_message_id: Some(id), .. })
                         if own.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
                 );
                 if !echo {
-                    screen.print(&delivered(&delivery, &name, style))?;
+                    screen.print(&delivered(&delivery, feed.names(), style))?;
                 }
             }
             Some(report) = reports.recv() => screen.print(&style.note(&report))?,
@@ -229,9 +230,9 @@ fn edited_lines(prompt: &str) -> Result<(Screen, mpsc::Receiver<io::Result<Strin
 }
 
 /// What a delivery looks like.
-fn delivered(delivery: &Delivery, name: &str, style: Style) -> String {
+fn delivered(delivery: &Delivery, names: &Names, style: Style) -> String {
     match delivery {
-        Delivery::Message(message) => row(message, name, style),
+        Delivery::Message(message) => row(message, names, style),
         Delivery::Gap { from, to } => {
             let count = to.0.saturating_sub(from.0).saturating_add(1);
             style.note(&format!("-- {count} messages are not shown: {from} to {to} --"))
@@ -242,8 +243,18 @@ fn delivered(delivery: &Delivery, name: &str, style: Style) -> String {
     }
 }
 
-fn row(message: &Message, name: &str, style: Style) -> String {
-    format!("{}: {}", style.name(&escape(name)), escape(&message.body))
+fn row(message: &Message, names: &Names, style: Style) -> String {
+    if let Some(change) = &message.change {
+        let words = change_in_words(change, message.user, names);
+        return style.note(&format!("-- {} --", escape(&words)));
+    }
+    let row =
+        format!("{}: {}", style.name(&escape(name(names, message.user))), escape(&message.body));
+    match message.written_at_ms {
+        // Among others it would be taken for as new as they are.
+        Some(written_at_ms) => format!("{} {row}", style.note(&rfc3339(written_at_ms))),
+        None => row,
+    }
 }
 
 /// The first line.
@@ -252,7 +263,7 @@ fn opening(args: &ChatArgs, page: &HistoryPage, now: SystemTime) -> String {
     let past = match page.messages.last() {
         None => "nothing was said yet".to_owned(),
         Some(last) => {
-            let last = UNIX_EPOCH + Duration::from_millis(last.timestamp_ms.min(1 << 50));
+            let last = UNIX_EPOCH + Duration::from_millis(last.time_ms().min(1 << 50));
             let age = now.duration_since(last).unwrap_or_default();
             format!("the last message is {} old", rough(age))
         }
@@ -293,32 +304,57 @@ mod tests {
     use std::time::Duration;
 
     use hubbub::{
-        client::{Delivery, Message},
-        log::place::{Sequence, UserId},
+        client::{Change, Delivery, Message},
+        log::{
+            place::{Sequence, UserId},
+            settings::{Role, Settings},
+        },
     };
 
     use super::{delivered, rough};
     use crate::cli::terminal::Style;
 
-    #[test]
-    fn neither_a_name_nor_a_body_can_forge_a_row() {
-        let message = Message {
+    fn message(body: &str) -> Message {
+        Message {
             sequence: Sequence(1),
             user: UserId(1),
-            body: "hi\nada: I resign\x1b[1A".to_owned(),
+            body: body.to_owned(),
+            change: None,
             timestamp_ms: 0,
+            written_at_ms: None,
             client_message_id: None,
-        };
-        let style = Style::of_stdout();
-        let row = delivered(&Delivery::Message(message), "eve\r\nada", style);
+        }
+    }
+
+    fn shown(message: Message, name: &str) -> String {
+        let names = [(UserId(1), name.into())].into();
+        delivered(&Delivery::Message(message), &names, Style::of_stdout())
+    }
+
+    #[test]
+    fn neither_a_name_nor_a_body_can_forge_a_row() {
+        let row = shown(message("hi\nada: I resign\x1b[1A"), "eve\r\nada");
         assert!(!row.contains(['\n', '\r']), "{row}");
         assert!(row.contains("ada: I resign\\u{1b}[1A"), "{row}");
+        let topic = Settings { topic: "x\nada: I resign".to_owned(), ..Settings::open("lobby") };
+        let settings = Message { change: Some(Change::Settings(topic)), ..message("") };
+        assert!(!shown(settings, "eve\r\nada").contains(['\n', '\r']));
+    }
+
+    #[test]
+    fn a_change_is_a_note_and_an_imported_message_has_its_own_time() {
+        let joined = Change::Member(UserId(1), Some(Role::Member));
+        let row = shown(Message { change: Some(joined), ..message("") }, "ada");
+        assert!(row.contains("-- ada has joined --"), "{row}");
+        let imported = Message { written_at_ms: Some(1_700_000_000_123), ..message("hi") };
+        let row = shown(imported, "ada");
+        assert!(row.contains("2023-11-14T22:13:20.123Z") && row.ends_with("hi"), "{row}");
     }
 
     #[test]
     fn a_gap_says_how_much_is_missing() {
         let gap = Delivery::Gap { from: Sequence(3), to: Sequence(12) };
-        let row = delivered(&gap, "", Style::of_stdout());
+        let row = delivered(&gap, &[].into(), Style::of_stdout());
         assert!(row.contains("10 messages are not shown: 3 to 12"), "{row}");
     }
 

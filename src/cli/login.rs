@@ -56,6 +56,13 @@ pub(crate) struct ServerArgs {
     /// The server
     #[arg(long, value_name = "URL", default_value = DEFAULT_SERVER)]
     server: ServerUrl,
+    #[command(flatten)]
+    secrets: SecretArgs,
+}
+
+/// What is believed of a server, and shown to it.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct SecretArgs {
     /// File with the certificates, as PEM, of which one must have signed the server's; only with
     /// https:// [default: the system's]
     #[arg(long, value_name = "FILE")]
@@ -79,6 +86,16 @@ pub(crate) struct LoginArgs {
 }
 
 impl LoginArgs {
+    /// Who acts as this user at this server.
+    pub(super) const fn at(
+        server: ServerUrl,
+        name: String,
+        auth: Option<ServerUrl>,
+        secrets: SecretArgs,
+    ) -> Self {
+        Self { name, auth, server: ServerArgs { server, secrets } }
+    }
+
     /// A command line for the same user, server and auth service, to be pasted.
     pub(super) fn command(&self, words: &str) -> String {
         let command = self.server.command(words);
@@ -89,11 +106,11 @@ impl LoginArgs {
     }
 
     /// Where the tokens come from.
-    fn auth_url(&self) -> Result<ServerUrl, CliError> {
+    pub(super) fn auth_url(&self) -> Result<ServerUrl, CliError> {
         match &self.auth {
             None => self.server.url(),
             // Each that speaks TLS may be signed by whom the file names.
-            Some(auth) => match &self.server.ca {
+            Some(auth) => match &self.server.secrets.ca {
                 Some(ca) if auth.is_secure() => {
                     Ok(auth.clone().signed_by(Authorities::in_file(ca)?))
                 }
@@ -107,7 +124,7 @@ impl ServerArgs {
     /// The server, and who must have signed its certificate.
     pub(super) fn url(&self) -> Result<ServerUrl, CliError> {
         let server = self.server.clone();
-        match &self.ca {
+        match &self.secrets.ca {
             None => Ok(server),
             Some(_) if !server.is_secure() => Err(CliError::CaWithoutTls(server.to_string())),
             Some(ca) => Ok(server.signed_by(Authorities::in_file(ca)?)),
@@ -117,7 +134,7 @@ impl ServerArgs {
     /// A command line for the same server, to be pasted.
     pub(super) fn command(&self, words: &str) -> String {
         let command = command(&self.server.to_string(), words);
-        match &self.ca {
+        match &self.secrets.ca {
             None => command,
             Some(ca) => format!("{command} --ca {}", ca.display()),
         }
@@ -125,12 +142,12 @@ impl ServerArgs {
 
     /// Whether the password takes up standard input.
     pub(super) fn reads_stdin(&self) -> bool {
-        self.password_file.as_deref() == Some(Path::new("-"))
+        self.secrets.password_file.as_deref() == Some(Path::new("-"))
     }
 
     /// The password that was named on the command line or in the environment.
     pub(super) fn password(&self) -> Result<Option<String>, CliError> {
-        if let Some(path) = &self.password_file {
+        if let Some(path) = &self.secrets.password_file {
             return read_password(path).map(Some);
         }
         if let Some(password) = env::var_os("HUBBUB_PASSWORD") {
@@ -223,8 +240,34 @@ fn is_login_refused(error: &ClientError) -> bool {
     }
 }
 
+/// Logs in, and answers an access token.
+pub(super) async fn access_token(args: &LoginArgs) -> Result<String, CliError> {
+    let accounts = Accounts::new(args.auth_url()?, None);
+    let named = args.server.password()?;
+    let place = Place::of(accounts.server(), &args.name).filter(|_| named.is_none());
+    if let Some(place) = &place {
+        match place.fresh(&accounts, None).await {
+            Ok(Some(login)) => return Ok(login.into_access_token()),
+            Ok(None) => {}
+            Err(RenewError::Saved(error)) => return Err(error),
+            Err(RenewError::Token(error)) if error.again() => return Err(error.into()),
+            Err(RenewError::Token(_)) => place.remove(),
+        }
+    }
+    let password = match named {
+        Some(password) => password,
+        None => prompt(&format!("Password for {}: ", args.name))?,
+    };
+    let token = accounts.token(&args.name, &password).await;
+    let token = token.map_err(|error| not_logged_in(error, args))?;
+    if let Some(place) = place {
+        place.save(&SavedLogin::new(&token, SystemTime::now()))?;
+    }
+    Ok(token.access_token)
+}
+
 /// Waits for the first connection, but not for a second attempt.
-async fn settled(client: Client, args: &LoginArgs) -> Result<Client, CliError> {
+pub(super) async fn settled(client: Client, args: &LoginArgs) -> Result<Client, CliError> {
     let mut state = client.state();
     loop {
         match &*state.borrow_and_update() {

@@ -1,6 +1,6 @@
 //! The commands: what they take, and what they can fail of.
 
-use std::{future::Future, io, path::PathBuf};
+use std::{error::Error, future::Future, io, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use hubbub::{
@@ -27,8 +27,10 @@ mod program;
 mod saved;
 mod send;
 pub(crate) mod serve;
+mod smoke;
 mod tail;
 pub(crate) mod terminal;
+mod transfer;
 
 /// A self-hosted realtime chat server: durable, ordered channels over WebSocket.
 #[derive(Debug, Parser)]
@@ -52,7 +54,7 @@ enum Command {
     /// Make accounts, and administer them
     #[command(subcommand)]
     Account(account::AccountCommand),
-    /// Make channels
+    /// Make, find and change channels, and say who is in them
     #[command(subcommand)]
     Channel(channel::ChannelCommand),
     /// Read and write a channel in the terminal; /quit or Ctrl-D leaves
@@ -61,6 +63,12 @@ enum Command {
     Send(send::SendArgs),
     /// Follow a channel until Ctrl-C
     Tail(tail::TailArgs),
+    /// Read messages from a file into a running server; 2 is the exit code if lines were invalid
+    Import(transfer::ImportArgs),
+    /// Write messages of a running server to a file, as `import` reads them
+    Export(transfer::ExportArgs),
+    /// Try a running server from end to end, as after a deployment, and leave nothing behind
+    Smoke(smoke::SmokeArgs),
     /// Say what an error code or close code means
     Explain(explain::ExplainArgs),
 }
@@ -83,6 +91,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Chat(args) => block_on(chat::run(args)),
         Command::Send(args) => block_on(send::run(args)),
         Command::Tail(args) => block_on(tail::run(args)),
+        Command::Import(args) => block_on(transfer::import(args)),
+        Command::Export(args) => block_on(transfer::export(args)),
+        Command::Smoke(args) => block_on(smoke::run(args)),
         Command::Explain(args) => explain::run(&args),
     }
 }
@@ -96,6 +107,23 @@ fn block_on(command: impl Future<Output = Result<(), CliError>>) -> Result<(), C
     // A name lookup may still hang in its own thread; nobody wants it any more.
     runtime.shutdown_background();
     result
+}
+
+/// An error and its causes, in one line.
+pub(crate) fn sentence(error: &dyn Error) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let clause = error.to_string();
+        // A transparent error repeats the words of its cause.
+        if !sentence.ends_with(&clause) {
+            sentence.push_str(": ");
+            sentence.push_str(&clause);
+        }
+        cause = error.source();
+    }
+    // Some of it may be the server's words.
+    terminal::escape(&sentence).into_owned()
 }
 
 /// Why a command failed.
@@ -172,6 +200,20 @@ pub(crate) enum CliError {
     },
     #[error("the channel ends at {head}, before {since}")]
     SinceAhead { since: u64, head: u64 },
+    #[error("there is no user {0} here; who is to be found must have logged in once")]
+    NoUser(String),
+    #[error("{count} users have the name {name}: {numbers}; give the number of one of them")]
+    ManyUsers { count: usize, name: String, numbers: String },
+    #[error("{0} is no user's number; such a one looks like #7")]
+    UserNumber(String),
+    #[error("name what is to change, as --topic; `--help` lists all")]
+    NothingToChange,
+    #[error("nothing is removed without --yes, or your word on a terminal")]
+    NotConfirmed,
+    #[error("{server} is not well: {step} failed")]
+    Smoke { server: String, step: &'static str },
+    #[error(transparent)]
+    Transfer(#[from] transfer::TransferError),
     #[error("interrupted")]
     Interrupted,
     #[error("there is no code {0}; `hubbub explain` lists all")]
@@ -192,6 +234,14 @@ impl CliError {
     /// Whether the reader of our output has gone away.
     pub(crate) fn is_closed_pipe(&self) -> bool {
         matches!(self, Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe)
+    }
+
+    /// What the shell is told: 1, or 2 where most was done.
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self {
+            Self::Transfer(transfer::TransferError::Invalid { .. }) => ExitCode::from(2),
+            _ => ExitCode::FAILURE,
+        }
     }
 
     /// The server's refusal behind it, if it is one.

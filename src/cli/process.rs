@@ -18,8 +18,7 @@ use hubbub::{
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
-use super::CliError;
-use crate::sentence;
+use super::{CliError, sentence};
 
 /// What runs until it is told to stop.
 pub(super) trait Process: Send + 'static {

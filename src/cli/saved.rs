@@ -66,6 +66,11 @@ impl SavedLogin {
         }
     }
 
+    /// What is shown to the server.
+    pub(super) fn into_access_token(self) -> String {
+        self.access_token
+    }
+
     /// Whether the token holds long enough to be used.
     fn holds(&self, now: SystemTime) -> bool {
         self.expires_at.is_none_or(|at| {

@@ -11,14 +11,15 @@ use std::{
 
 use clap::Args;
 use hubbub::{
-    client::{Client, ClientError, Delivery, HistoryFrom, Message},
+    client::{Change, Client, ClientError, Delivery, HistoryFrom, Message},
     log::place::{Epoch, Position, Sequence},
 };
 use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
     CliError,
-    feed::{Feed, names_of},
+    feed::{Feed, Names, change_in_words, name, names_of},
     login::{LoginArgs, connect},
     send::no_channel,
     terminal::{Style, escape},
@@ -50,6 +51,9 @@ struct Line<'a> {
     user: &'a str,
     user_id: u32,
     body: &'a str,
+    /// What changed, of an entry that is no message.
+    #[serde(flatten)]
+    change: Option<Value>,
 }
 
 pub(crate) async fn run(args: TailArgs) -> Result<(), CliError> {
@@ -74,12 +78,12 @@ async fn follow(client: &Client, args: &TailArgs) -> Result<(), CliError> {
         let mut feed = Feed::new(client, subscription);
         loop {
             match feed.next().await? {
-                (Delivery::Message(message), name) => {
+                Delivery::Message(message) => {
                     at.sequence = message.sequence;
-                    printer.print(&message, &name, at.epoch)?;
+                    printer.print(&message, feed.names(), at.epoch)?;
                 }
-                (Delivery::Gap { .. }, _) => break,
-                (Delivery::Reset { head }, _) => {
+                Delivery::Gap { .. } => break,
+                Delivery::Reset { head } => {
                     eprintln!("hubbub: the channel began anew; what was read so far is void");
                     at = Position { sequence: Sequence::ZERO, ..head };
                 }
@@ -126,8 +130,7 @@ async fn catch_up(
         }
         let names = names_of(client, &page.messages).await;
         for message in &page.messages {
-            let name = names.get(&message.user).map_or("", |name| name);
-            printer.print(message, name, page.epoch)?;
+            printer.print(message, &names, page.epoch)?;
             position.sequence = message.sequence;
         }
     }
@@ -139,24 +142,21 @@ struct Printer {
 }
 
 impl Printer {
-    fn print(&mut self, message: &Message, name: &str, epoch: Epoch) -> Result<(), CliError> {
-        let time = rfc3339(message.timestamp_ms);
+    fn print(&mut self, message: &Message, names: &Names, epoch: Epoch) -> Result<(), CliError> {
         let line = if self.json {
             // JSON escapes control characters by itself, and what reads it is a program.
             let line = Line {
                 sequence: message.sequence.0,
                 epoch: epoch.0,
-                time,
-                user: name,
+                time: rfc3339(message.time_ms()),
+                user: name(names, message.user),
                 user_id: message.user.0,
                 body: &message.body,
+                change: message.change.as_ref().map(|change| change_as_json(change, names)),
             };
             serde_json::to_string(&line).map_err(|error| CliError::Output(error.into()))?
         } else {
-            let (name, body) = (escape(name), escape(&message.body));
-            let style = self.style;
-            let place = style.note(&format!("{} {time}", message.sequence));
-            format!("{place} {}: {body}", style.name(&name))
+            row(message, names, self.style)
         };
         // Locked and flushed per line: a reader behind a pipe waits for whole lines.
         let mut stdout = io::stdout().lock();
@@ -164,7 +164,42 @@ impl Printer {
     }
 }
 
-fn rfc3339(timestamp_ms: u64) -> String {
+/// An entry in one line, for people.
+fn row(message: &Message, names: &Names, style: Style) -> String {
+    let prefix = style.note(&format!("{} {}", message.sequence, rfc3339(message.time_ms())));
+    match &message.change {
+        Some(change) => {
+            let words = change_in_words(change, message.user, names);
+            format!("{prefix} {}", style.note(&format!("-- {} --", escape(&words))))
+        }
+        None => {
+            let name = escape(name(names, message.user)).into_owned();
+            format!("{prefix} {}: {}", style.name(&name), escape(&message.body))
+        }
+    }
+}
+
+/// A change in the words of the HTTP API.
+fn change_as_json(change: &Change, names: &Names) -> Value {
+    match change {
+        Change::Member(user, role) => json!({ "member": {
+            "user_id": user.0,
+            "name": name(names, *user),
+            "role": role.map_or("none", |role| role.name()),
+        }}),
+        Change::Settings(settings) => json!({ "settings": {
+            "name": &*settings.name,
+            "topic": settings.topic,
+            "visibility": settings.visibility,
+            "posting": settings.posting,
+            "archived": settings.archived,
+            "quota": settings.quota,
+        }}),
+        Change::Deleted => json!({ "deleted": true }),
+    }
+}
+
+pub(super) fn rfc3339(timestamp_ms: u64) -> String {
     let time = UNIX_EPOCH.checked_add(Duration::from_millis(timestamp_ms));
     // Past the year 9999 there is no such form.
     let latest = UNIX_EPOCH + Duration::from_secs(253_402_300_799);

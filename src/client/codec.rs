@@ -8,9 +8,18 @@ use prost::Message as _;
 
 use super::error::{ProtocolError, Refusal};
 use crate::{
-    log::place::{ChannelId, ClientMessageId, Epoch, Position, Sequence, UserId},
-    wire::proto::{self, client_envelope, reply, server_envelope},
+    log::{
+        place::{ChannelId, ClientMessageId, Epoch, Position, Sequence, UserId},
+        settings::{Role, Settings},
+    },
+    wire::{
+        channels::{ChannelCommand, ChannelView, MemberView},
+        proto::{self, client_envelope, reply, server_envelope},
+        record::{role_of, settings_of},
+    },
 };
+
+mod channels;
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,7 +30,7 @@ pub(super) enum Command {
     History { channel: String, from: HistoryFrom, limit: u32 },
     Authenticate(String),
     Users(Vec<UserId>),
-    CreateChannel(String),
+    Channels(ChannelCommand),
 }
 
 /// Which page of history to ask for.
@@ -71,7 +80,11 @@ pub(super) enum Answer {
     History(HistoryPage),
     Authenticated { expires_at: u64 },
     Users(Vec<(UserId, String)>),
-    Channel { channel: ChannelId, name: String },
+    Channel(Box<ChannelView>),
+    Channels(Vec<ChannelView>, Option<String>),
+    ChannelDeleted,
+    Member(MemberView),
+    Members(Vec<MemberView>, Option<String>),
 }
 
 /// A message that is durable.
@@ -100,19 +113,45 @@ pub struct HistoryPage {
     pub head_sequence: Sequence,
 }
 
-/// A message of a channel.
+/// An entry of a channel: a message, or a change of its members or settings.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// Its place.
     pub sequence: Sequence,
-    /// Who published it.
+    /// Who published it, or made the change.
     pub user: UserId,
-    /// What they wrote; empty when it is a content of a later version of the protocol.
+    /// What they wrote; empty when it is no message, but a change or a content of a later version of
+    /// the protocol.
     pub body: String,
+    /// What changed, if it is a change. With [`Message::written_at_ms`] it is history, which was so
+    /// elsewhere, and changes nothing here.
+    pub change: Option<Change>,
     /// When it was put in order, in milliseconds since 1970.
     pub timestamp_ms: u64,
+    /// When it was written, in milliseconds since 1970, if it was imported.
+    pub written_at_ms: Option<u64>,
     /// The publisher's number for it, if any.
     pub client_message_id: Option<ClientMessageId>,
+}
+
+/// A change of a channel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// What a user is from here on; `None`: no member any more.
+    Member(UserId, Option<Role>),
+    /// What the channel is from here on.
+    Settings(Settings),
+    /// The channel is no more.
+    Deleted,
+}
+
+impl Message {
+    /// When it was written, in milliseconds since 1970. Of an imported message that is earlier than
+    /// its neighbours may be: the order is the sequence's.
+    #[must_use]
+    pub fn time_ms(&self) -> u64 {
+        self.written_at_ms.unwrap_or(self.timestamp_ms)
+    }
 }
 
 /// Consecutive messages of one channel. `first` is stated by the server even when there is no
@@ -179,9 +218,7 @@ pub(super) fn encode(id: u32, command: &Command) -> Bytes {
         Command::Users(users) => {
             Wire::Users(proto::Users { user_ids: users.into_iter().map(|user| user.0).collect() })
         }
-        Command::CreateChannel(channel_name) => {
-            Wire::CreateChannel(proto::CreateChannel { channel_name, ..Default::default() })
-        }
+        Command::Channels(command) => channels::encode(command),
     };
     proto::ClientEnvelope { id, command: Some(command) }.encode_to_vec().into()
 }
@@ -256,14 +293,17 @@ fn answer(
         reply::Result::Users(list) => Answer::Users(
             list.users.into_iter().map(|user| (UserId(user.user_id), user.name)).collect(),
         ),
-        reply::Result::Channel(channel) => {
-            Answer::Channel { channel: ChannelId(channel.channel_id), name: channel.channel_name }
+        reply::Result::Channel(channel) => Answer::Channel(Box::new(channels::channel(channel))),
+        reply::Result::Channels(list) => {
+            let channels = list.channels.into_iter().map(channels::channel).collect();
+            Answer::Channels(channels, channels::next(list.next))
         }
-        // This client asks for none of these.
-        reply::Result::Channels(_)
-        | reply::Result::ChannelDeleted(_)
-        | reply::Result::Member(_)
-        | reply::Result::Members(_) => return Err(ProtocolError::WrongReply(id)),
+        reply::Result::ChannelDeleted(_) => Answer::ChannelDeleted,
+        reply::Result::Member(member) => Answer::Member(channels::member(member)),
+        reply::Result::Members(list) => {
+            let members = list.members.into_iter().map(channels::member).collect();
+            Answer::Members(members, channels::next(list.next))
+        }
     }))
 }
 
@@ -276,19 +316,38 @@ fn run(messages: proto::Messages) -> Run {
             .records
             .into_iter()
             .zip(0..)
-            .map(|(record, index)| Message {
-                sequence: Sequence(messages.first_sequence.saturating_add(index)),
-                user: UserId(record.user_id),
-                body: match record.content {
-                    Some(proto::record::Content::Body(body)) => body,
-                    _ => String::new(),
-                },
-                timestamp_ms,
-                client_message_id: Some(record.client_message_id)
-                    .filter(|&id| id != 0)
-                    .map(ClientMessageId),
+            .map(|(record, index)| {
+                let sequence = Sequence(messages.first_sequence.saturating_add(index));
+                message(record, sequence, timestamp_ms)
             })
             .collect(),
+    }
+}
+
+fn message(record: proto::Record, sequence: Sequence, timestamp_ms: u64) -> Message {
+    use proto::record::Content;
+    let (body, change) = match record.content {
+        Some(Content::Body(body)) => (body, None),
+        Some(Content::Membership(membership)) => {
+            let (user, role) = (UserId(membership.user_id), role_of(membership.role));
+            (String::new(), Some(Change::Member(user, role)))
+        }
+        Some(Content::Settings(settings)) => {
+            (String::new(), Some(Change::Settings(settings_of(settings))))
+        }
+        Some(Content::Deletion(_)) => (String::new(), Some(Change::Deleted)),
+        None => (String::new(), None),
+    };
+    Message {
+        sequence,
+        user: UserId(record.user_id),
+        body,
+        change,
+        timestamp_ms,
+        written_at_ms: Some(record.written_at_ms).filter(|&ms| ms != 0),
+        client_message_id: Some(record.client_message_id)
+            .filter(|&id| id != 0)
+            .map(ClientMessageId),
     }
 }
 

@@ -4,6 +4,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use thiserror::Error;
 
+use super::api::ApiError;
 use crate::{
     log::place::{ChannelId, Epoch, Position, Sequence},
     wire::code::{CloseCode, ErrorCode},
@@ -228,6 +229,17 @@ pub enum TokenError {
     /// The login has run out, and there is nothing to renew it with.
     #[error("the saved login has run out")]
     Expired,
+}
+
+impl From<ApiError> for TokenError {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Refused(refusal) => Self::Refused(refusal),
+            ApiError::Unreachable { server, source } => Self::Unreachable { server, source },
+            ApiError::TimedOut { server } => Self::TimedOut { server },
+            ApiError::Unintelligible { server, status } => Self::Unintelligible { server, status },
+        }
+    }
 }
 
 impl TokenError {

@@ -3,34 +3,23 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::{HeaderMap, Method, Request, StatusCode, Uri, header};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::{
-    client::legacy::{Client, connect::HttpConnector},
-    rt::TokioExecutor,
-};
-use rustls::ClientConfig;
+use hyper::{HeaderMap, Method, header};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::{
+    api::{Api, ApiError},
     error::{Refusal, TokenError},
     options::{GetToken, ServerUrl, Token},
-    tls::Authorities,
 };
-use crate::{
-    limits::{CLIENT_CONNECT_TIMEOUT, CLIENT_HTTP_BODY_BYTES_MAX, CLIENT_HTTP_TIMEOUT},
-    wire::code::ErrorCode,
-};
+use crate::wire::code::ErrorCode;
 
 /// The accounts and tokens of one server, over HTTP or HTTPS. Cheap to clone; clones share their
 /// connections.
 #[derive(Clone, Debug)]
 pub struct Accounts {
-    server: ServerUrl,
-    http: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    api: Api,
 }
 
 /// What `POST /v1/token` answers.
@@ -45,24 +34,13 @@ impl Accounts {
     /// For the server at this address, from this local address if given.
     #[must_use]
     pub fn new(server: ServerUrl, local_address: Option<IpAddr>) -> Self {
-        let mut connector = HttpConnector::new();
-        connector.set_local_address(local_address);
-        connector.set_connect_timeout(Some(CLIENT_CONNECT_TIMEOUT));
-        connector.set_nodelay(true);
-        connector.enforce_http(false);
-        let authorities = server.authorities().cloned().unwrap_or_else(Authorities::nobody);
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(ClientConfig::clone(&authorities.config()))
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
-        Self { server, http: Client::builder(TokioExecutor::new()).build(connector) }
+        Self { api: Api::new(server, local_address) }
     }
 
     /// The server.
     #[must_use]
     pub const fn server(&self) -> &ServerUrl {
-        &self.server
+        self.api.server()
     }
 
     /// Makes an account.
@@ -126,9 +104,9 @@ impl Accounts {
     /// Whether people chat there too. An auth service apart has accounts and tokens alone; a server
     /// that cannot be asked is taken for a whole one.
     pub async fn is_hub(&self) -> bool {
-        match self.exchange(Method::GET, "/v1/ws", Bytes::new()).await {
+        match self.api.send(Method::GET, "/v1/ws", &[], Bytes::new()).await {
             // The other refusals are those of a request that is no handshake.
-            Err(TokenError::Refused(refusal)) => !refusal.is(ErrorCode::NotFound),
+            Err(ApiError::Refused(refusal)) => !refusal.is(ErrorCode::NotFound),
             _ => true,
         }
     }
@@ -136,7 +114,7 @@ impl Accounts {
     async fn ask_for_token(&self, body: &serde_json::Value) -> Result<Token, TokenError> {
         let (status, body) = self.post("/v1/token", body).await?;
         let token: TokenBody =
-            serde_json::from_slice(&body).map_err(|_| self.unintelligible(status))?;
+            serde_json::from_slice(&body).map_err(|_| self.api.unintelligible(status))?;
         Ok(Token {
             access_token: token.access_token,
             expires_in: token.expires_in.map(Duration::from_secs),
@@ -145,72 +123,9 @@ impl Accounts {
     }
 
     /// Posts JSON, and answers the body of a success.
-    async fn post(
-        &self,
-        path: &str,
-        body: &serde_json::Value,
-    ) -> Result<(StatusCode, Bytes), TokenError> {
-        self.exchange(Method::POST, path, body.to_string().into()).await
+    async fn post(&self, path: &str, body: &serde_json::Value) -> Result<(u16, Bytes), TokenError> {
+        Ok(self.api.send(Method::POST, path, &[], body.to_string().into()).await?)
     }
-
-    /// Sends JSON, and answers the body of a success.
-    async fn exchange(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<(StatusCode, Bytes), TokenError> {
-        let uri: Uri =
-            format!("{}{path}", self.server).parse().map_err(|error| self.unreachable(error))?;
-        let request = Request::builder()
-            .method(method)
-            .uri(uri)
-            .header(header::CONTENT_TYPE, "application/json")
-            .header(header::ACCEPT, "application/json")
-            .body(Full::from(body))
-            .map_err(|error| self.unreachable(error))?;
-        let exchange = async {
-            let response = self
-                .http
-                .request(request)
-                .await
-                .map_err(|error| self.unreachable(root_cause(&error)))?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, CLIENT_HTTP_BODY_BYTES_MAX)
-                .collect()
-                .await
-                .map_err(|error| self.unreachable(error))?
-                .to_bytes();
-            if head.status.is_success() {
-                Ok((head.status, body))
-            } else {
-                Err(refusal(&head.headers, &body)
-                    .map_or_else(|| self.unintelligible(head.status), TokenError::Refused))
-            }
-        };
-        tokio::time::timeout(CLIENT_HTTP_TIMEOUT, exchange)
-            .await
-            .unwrap_or_else(|_| Err(TokenError::TimedOut { server: self.server.to_string() }))
-    }
-
-    fn unreachable(
-        &self,
-        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-    ) -> TokenError {
-        TokenError::Unreachable { server: self.server.to_string(), source: source.into() }
-    }
-
-    fn unintelligible(&self, status: StatusCode) -> TokenError {
-        TokenError::Unintelligible { server: self.server.to_string(), status: status.as_u16() }
-    }
-}
-
-/// The innermost cause, in words. The layers around it say only that a client failed to connect.
-fn root_cause(mut error: &(dyn std::error::Error + 'static)) -> String {
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 /// What an RFC 9457 problem body, or the error body of a token endpoint, says of a refusal.

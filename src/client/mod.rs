@@ -11,7 +11,7 @@
 //!   and with it the replies to commands: do not wait for a publish in the task that reads.
 //!
 //! The parts: `session` (what survives a reconnect; pure), `driver` (the task), `socket` (one
-//! connection), `codec` (bytes; pure), `backoff` (pure), `http` (accounts and tokens).
+//! connection), `codec` (bytes; pure), `channels` (channels and members), `backoff` (pure), `api` (HTTP), `http` (accounts and tokens).
 
 use std::{
     collections::{HashMap, HashSet},
@@ -30,7 +30,9 @@ use tokio::{
     time::Instant,
 };
 
+mod api;
 mod backoff;
+mod channels;
 mod codec;
 mod driver;
 mod error;
@@ -40,20 +42,22 @@ mod session;
 mod socket;
 mod tls;
 
-use self::{
-    codec::{Answer, Command},
-    driver::{Driver, Item, Request},
-    session::SubscriptionKey,
-    socket::{Connect, TcpConnect},
-};
 pub use self::{
-    codec::{HistoryFrom, HistoryPage, Message, Published},
+    api::{Api, ApiError},
+    channels::{List, NewChannel},
+    codec::{Change, HistoryFrom, HistoryPage, Message, Published},
     driver::State,
     error::{ClientError, Closed, ProtocolError, Refusal, TokenError},
     http::Accounts,
     options::{GetToken, Options, ServerUrl, ServerUrlError, Token},
     session::Delivery,
     tls::{Authorities, AuthoritiesError},
+};
+use self::{
+    codec::{Answer, Command},
+    driver::{Driver, Item, Request},
+    session::SubscriptionKey,
+    socket::{Connect, TcpConnect},
 };
 use crate::{
     limits::{CLIENT_MAILBOX_MAX, CLIENT_USERS_MAX, USERS_PER_LOOKUP_MAX},
@@ -259,18 +263,6 @@ impl Client {
             }
         }
         Ok(names)
-    }
-
-    /// Makes a channel.
-    ///
-    /// # Errors
-    /// When the server refuses, or does not answer in time. After a reconnect in between,
-    /// `channel_exists` may speak of the channel that this very call made.
-    pub async fn create_channel(&self, name: &str) -> Result<ChannelId, ClientError> {
-        match self.command(Command::CreateChannel(name.to_owned()), None).await? {
-            Answer::Channel { channel, .. } => Ok(channel),
-            _ => unreachable_answer(),
-        }
     }
 
     /// Ends the connection with a goodbye. Calls under way fail with [`ClientError::ClientClosed`].

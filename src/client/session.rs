@@ -21,7 +21,7 @@ use super::{
 use crate::{
     limits::CLIENT_COMMANDS_MAX,
     log::place::{ChannelId, Position, Sequence},
-    wire::code::ErrorCode,
+    wire::{channels::ChannelCommand, code::ErrorCode},
 };
 
 /// A subscription's number within its session.
@@ -107,13 +107,34 @@ enum Kind {
     Publish,
     History,
     Users,
-    CreateChannel,
+    Channel,
+    Channels,
+    DeleteChannel,
+    Member,
+    Members,
     Subscribe(SubscriptionKey),
     Unsubscribe(ChannelId),
     Authenticate,
 }
 
 impl Kind {
+    /// What a command about channels and members is answered with.
+    fn about(command: &ChannelCommand) -> Self {
+        match command {
+            ChannelCommand::Create(_) | ChannelCommand::Get(_) | ChannelCommand::Update(..) => {
+                Self::Channel
+            }
+            ChannelCommand::List(..) | ChannelCommand::Memberships(_) => Self::Channels,
+            ChannelCommand::Delete(_) => Self::DeleteChannel,
+            ChannelCommand::Join(_)
+            | ChannelCommand::Leave(_)
+            | ChannelCommand::SetMember(..)
+            | ChannelCommand::RemoveMember(..) => Self::Member,
+            ChannelCommand::Members(..) => Self::Members,
+            ChannelCommand::FindUsers(_) => Self::Users,
+        }
+    }
+
     /// Whether the command belongs to its connection, and not to a caller.
     fn of_connection(self) -> bool {
         matches!(self, Self::Subscribe(_) | Self::Unsubscribe(_) | Self::Authenticate)
@@ -125,7 +146,11 @@ impl Kind {
             (Self::Publish, Answer::Published(_))
                 | (Self::History, Answer::History(_))
                 | (Self::Users, Answer::Users(_))
-                | (Self::CreateChannel, Answer::Channel { .. })
+                | (Self::Channel, Answer::Channel(_))
+                | (Self::Channels, Answer::Channels(..))
+                | (Self::DeleteChannel, Answer::ChannelDeleted)
+                | (Self::Member, Answer::Member(_))
+                | (Self::Members, Answer::Members(..))
                 | (Self::Subscribe(_), Answer::Subscribed { .. })
                 | (Self::Unsubscribe(_), Answer::Unsubscribed)
                 | (Self::Authenticate, Answer::Authenticated { .. })
@@ -220,7 +245,7 @@ impl<T> Session<T> {
             Command::Publish { .. } => Kind::Publish,
             Command::History { .. } => Kind::History,
             Command::Users(_) => Kind::Users,
-            Command::CreateChannel(_) => Kind::CreateChannel,
+            Command::Channels(command) => Kind::about(command),
             Command::Subscribe { .. } | Command::Unsubscribe(_) | Command::Authenticate(_) => {
                 unreachable!("the session makes these itself")
             }
@@ -474,7 +499,14 @@ impl<T> Session<T> {
                 }
                 // The connection lives on with the login that it has; see `driver.rs`.
                 Kind::Authenticate => {}
-                Kind::Publish | Kind::History | Kind::Users | Kind::CreateChannel => {
+                Kind::Publish
+                | Kind::History
+                | Kind::Users
+                | Kind::Channel
+                | Kind::Channels
+                | Kind::DeleteChannel
+                | Kind::Member
+                | Kind::Members => {
                     let at = now + pending.backoff.next(uniform, refusal.retry_after);
                     let in_time = pending.deadline().is_some_and(|deadline| at < deadline);
                     if refusal.again() && in_time {

@@ -28,12 +28,15 @@ use tokio_tungstenite::{
 };
 
 use super::{
-    Client, ClientError, Delivery, GetToken, Options, State, Subscription, TokenError,
+    Change, Client, ClientError, Delivery, GetToken, Options, State, Subscription, TokenError,
     socket::Connect,
 };
 use crate::{
     limits::CLIENT_BACKOFF_MAX,
-    log::place::{Epoch, Position, Sequence},
+    log::{
+        place::{Epoch, Position, Sequence, UserId},
+        settings::{Role, Settings},
+    },
     wire::proto::{
         self, client_envelope::Command, reply::Result as Answer, server_envelope::Envelope,
     },
@@ -453,4 +456,103 @@ async fn over_tcp_it_connects_from_the_chosen_address() {
     tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await.unwrap();
     let error = client.connected().await.unwrap_err();
     assert!(matches!(error, ClientError::Handshake { status: 403, .. }), "{error:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_channel_is_removed_by_number_and_a_retry_that_finds_none_has_done_it() {
+    let mut bench = Bench::new();
+    let mut peer = bench.welcome().await;
+    let client = bench.client.clone();
+    let deleting = tokio::spawn(async move { client.delete_channel("lobby").await });
+    let (id, command) = peer.command().await;
+    assert!(matches!(command, Command::GetChannel(_)), "{command:?}");
+    let channel = proto::Channel { channel_id: 7, ..Default::default() };
+    peer.reply(id, Answer::Channel(channel)).await;
+    let by_number = |command: Command| match command {
+        Command::DeleteChannel(delete) => {
+            assert_eq!(delete.channel, Some(proto::delete_channel::Channel::ChannelId(7)));
+        }
+        command => panic!("{command:?}"),
+    };
+    by_number(peer.command().await.1);
+    // The server has done it, and dies before it answers.
+    drop(peer);
+
+    let mut peer = bench.welcome().await;
+    let (id, command) = peer.command().await;
+    by_number(command);
+    let code = proto::error::Code::UnknownChannel.into();
+    peer.reply(id, Answer::Error(proto::Error { code, ..Default::default() })).await;
+    deleting.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_is_delivered_as_one_and_an_imported_message_has_its_own_time() {
+    use proto::record::Content;
+    let mut bench = Bench::new();
+    let mut peer = bench.welcome().await;
+    let mut subscription = bench.subscribe(&mut peer).await;
+    let record = |content, written_at_ms| {
+        let content = Some(content);
+        proto::Record { user_id: 1, client_message_id: 0, content, written_at_ms }
+    };
+    let settings = proto::Settings {
+        channel_name: "lobby-2".to_owned(),
+        visibility: proto::Visibility::Public.into(),
+        posting: proto::Posting::Everyone.into(),
+        archived: true,
+        ..Default::default()
+    };
+    let member = |role| Content::Membership(proto::Membership { user_id: 9, role });
+    let records = vec![
+        record(member(proto::Role::Owner.into()), 0),
+        record(member(0), 0),
+        record(Content::Settings(settings), 0),
+        record(Content::Body("from elsewhere".to_owned()), 500),
+        record(Content::Deletion(proto::Deletion {}), 0),
+    ];
+    let messages = proto::Messages { channel_id: 7, first_sequence: 1, timestamp_ms: 900, records };
+    peer.send(Envelope::Messages(messages)).await;
+    let mut delivered = Vec::new();
+    for _ in 0..5 {
+        match subscription.next().await {
+            Some(Ok(Delivery::Message(message))) => delivered.push(message),
+            delivery => panic!("{delivery:?}"),
+        }
+    }
+    let changes: Vec<_> = delivered.iter().map(|message| message.change.clone()).collect();
+    let archived = Settings { archived: true, ..Settings::open("lobby-2") };
+    let expected = [
+        Some(Change::Member(UserId(9), Some(Role::Owner))),
+        Some(Change::Member(UserId(9), None)),
+        Some(Change::Settings(archived)),
+        None,
+        Some(Change::Deleted),
+    ];
+    assert_eq!(changes, expected);
+    assert_eq!((delivered[0].body.as_str(), delivered[0].time_ms()), ("", 900));
+    assert_eq!((delivered[3].body.as_str(), delivered[3].time_ms()), ("from elsewhere", 500));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_read_page_by_page() {
+    let mut bench = Bench::new();
+    let mut peer = bench.welcome().await;
+    let client = bench.client.clone();
+    let listing = tokio::spawn(async move {
+        let first = client.my_channels(None).await.unwrap();
+        let second = client.my_channels(first.next.clone()).await.unwrap();
+        (first, second)
+    });
+    for (after, next) in [("", "AAEC"), ("AAEC", "")] {
+        let (id, command) = peer.command().await;
+        let Command::ListMemberships(list) = command else { panic!("{command:?}") };
+        assert_eq!(list.after, after);
+        let channel = proto::Channel { channel_name: "lobby".to_owned(), ..Default::default() };
+        let list = proto::ChannelList { channels: vec![channel], next: next.to_owned() };
+        peer.reply(id, Answer::Channels(list)).await;
+    }
+    let (first, second) = listing.await.unwrap();
+    assert_eq!(&*first.items[0].settings.name, "lobby");
+    assert_eq!((first.next.as_deref(), second.next), (Some("AAEC"), None));
 }

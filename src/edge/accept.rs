@@ -5,7 +5,14 @@
 //! waiting for a head, so it ends with the same deadline. A TLS handshake counts as part of the first
 //! head: it has the connection's place and its deadline, and holds up nobody else.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use axum::{Router, body::Body};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
@@ -97,6 +104,47 @@ impl Permits {
 /// Of so many open files, those that connections do not get.
 fn kept_files(files: u64) -> u64 {
     (files / 100 * limits::OPEN_FILES_KEPT_PERCENT).min(limits::OPEN_FILES_KEPT)
+}
+
+/// The streams of one connection that may take longer than a request should, and whether they move.
+#[derive(Clone, Debug, Default)]
+pub struct Transfers {
+    under_way: Arc<AtomicUsize>,
+    moves: Arc<AtomicU64>,
+}
+
+/// One of [`Transfers`], until it is dropped.
+#[derive(Debug)]
+pub struct Transfer(Transfers);
+
+impl Transfers {
+    /// One more.
+    #[must_use]
+    pub fn begin(self) -> Transfer {
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        Transfer(self)
+    }
+
+    fn any(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) > 0
+    }
+
+    fn moves(&self) -> u64 {
+        self.moves.load(Ordering::Relaxed)
+    }
+}
+
+impl Transfer {
+    /// Another piece went through.
+    pub fn moved(&self) {
+        self.0.moves.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// What one connection may cost.
@@ -255,8 +303,11 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     bounds: &Bounds,
     mut shutdown: watch::Receiver<bool>,
 ) {
+    let transfers = Transfers::default();
+    let watched = transfers.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
+        request.extensions_mut().insert(transfers.clone());
         request.extensions_mut().insert(permit.clone());
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(hub_follows.clone());
@@ -273,12 +324,25 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     tokio::pin!(connection);
 
     // How a connection ended is its client's affair: a reset or a late head is no news.
-    tokio::select! {
+    let mut is_stopping = tokio::select! {
         _ = connection.as_mut() => return,
-        () = stopped(&mut shutdown) => {}
-        () = sleep(limits::HTTP_AGE_MAX) => {}
-    }
+        () = stopped(&mut shutdown) => true,
+        () = sleep(limits::HTTP_AGE_MAX) => false,
+    };
     connection.as_mut().graceful_shutdown();
+    // A transfer goes on for as long as it moves.
+    while !is_stopping && watched.any() {
+        let before = watched.moves();
+        tokio::select! {
+            _ = connection.as_mut() => return,
+            () = stopped(&mut shutdown) => is_stopping = true,
+            () = sleep(limits::TRANSFER_STALL_TIMEOUT) => {
+                if watched.moves() == before {
+                    return;
+                }
+            }
+        }
+    }
     let _ = timeout(limits::HTTP_CLOSE_TIMEOUT, connection).await;
 }
 

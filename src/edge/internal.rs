@@ -60,15 +60,22 @@ pub fn router(internal: Internal) -> Router {
     if let Some(admin) = internal.admin {
         routes = routes.and(admin);
     }
-    finish(routes.into_router())
+    finish(routes.described(ABOUT, ABOUT_SECRET).into_router())
 }
+
+/// What the document says first.
+const ABOUT: &str = "The internal port of hubbub: health, metrics, profiles, and what an operator \
+    does. Every refusal is a problem (RFC 9457) with a code, which each operation lists.";
+
+/// What the document says of the operator's secret.
+const ABOUT_SECRET: &str = "The secret of the data directory: what is in its file `admin-secret`.";
 
 /// The codes that a profile is refused with.
 const PROFILE_REFUSALS: &[ErrorCode] = &[ErrorCode::Busy, ErrorCode::Internal];
 
 /// Every counter and histogram.
 #[utoipa::path(
-    get, path = "/metrics", tag = "health",
+    get, path = "/metrics", tag = "health", operation_id = "get_metrics",
     responses((status = 200, description = "OpenMetrics text.", body = String,
         content_type = METRICS_CONTENT_TYPE)),
 )]

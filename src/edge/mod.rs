@@ -9,7 +9,13 @@ use std::{fmt, str::FromStr, sync::Arc};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::{auth::Auth, connection::login::Login, hub::Hub, limits::Limits, wire::Encoding};
+use crate::{
+    auth::Auth,
+    connection::login::Login,
+    hub::{Hub, desk::Desk},
+    limits::Limits,
+    wire::Encoding,
+};
 
 pub mod accept;
 pub mod address;
@@ -98,6 +104,8 @@ impl fmt::Display for Deflate {
 pub struct Edge<E> {
     /// The way into the hub.
     pub hub: Hub,
+    /// What users want of channels and members.
+    pub desk: Arc<Desk<E>>,
     /// Verifies tokens.
     pub login: Arc<Login<E>>,
     /// Accounts and tokens, when they are served here.

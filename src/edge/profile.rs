@@ -118,10 +118,10 @@ impl From<ProfileError> for Problem {
 /// Samples for as long as is asked for, and answers with folded stacks: a line for each, with the
 /// thread, the frames from the outermost to the innermost, and the number of samples.
 #[utoipa::path(
-    get, path = "/debug/profile", tag = "health",
+    get, path = "/debug/profile", tag = "health", operation_id = "take_profile",
     params(
-        ("seconds" = Option<u64>, Query, description = "For how long; 10 without it."),
-        ("hz" = Option<i32>, Query, description = "Samples a second of CPU time; 99 without it."),
+        ("seconds" = Option<u64>, Query, minimum = 1, maximum = 60, description = "For how long; 10 without it."),
+        ("hz" = Option<i32>, Query, minimum = 1, maximum = 999, description = "Samples a second of CPU time; 99 without it."),
     ),
     responses((status = 200, description = "Folded stacks.", body = String)),
 )]

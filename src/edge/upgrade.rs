@@ -271,13 +271,13 @@ fn bad_request(detail: &'static str) -> Problem {
     Problem::new(ErrorCode::BadRequest).detail(detail)
 }
 
-fn check_query(query: Option<&str>) -> Result<(), Problem> {
+pub(super) fn check_query(query: Option<&str>) -> Result<(), Problem> {
     let names = query.unwrap_or_default().split('&').filter_map(|pair| pair.split('=').next());
     for name in names {
         if TOKEN_PARAMETERS.iter().any(|parameter| name.eq_ignore_ascii_case(parameter)) {
             return Err(bad_request(
-                "a token does not belong in an address: use the Authorization header, the \
-                 hubbub.bearer subprotocol or the first frame",
+                "a token does not belong in an address: use the Authorization header, or for a \
+                 WebSocket the hubbub.bearer subprotocol or the first frame",
             ));
         }
     }

@@ -8,6 +8,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
+use tokio::sync::Mutex;
+
 use super::{
     Hub, WeakHub,
     calls::Wanted,
@@ -41,10 +43,18 @@ pub struct Desk<E> {
     directory: Arc<Directory<E>>,
     hub: WeakHub,
     cursors: ListCursors,
+    /// Held by who makes a webhook.
+    pub(super) webhooks: Mutex<()>,
 }
 
 /// Why there is no answer but a code.
-struct Refused(ErrorCode);
+pub(super) struct Refused(ErrorCode);
+
+impl From<Refused> for ErrorCode {
+    fn from(Refused(code): Refused) -> Self {
+        code
+    }
+}
 
 impl From<ErrorCode> for Refused {
     fn from(code: ErrorCode) -> Self {
@@ -76,7 +86,7 @@ impl<E: Engine> Desk<E> {
         hub: &Hub,
         cursors: ListCursors,
     ) -> Self {
-        Self { engine, directory, hub: hub.downgrade(), cursors }
+        Self { engine, directory, hub: hub.downgrade(), cursors, webhooks: Mutex::default() }
     }
 
     /// The names.
@@ -118,6 +128,15 @@ impl<E: Engine> Desk<E> {
             ChannelCommand::FindUsers(name) => self.find_users(&name).await,
         };
         done.unwrap_or_else(|Refused(code)| Reply::Refused(code.into()))
+    }
+
+    /// The channel that a user names, if the user may know of it.
+    ///
+    /// # Errors
+    /// When there is none for this user or the records cannot be read.
+    pub async fn find(&self, user: UserId, channel: &ChannelRef) -> Result<ChannelInfo, ErrorCode> {
+        let found = self.directory.channel_for(user, channel).await;
+        found.map_err(|error| Refused::from(error).into())
     }
 
     /// Publishes to a channel that the author may know of.

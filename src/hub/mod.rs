@@ -17,10 +17,13 @@ use std::{
 
 use bytes::Bytes;
 use rustls::ServerConnection;
-use tokio::sync::{
-    OwnedSemaphorePermit,
-    mpsc::{self, error::TrySendError},
-    oneshot,
+use tokio::{
+    runtime::Handle,
+    sync::{
+        OwnedSemaphorePermit,
+        mpsc::{self, error::TrySendError},
+        oneshot,
+    },
 };
 
 use self::{
@@ -51,6 +54,7 @@ pub mod revoked;
 pub mod rights;
 pub mod sequencer;
 pub mod shard;
+pub mod webhooks;
 
 /// A shard of this process, by its place: 0, 1, 2, …
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -273,12 +277,14 @@ impl Hub {
         }
     }
 
-    /// Tells the shard that owns a channel of what was imported into it. Waits while it has no room to
-    /// be told.
-    pub async fn imported(&self, imported: Imported) {
-        if let Some(owner) = self.owner(imported.channel) {
+    /// Tells the shard that owns a channel of what was imported into it. If it has no room to be told,
+    /// that is the errand of a task on this runtime.
+    pub fn imported(&self, imported: Imported, runtime: &Handle) {
+        let Some(owner) = self.owner(imported.channel) else { return };
+        if let Err(TrySendError::Full(input)) = owner.try_send(ShardInput::Imported(imported)) {
+            let owner = owner.clone();
             // An error means that the shard has ended, as the process does.
-            let _ = owner.send(ShardInput::Imported(imported)).await;
+            runtime.spawn(async move { owner.send(input).await });
         }
     }
 

@@ -172,7 +172,7 @@ impl Batch {
 
     /// The records, one by one, without the tag and the length before them.
     pub fn records(&self) -> Records<'_> {
-        Records { rest: &self.records }
+        Records::new(&self.records)
     }
 
     /// The tail of this batch's records that lies after `sequence`: its first sequence and the
@@ -212,6 +212,14 @@ pub fn put_record(records: &mut impl BufMut, record: &[u8]) {
 #[derive(Clone, Debug)]
 pub struct Records<'a> {
     rest: &'a [u8],
+}
+
+impl<'a> Records<'a> {
+    /// Those in these bytes, as [`Batch::records`] holds them.
+    #[must_use]
+    pub const fn new(records: &'a [u8]) -> Self {
+        Self { rest: records }
+    }
 }
 
 impl<'a> Iterator for Records<'a> {

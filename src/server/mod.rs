@@ -20,7 +20,7 @@ use std::{
 use thiserror::Error;
 use tokio::{
     net::{TcpListener, TcpSocket},
-    runtime::{Builder, LocalOptions, Runtime},
+    runtime::{Builder, Handle, LocalOptions, Runtime},
     sync::{mpsc, watch},
     time::{sleep, timeout},
 };
@@ -42,7 +42,7 @@ use crate::{
         Edge,
         accept::{self, Permits},
         admin_access::{self, Secret, SecretError},
-        http::{self, AuthApi, admin, health::Health, openapi::Routes},
+        http::{self, AuthApi, admin, health::Health, openapi::Routes, transfer::Bulk},
         internal::{self, Internal},
         live::Live,
         tls::TlsError,
@@ -52,7 +52,7 @@ use crate::{
         sqlite::{self, SqliteEngine, SqliteOptions},
     },
     hub::{
-        Hub, ShardInput,
+        Hub, Imported, ShardInput,
         bans::{BanError, Bans},
         crossing::{self, Arrivals, Borders},
         desk::Desk,
@@ -64,6 +64,7 @@ use crate::{
     limits::{DRAIN_CHECK_INTERVAL, DRAIN_RESERVE, LISTEN_BACKLOG, SHARD_MAILBOX_MAX},
     log::settings::Settings,
     metrics::Metrics,
+    transfer::import::{ImportOptions, Importer},
 };
 
 mod accounts_metrics;
@@ -250,6 +251,7 @@ fn start_on<E: Engine>(
     edge.block_on(directory.index_older()).map_err(StartError::Directory)?;
     edge.block_on(create_channels(&directory, &config.channels.created_at_start))?;
 
+    let plan_rest = plan.rest.clone();
     let rest = plan.rest.clone();
     let on_worker_start = move || pin(rest.as_deref());
     let data_dir = config.server.data_dir.clone();
@@ -315,7 +317,9 @@ fn start_on<E: Engine>(
         Some(auth) => admin::auth(&AuthApi::new(auth, &live, &config.limits)),
         None => Routes::new(""),
     };
-    let admin = admin.and(admin::hub(&bans));
+    let importer = importer(config, &plan_rest, &engine, &directory, &hub, edge.handle())?;
+    let bulk = Bulk::new(Arc::clone(&engine), Arc::clone(&directory), importer);
+    let admin = admin.and(admin::hub(&bans)).and(bulk.routes());
     let internal_thread = internal::spawn(
         internal_listener,
         Internal::new(health.clone(), {
@@ -338,6 +342,7 @@ fn start_on<E: Engine>(
 
     let router = http::public(Edge {
         hub: hub.clone(),
+        desk,
         login,
         auth: auth.clone(),
         health,
@@ -443,6 +448,29 @@ impl<E: Engine> Server<E> {
         }
         in_time
     }
+}
+
+/// Starts the threads that import. The shards are told of what is new.
+fn importer<E: Engine>(
+    config: &Config,
+    cores: &Option<Vec<usize>>,
+    engine: &Arc<E>,
+    directory: &Arc<Directory<E>>,
+    hub: &Hub,
+    edge: &Handle,
+) -> Result<Importer, StartError> {
+    let (hub, edge, cores) = (hub.downgrade(), edge.clone(), cores.clone());
+    let options = ImportOptions {
+        message_bytes_max: usize::try_from(config.limits.message_bytes_max.as_u64())
+            .unwrap_or(usize::MAX),
+        on_thread_start: Arc::new(move || pin(cores.as_deref())),
+        imported: Arc::new(move |channel, after, head| {
+            if let Some(hub) = hub.upgrade() {
+                hub.imported(Imported { channel, after, head }, &edge);
+            }
+        }),
+    };
+    Importer::start(Arc::clone(engine), Arc::clone(directory), options).map_err(StartError::Thread)
 }
 
 /// Ends the internal port, which tells how a drain goes and so outlives it. Blocks until then, but

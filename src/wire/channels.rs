@@ -187,7 +187,10 @@ pub(super) fn decode(command: Wire) -> Result<Result<ChannelCommand, ErrorCode>,
 
 /// A channel as a client names it. A name that no channel can have is of an unknown channel, not a
 /// bad request: a client need not know the rules to ask.
-pub(super) fn by_name(name: String) -> Result<ChannelRef, ErrorCode> {
+///
+/// # Errors
+/// The code of the refusal.
+pub fn by_name(name: String) -> Result<ChannelRef, ErrorCode> {
     if is_channel_name(&name) { Ok(ChannelRef::Name(name)) } else { Err(ErrorCode::UnknownChannel) }
 }
 

@@ -14,9 +14,10 @@ use super::{
     channels::{self, ChannelView, MemberView},
     code::ErrorCode,
     proto,
+    record::{self, Written},
 };
 use crate::log::{
-    batch::Batch,
+    batch::{Batch, Records},
     place::{ChannelId, ClientMessageId, Durability, Epoch, Position, Sequence, UserId},
 };
 
@@ -52,6 +53,18 @@ impl Run {
 
     fn part(batch: &Batch, (first_sequence, records): (Sequence, Bytes)) -> Self {
         Self { first_sequence, timestamp_ms: batch.timestamp_ms, records }
+    }
+
+    /// The records, each with its sequence. `None` in place of what is none.
+    pub fn written(&self) -> impl Iterator<Item = (Sequence, Option<Written>)> {
+        let numbers = (self.first_sequence.0..).map(Sequence);
+        numbers.zip(Records::new(&self.records).map(|record| record::read(record.ok()?)))
+    }
+
+    /// How many records there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        Records::new(&self.records).count()
     }
 
     /// The length of this run as a `Messages`.

@@ -5,6 +5,7 @@ pub mod code;
 pub mod decode;
 pub mod encode;
 pub mod record;
+pub mod stored;
 
 /// The messages of `proto/hubbub/v1`, and their proto3 JSON mapping.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used)]

@@ -5,7 +5,7 @@ use prost::{Message as _, encoding::decode_varint};
 
 use super::proto::{self, record::Content as Wire};
 use crate::log::{
-    place::UserId,
+    place::{ClientMessageId, UserId},
     settings::{Posting, Quota, Role, Settings, Visibility},
 };
 
@@ -25,6 +25,53 @@ pub enum Content {
     Deletion,
     /// Something that a later version has written, or nothing.
     Unknown,
+}
+
+/// A record, read whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Written {
+    /// Who wrote it, or did it.
+    pub user: UserId,
+    /// The author's number for it.
+    pub client_message_id: Option<ClientMessageId>,
+    /// Of an imported record: when it was written, in milliseconds since 1970; 0: the time of its
+    /// batch is its time.
+    pub written_at_ms: u64,
+    /// What it says.
+    pub said: Said,
+}
+
+/// What a record says to who reads it: an imported one too.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Said {
+    /// A message.
+    Body(String),
+    /// What a user was from there on; `None`: no member.
+    Member(UserId, Option<Role>),
+    /// What the channel was from there on.
+    Settings(Settings),
+    /// The channel is no more.
+    Deletion,
+    /// Something that a later version has written, or nothing.
+    Unknown,
+}
+
+/// Reads a record whole. `None`: it is none.
+#[must_use]
+pub fn read(record: &[u8]) -> Option<Written> {
+    let proto::Record { user_id, client_message_id, content, written_at_ms } =
+        proto::Record::decode(record).ok()?;
+    let said = match content {
+        Some(Wire::Body(body)) => Said::Body(body),
+        Some(Wire::Membership(membership)) => {
+            Said::Member(UserId(membership.user_id), role_of(membership.role))
+        }
+        Some(Wire::Settings(settings)) => Said::Settings(settings_of(settings)),
+        Some(Wire::Deletion(_)) => Said::Deletion,
+        None => Said::Unknown,
+    };
+    let client_message_id = (client_message_id != 0).then_some(ClientMessageId(client_message_id));
+    Some(Written { user: UserId(user_id), client_message_id, written_at_ms, said })
 }
 
 /// The field of a body, length-delimited: `hubbub.v1.Record.body`.
@@ -71,30 +118,51 @@ fn body_bytes(record: &[u8]) -> Option<usize> {
     decode_varint(&mut rest).ok().and_then(|length| usize::try_from(length).ok())
 }
 
+/// Whose a record is, and what else is known of one that was imported.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Whose.
+    pub user: UserId,
+    /// The user's number for it.
+    pub client_message_id: Option<ClientMessageId>,
+    /// When it was written, in milliseconds since 1970; 0: when it was put in order.
+    pub written_at_ms: u64,
+}
+
+impl From<UserId> for Origin {
+    fn from(user: UserId) -> Self {
+        Self { user, client_message_id: None, written_at_ms: 0 }
+    }
+}
+
 /// The record of a membership that changed.
-#[must_use]
-pub fn membership(by: UserId, user: UserId, role: Option<Role>) -> Bytes {
-    record(by, Wire::Membership(proto::Membership { user_id: user.0, role: role_number(role) }))
+pub fn membership(by: impl Into<Origin>, user: UserId, role: Option<Role>) -> Bytes {
+    let membership = proto::Membership { user_id: user.0, role: role_number(role) };
+    record(by.into(), Wire::Membership(membership))
 }
 
 /// The record of settings that changed.
-#[must_use]
-pub fn settings(by: UserId, settings: &Settings) -> Bytes {
-    record(by, Wire::Settings(settings_to_proto(settings)))
+pub fn settings(by: impl Into<Origin>, settings: &Settings) -> Bytes {
+    record(by.into(), Wire::Settings(settings_to_proto(settings)))
 }
 
 /// The last record of a channel.
 #[must_use]
 pub fn deletion(by: UserId) -> Bytes {
-    record(by, Wire::Deletion(proto::Deletion {}))
+    record(by.into(), Wire::Deletion(proto::Deletion {}))
 }
 
-fn record(by: UserId, content: Wire) -> Bytes {
-    let record = proto::Record { user_id: by.0, content: Some(content), ..Default::default() };
+fn record(origin: Origin, content: Wire) -> Bytes {
+    let record = proto::Record {
+        user_id: origin.user.0,
+        client_message_id: origin.client_message_id.map_or(0, |id| id.0),
+        written_at_ms: origin.written_at_ms,
+        content: Some(content),
+    };
     record.encode_to_vec().into()
 }
 
-pub(super) fn role_number(role: Option<Role>) -> i32 {
+pub(crate) fn role_number(role: Option<Role>) -> i32 {
     match role {
         None => proto::Role::Unspecified,
         Some(Role::Member) => proto::Role::Member,
@@ -105,7 +173,7 @@ pub(super) fn role_number(role: Option<Role>) -> i32 {
 }
 
 /// `None` for unspecified, and for what a later version may know.
-pub(super) fn role_of(number: i32) -> Option<Role> {
+pub(crate) fn role_of(number: i32) -> Option<Role> {
     match proto::Role::try_from(number) {
         Ok(proto::Role::Member) => Some(Role::Member),
         Ok(proto::Role::Moderator) => Some(Role::Moderator),
@@ -118,23 +186,31 @@ pub(super) fn settings_to_proto(settings: &Settings) -> proto::Settings {
     proto::Settings {
         channel_name: settings.name.to_string(),
         topic: settings.topic.clone(),
-        visibility: match settings.visibility {
-            Visibility::Public => proto::Visibility::Public,
-            Visibility::Private => proto::Visibility::Private,
-        }
-        .into(),
-        posting: match settings.posting {
-            Posting::Everyone => proto::Posting::Everyone,
-            Posting::Members => proto::Posting::Members,
-            Posting::Moderators => proto::Posting::Moderators,
-        }
-        .into(),
+        visibility: visibility_number(settings.visibility),
+        posting: posting_number(settings.posting),
         archived: settings.archived,
         quota: quota_to_proto(settings.quota),
     }
 }
 
-pub(super) fn quota_to_proto(quota: Quota) -> Option<proto::Quota> {
+pub(crate) fn visibility_number(visibility: Visibility) -> i32 {
+    match visibility {
+        Visibility::Public => proto::Visibility::Public,
+        Visibility::Private => proto::Visibility::Private,
+    }
+    .into()
+}
+
+pub(crate) fn posting_number(posting: Posting) -> i32 {
+    match posting {
+        Posting::Everyone => proto::Posting::Everyone,
+        Posting::Members => proto::Posting::Members,
+        Posting::Moderators => proto::Posting::Moderators,
+    }
+    .into()
+}
+
+pub(crate) fn quota_to_proto(quota: Quota) -> Option<proto::Quota> {
     (!quota.is_none()).then(|| proto::Quota {
         messages_max: quota.messages_max.map_or(0, Into::into),
         bytes_max: quota.bytes_max.map_or(0, Into::into),
@@ -169,7 +245,7 @@ pub(super) fn posting_of(number: i32) -> Option<Posting> {
 }
 
 /// What cannot be read is taken as the narrower: a channel is not opened by a mistake.
-fn settings_of(settings: proto::Settings) -> Settings {
+pub(crate) fn settings_of(settings: proto::Settings) -> Settings {
     Settings {
         name: settings.channel_name.into(),
         topic: settings.topic,
@@ -185,7 +261,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{log::place::ClientMessageId, wire::encode};
+    use crate::wire::encode;
 
     proptest! {
         #[test]
@@ -194,13 +270,17 @@ mod tests {
         ) {
             let id = (id != 0).then_some(ClientMessageId(id));
             let bytes = body.len();
-            let record = encode::record(UserId(user), id, body);
+            let record = encode::record(UserId(user), id, body.clone());
             prop_assert_eq!(content(&record), Content::Body { bytes });
+            let said = Said::Body(body);
+            let written =
+                Written { user: UserId(user), client_message_id: id, written_at_ms: 0, said };
+            prop_assert_eq!(read(&record), Some(written));
         }
 
         #[test]
         fn any_bytes_say_something_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-            let _ = content(&bytes);
+            let _ = (content(&bytes), read(&bytes));
         }
 
         #[test]
@@ -239,6 +319,8 @@ mod tests {
         let mut record = proto::Record::decode(&*membership(UserId(1), UserId(2), None)).unwrap();
         record.written_at_ms = 1;
         assert_eq!(content(&record.encode_to_vec()), Content::Unknown);
+        let written = read(&record.encode_to_vec()).unwrap();
+        assert_eq!((written.written_at_ms, written.said), (1, Said::Member(UserId(2), None)));
         record.content = Some(Wire::Body("hi".to_owned()));
         assert_eq!(content(&record.encode_to_vec()), Content::Body { bytes: 2 });
     }

@@ -18,7 +18,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 mod auth;
+mod channel;
 mod hub;
+mod smoke;
 
 /// How long anything may take. Far more than it does: who gets here has found a fault.
 const PATIENCE: Duration = Duration::from_secs(60);

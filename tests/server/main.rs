@@ -19,6 +19,11 @@ mod members;
 mod private;
 mod quota;
 
+mod api_document;
+mod channels_http;
+mod messages_http;
+mod webhooks;
+
 mod auth;
 mod ban;
 mod expiry;

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     root, target,
-    tools::{Command, cargo, npm_packages, python_venv},
+    tools::{Command, cargo, debian_package, npm_packages, python_venv},
 };
 
 /// Also of the folders under `target/tools`, where `loadtest peers` looks for them.
@@ -18,8 +18,11 @@ pub(crate) fn run(only_install: bool, arguments: &[String]) -> Result<ExitCode> 
     let python = python_venv(NAME, &sources.join("requirements.txt")).map(drop);
     let node = npm_packages(NAME, &sources)
         .and_then(|folder| folder.map(drop).context("there is no Node.js with npm here"));
-    let installed =
-        [("nats-server and the reference's stack", python), ("uWebSockets and ws", node)];
+    let installed = [
+        ("nats-server and the reference's stack", python),
+        ("uWebSockets and ws", node),
+        ("wrk, for `loadtest posts`,", debian_package("wrk")),
+    ];
     let mut is_whole = true;
     for (what, installed) in installed {
         if let Err(error) = installed {

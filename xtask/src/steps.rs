@@ -1,8 +1,8 @@
 //! The steps of `cargo xtask test`: one line of [`STEPS`] each, in the order in which they run.
 //!
 //! The order is that of patience: what fails fastest comes first. All steps share one target folder.
-//! Up to `python` they share the dev profile too, so clippy and rustdoc use the same checked
-//! dependencies, and the tests and the Python peer the same server; those after `release` run what
+//! Up to `interop` they share the dev profile too, so clippy and rustdoc use the same checked
+//! dependencies, and the tests and the Python peers the same server; those after `release` run what
 //! people run.
 
 use std::{env, path::PathBuf, process::ExitCode};
@@ -34,6 +34,7 @@ const STEPS: &[Step] = &[
     Step { name: "advisories", about: "cargo deny: known vulnerabilities", run: advisories },
     Step { name: "autobahn", about: "RFC 6455 and 7692, the quick part", run: autobahn::quick },
     Step { name: "python", about: "a Python client, from proto/ alone", run: python },
+    Step { name: "schemathesis", about: "the API against its documents", run: schemathesis },
     Step { name: "interop", about: "ws, websockets, aiohttp and Chromium", run: interop },
     Step { name: "fuzz", about: "the WebSocket layer and tokens: 8 s each", run: fuzz::step },
     Step { name: "release", about: "cargo build --release", run: release },
@@ -157,6 +158,16 @@ fn advisories() -> Result<Outcome> {
 /// library that is not ours, and no Rust.
 fn python() -> Result<Outcome> {
     python_peers("python", "test_*.py", |_| Ok(()))
+}
+
+/// The HTTP API against its OpenAPI documents, and the page that shows one.
+fn schemathesis() -> Result<Outcome> {
+    python_peers("schemathesis", "test_*.py", |unittest| {
+        if let Some(chromium) = chromium() {
+            unittest.env("CHROMIUM", chromium);
+        }
+        Ok(())
+    })
 }
 
 /// WebSocket libraries that are not ours, and a browser, with permessage-deflate off and on.

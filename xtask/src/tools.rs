@@ -147,6 +147,18 @@ pub(crate) fn chromium() -> Option<PathBuf> {
     names.iter().find_map(|name| places().map(|place| place.join(name)).find(|it| it.is_file()))
 }
 
+/// Installs the Debian package of a program, unless the machine has the program. Needs root.
+pub(crate) fn debian_package(program: &str) -> Result<()> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    if env::split_paths(&path).any(|place| place.join(program).is_file()) {
+        return Ok(());
+    }
+    let mut install = Command::new("apt-get");
+    install.args(["install", "--yes", "--no-install-recommends", program]);
+    install.env("DEBIAN_FRONTEND", "noninteractive");
+    succeed(program, install)
+}
+
 /// Nothing comes that is not named, with its hash.
 fn pip_install(python: &Path, requirements: &Path) -> Command {
     let mut install = Command::new(python);

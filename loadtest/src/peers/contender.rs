@@ -4,22 +4,15 @@ use std::{
     fmt, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Stdio,
-    time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use tempfile::TempDir;
-use tokio::process::{Child, Command};
+use anyhow::{Context as _, Result};
+use rustix::thread::CpuSet;
+use tokio::process::Command;
 
 use super::{dialect::Dialect, floor::Mode};
-use crate::server::{free_address, tokens};
+use crate::server::{free_address, program::Program, tokens};
 
-/// From the start of a process until it takes connections.
-const START_TIMEOUT: Duration = Duration::from_secs(20);
-/// Between two attempts to connect to it.
-const KNOCK_INTERVAL: Duration = Duration::from_millis(20);
 /// The peers' sources, put where their packages are.
 const SOURCES: [(&str, &str); 4] = [
     ("uws.mjs", include_str!("../../peers/uws.mjs")),
@@ -65,12 +58,9 @@ pub(super) struct Stable {
 /// A contender that takes connections. Dropped, it is killed.
 #[derive(Debug)]
 pub(super) struct Running {
-    child: Child,
-    pub(super) address: SocketAddr,
+    pub(super) program: Program,
     /// One for each user, if it wants some.
     pub(super) tokens: Vec<String>,
-    /// Its data and its log; dropped after the process.
-    folder: TempDir,
 }
 
 /// All that there are, in the order in which they take turns.
@@ -179,19 +169,12 @@ impl Contender {
     pub(super) async fn start(&self, stable: &Stable, users: usize) -> Result<Running> {
         let folder = tempfile::Builder::new().prefix("hubbub-peers-").tempdir()?;
         let address = free_address()?;
-        let log = fs::File::create(folder.path().join("log"))?;
-        let mut command = self.command(stable, address, folder.path())?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).kill_on_drop(true);
-        // A child inherits the cores of the thread that makes it.
-        let ours = sched_getaffinity(None)?;
-        sched_setaffinity(None, &stable.server_cores)?;
-        let child = command.spawn();
-        sched_setaffinity(None, &ours)?;
-        let child = child.with_context(|| format!("{} cannot be started", self.name))?;
-        let mut running = Running { child, address, tokens: Vec::new(), folder };
-        running.knock().await.with_context(|| format!("{} did not start", self.name))?;
+        let command = self.command(stable, address, folder.path())?;
+        let program = Program::start(command, address, folder, &stable.server_cores).await;
+        let program = program.with_context(|| format!("{} did not start", self.name))?;
+        let mut running = Running { program, tokens: Vec::new() };
         if self.is_hubbub() {
-            let data = running.folder.path().join("data");
+            let data = running.program.folder.path().join("data");
             running.tokens = tokens::sign(address, &data, users).await?;
         }
         Ok(running)
@@ -244,42 +227,6 @@ impl Stable {
         for (name, text) in SOURCES {
             fs::write(folder.join(name), text)
                 .with_context(|| format!("{} cannot be written", folder.join(name).display()))?;
-        }
-        Ok(())
-    }
-}
-
-impl Running {
-    pub(super) fn pid(&self) -> Result<u32> {
-        self.child.id().ok_or_else(|| anyhow!("it ended by itself; {}", self.last_words()))
-    }
-
-    /// Kills it, and waits until nothing of it is left.
-    pub(super) async fn kill(mut self) -> Result<()> {
-        if let Some(status) = self.child.try_wait()? {
-            bail!("it ended by itself: {status}; {}", self.last_words());
-        }
-        Ok(self.child.kill().await?)
-    }
-
-    /// The end of what it printed.
-    pub(super) fn last_words(&self) -> String {
-        let said = fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
-        let mut last: Vec<_> = said.lines().rev().take(5).collect();
-        last.reverse();
-        format!("it said last: {}", last.join(" / "))
-    }
-
-    async fn knock(&mut self) -> Result<()> {
-        let started = Instant::now();
-        while tokio::net::TcpStream::connect(self.address).await.is_err() {
-            if let Some(status) = self.child.try_wait()? {
-                bail!("it ended: {status}; {}", self.last_words());
-            }
-            if started.elapsed() > START_TIMEOUT {
-                bail!("nobody listens after {START_TIMEOUT:?}; {}", self.last_words());
-            }
-            tokio::time::sleep(KNOCK_INTERVAL).await;
         }
         Ok(())
     }

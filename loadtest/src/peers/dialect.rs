@@ -406,6 +406,7 @@ mod tests {
             user_id: 1,
             client_message_id: 2,
             content: Some(Content::Body(String::from_utf8(body.to_vec()).unwrap())),
+            written_at_ms: 0,
         };
         let records = vec![record(BODY), record(b"another")];
         let messages =

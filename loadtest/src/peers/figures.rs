@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::measure::{Carried, Rested};
+use crate::spread::Spread;
 
 /// More than this of a core, in percent, that is neither idle nor the server's nor the generator's
 /// disturbed the round. Interrupts are in it: at a million deliveries a second they take 9 alone.
@@ -50,30 +51,6 @@ pub(super) enum Came {
     },
     /// Nothing, because of this.
     Failed(String),
-}
-
-/// A median with the least and the most of what it is of.
-#[derive(Clone, Copy, PartialEq, Debug, Serialize, Deserialize)]
-pub(super) struct Spread {
-    pub(super) median: f64,
-    pub(super) least: f64,
-    pub(super) most: f64,
-}
-
-impl Spread {
-    /// `None` of nothing.
-    pub(super) fn of(values: impl IntoIterator<Item = f64>) -> Option<Self> {
-        let mut values: Vec<_> = values.into_iter().collect();
-        values.sort_by(f64::total_cmp);
-        let (&least, &most) = (values.first()?, values.last()?);
-        let middle = values.len() / 2;
-        let median = if values.len() % 2 == 1 {
-            values[middle]
-        } else {
-            f64::midpoint(values[middle - 1], values[middle])
-        };
-        Some(Self { median, least, most })
-    }
 }
 
 /// All rounds of one contender in one work.
@@ -288,14 +265,13 @@ fn ratios(
     other: &str,
     figure: impl Fn(&Came, Work) -> Option<f64>,
 ) -> Option<Spread> {
-    let ratio = |ours: &&Round| {
+    let both = |ours: &&Round| {
         let is_beside =
             |it: &&Round| it.work == ours.work && it.contender == other && it.round == ours.round;
-        let beside = figure(&all.iter().find(is_beside)?.came, ours.work)?;
-        let ratio = figure(&ours.came, ours.work)? / beside;
-        ratio.is_finite().then_some(ratio)
+        let beside = all.iter().find(is_beside).and_then(|it| figure(&it.came, ours.work));
+        (figure(&ours.came, ours.work), beside)
     };
-    Spread::of(ours.iter().filter_map(ratio))
+    Spread::of_ratios(ours.iter().map(both))
 }
 
 #[cfg(test)]
@@ -328,14 +304,6 @@ mod tests {
             Some(Medians::Carried { cpu_us_per_delivery, .. }) => cpu_us_per_delivery,
             ref other => panic!("{other:?}"),
         }
-    }
-
-    #[test]
-    fn a_median_is_the_middle_one_or_between_the_two() {
-        let spread = Spread::of([3.0, 1.0, 2.0]).unwrap();
-        assert_eq!(spread, Spread { median: 2.0, least: 1.0, most: 3.0 });
-        assert_eq!(Spread::of([4.0, 1.0]).map(|it| it.median), Some(2.5));
-        assert_eq!(Spread::of([]), None);
     }
 
     #[test]

@@ -177,9 +177,9 @@ impl Ground {
         run: impl FnOnce(&mut Generator, u32, &[usize]) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let mut running = contender.start(&self.stable, users).await?;
-        let pid = running.pid()?;
+        let pid = running.program.pid()?;
         let tokens = std::mem::take(&mut running.tokens);
-        let (address, cores) = (running.address, self.cores.clone());
+        let (address, cores) = (running.program.address, self.cores.clone());
         let host = address.to_string();
         let speaker = Speaker::new(contender.dialect(), host, tokens, self.body_bytes);
         let (tell, told) = oneshot::channel();
@@ -196,8 +196,8 @@ impl Ground {
 
 /// What a server said last is often why something went wrong with it.
 async fn end<T>(running: Running, ran: Result<T>) -> Result<T> {
-    let last_words = running.last_words();
-    let killed = running.kill().await;
+    let last_words = running.program.last_words();
+    let killed = running.program.kill().await;
     let ran = ran.context(last_words)?;
     killed?;
     Ok(ran)

@@ -24,7 +24,7 @@ use self::{
     generator::Pace,
     measure::Ground,
 };
-use crate::{Failure, Verdict, capacity::Search, ceiling::allowed_cores};
+use crate::{Failure, Verdict, capacity::Search, ceiling::allowed_cores, server::own::machine};
 
 mod books;
 mod contender;
@@ -36,7 +36,7 @@ mod mark;
 mod measure;
 mod page;
 mod plots;
-mod process;
+pub(crate) mod process;
 mod table;
 
 /// Of the work that is called after it.
@@ -96,15 +96,47 @@ pub(crate) struct Flags {
     /// Whether a server has the first core only, or the generator's too, as in production.
     #[arg(long, value_enum, default_value_t = ServerCores::One)]
     server_cores: ServerCores,
-    /// Where `cargo xtask peers` has put the peers' packages; without it, `target/tools`.
-    #[arg(long, value_name = "FOLDER")]
-    tools: Option<PathBuf>,
+    #[command(flatten)]
+    tools: Tools,
     /// Writes tables and plots into the section of this Markdown page that is marked for it.
     #[arg(long, value_name = "FILE")]
     write: Option<PathBuf>,
     /// Measures nothing, and shows what was printed with `--json` before. Can be repeated.
     #[arg(long, value_name = "FILE")]
     from: Vec<PathBuf>,
+}
+
+/// What others have made that stands beside hubbub.
+#[derive(clap::Args, Clone, Debug)]
+#[group(id = "tools-flags")]
+pub(crate) struct Tools {
+    /// Where `cargo xtask peers` has put the peers' packages; without it, `target/tools`.
+    #[arg(long, value_name = "FOLDER")]
+    tools: Option<PathBuf>,
+}
+
+impl Tools {
+    fn folder(&self) -> Result<PathBuf> {
+        if let Some(tools) = &self.tools {
+            return Ok(tools.clone());
+        }
+        // target/release/loadtest → target/tools
+        let program = std::env::current_exe()?;
+        let target = program.parent().and_then(std::path::Path::parent);
+        Ok(target.context("this program is in no folder")?.join("tools"))
+    }
+
+    /// The Python with the peers' packages.
+    pub(crate) fn python(&self) -> Result<PathBuf, Failure> {
+        let python = self.folder()?.join("venv-peers/bin/python");
+        if !python.is_file() {
+            return Err(Failure::configuration(anyhow!(
+                "there is no {}: `cargo xtask peers --install` makes it",
+                python.display()
+            )));
+        }
+        Ok(python)
+    }
 }
 
 /// Everything about a run, as `--json` prints it.
@@ -305,15 +337,7 @@ fn ground(flags: &Flags) -> Result<(Ground, String)> {
         server_cores.set(last);
     }
     sched_setaffinity(None, &only(last)).context("the generator has no core")?;
-    let tools = match &flags.tools {
-        Some(tools) => tools.clone(),
-        None => {
-            // target/release/loadtest → target/tools
-            let program = std::env::current_exe()?;
-            let target = program.parent().and_then(std::path::Path::parent);
-            target.context("this program is in no folder")?.join("tools")
-        }
-    };
+    let tools = flags.tools.folder()?;
     let server = match (first == last, flags.server_cores) {
         (true, _) => "server and generator share the only core: nothing here can be trusted".into(),
         (_, ServerCores::One) => format!("server on core {first} only, generator on core {last}"),
@@ -338,15 +362,6 @@ fn ground(flags: &Flags) -> Result<(Ground, String)> {
         window: Duration::from_secs(*seconds),
     };
     Ok((ground, setting))
-}
-
-/// The processor and the kernel, as far as the system tells.
-fn machine() -> String {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let cpu = read("/proc/cpuinfo");
-    let mut models = cpu.lines().filter_map(|line| line.strip_prefix("model name"));
-    let model = models.next().and_then(|it| it.split_once(": ")).map_or("a processor", |it| it.1);
-    format!("{model}, Linux {}", read("/proc/sys/kernel/osrelease").trim())
 }
 
 fn chosen(flags: &Flags, all: Vec<Contender>) -> Result<Vec<Contender>, Failure> {

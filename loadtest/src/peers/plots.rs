@@ -11,11 +11,13 @@ use plotters::{
 };
 
 use super::{
-    figures::{Medians, Spread, Summary, Work},
+    figures::{Medians, Summary, Work},
     page,
-    table::thousands,
 };
-use crate::report::axis::whole;
+use crate::{
+    report::{axis::whole, words::grouped as thousands},
+    spread::Spread,
+};
 
 const WIDTH: u32 = 960;
 const ROW: u32 = 26;

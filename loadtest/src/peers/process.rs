@@ -16,7 +16,7 @@ const ROUNDING: Duration = Duration::from_millis(40);
 
 /// A moment's view of a server, of the generator, and of the cores.
 #[derive(Clone, Debug)]
-pub(super) struct Probe {
+pub(crate) struct Probe {
     at: Instant,
     server: Usage,
     generator: Usage,
@@ -26,20 +26,20 @@ pub(super) struct Probe {
 
 /// Between two views, in seconds.
 #[derive(Clone, PartialEq, Debug)]
-pub(super) struct Spent {
-    pub(super) wall_s: f64,
+pub(crate) struct Spent {
+    pub(crate) wall_s: f64,
     /// Of all threads of the server, also of those that have ended.
-    pub(super) server_s: f64,
+    pub(crate) server_s: f64,
     /// Of the server's threads, by name.
-    pub(super) threads_s: BTreeMap<String, f64>,
+    pub(crate) threads_s: BTreeMap<String, f64>,
     /// Of this whole process.
-    pub(super) generator_s: f64,
+    pub(crate) generator_s: f64,
     /// Of both cores by anybody else, among them the machine below, where this one is virtual.
-    pub(super) foreign_s: f64,
+    pub(crate) foreign_s: f64,
 }
 
 impl Probe {
-    pub(super) fn take(server_pid: u32, cores: &[usize]) -> Result<Self> {
+    pub(crate) fn take(server_pid: u32, cores: &[usize]) -> Result<Self> {
         let stat = fs::read_to_string("/proc/stat").context("/proc/stat cannot be read")?;
         Ok(Self {
             at: Instant::now(),
@@ -49,12 +49,12 @@ impl Probe {
         })
     }
 
-    pub(super) fn resident_bytes(&self) -> u64 {
+    pub(crate) fn resident_bytes(&self) -> u64 {
         self.server.resident_bytes
     }
 
     /// From this one to a later one, on so many cores.
-    pub(super) fn until(&self, later: &Self, cores: usize) -> Spent {
+    pub(crate) fn until(&self, later: &Self, cores: usize) -> Spent {
         let wall_s = (later.at - self.at).as_secs_f64();
         let server_s = between(&self.server, &later.server).as_secs_f64();
         let thread = |(name, after): (&String, &Duration)| {

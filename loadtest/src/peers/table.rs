@@ -3,8 +3,12 @@
 use std::fmt::Write as _;
 
 use super::{
-    figures::{Came, Medians, Round, Spread, Summary, Work},
+    figures::{Came, Medians, Round, Summary, Work},
     measure::Carried,
+};
+use crate::{
+    report::{grid::grid, words::grouped as thousands},
+    spread::{Spread, cell as ratio},
 };
 
 /// A turn, as soon as it is over.
@@ -158,52 +162,11 @@ fn row(summary: &Summary) -> Vec<String> {
     row
 }
 
-/// The median with the least and the most.
-fn ratio(spread: Option<Spread>) -> String {
-    let Some(Spread { median, least, most }) = spread else { return "–".to_owned() };
-    format!("{median:.2} ({least:.2}–{most:.2})")
-}
-
-/// A whole number with a comma after each third digit from the right.
-pub(super) fn thousands(number: f64) -> String {
-    let digits = format!("{number:.0}");
-    let (sign, digits) = digits.strip_prefix('-').map_or(("", &*digits), |it| ("-", it));
-    let mut text = sign.to_owned();
-    for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 /// All tables for a terminal, each with what its rows do not show.
 pub(super) fn text(summaries: &[Summary]) -> String {
     let mut text = String::new();
     for Table { work, rows } in tables(summaries) {
-        let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-        // A row that is cut short says a sentence, which makes no column wide.
-        let width = |column: usize| {
-            let whole = rows.iter().filter(|row| row.len() == columns);
-            let widths = whole.map(|row| row[column].chars().count());
-            let names = rows.iter().filter(|_| column == 0).map(|row| row[0].chars().count());
-            widths.chain(names).max().unwrap_or(0)
-        };
-        let widths: Vec<_> = (0..columns).map(width).collect();
-        let _ = writeln!(text, "\n{}", work.name());
-        for row in &rows {
-            for (at, (cell, &width)) in row.iter().zip(&widths).enumerate() {
-                let _ = if at == 0 {
-                    write!(text, "{cell:<width$}")
-                } else if row.len() < columns {
-                    write!(text, "  {cell}")
-                } else {
-                    write!(text, "  {cell:>width$}")
-                };
-            }
-            text.push('\n');
-        }
+        let _ = write!(text, "\n{}\n{}", work.name(), grid(&rows));
         for remark in remarks(summaries, work) {
             let _ = writeln!(text, "{remark}");
         }
@@ -332,11 +295,5 @@ ws: could not keep up in 1 of 1 turns
             ]
         );
         assert!(remarks(&summaries, Work::Idle).is_empty());
-    }
-
-    #[test]
-    fn thousands_have_commas() {
-        let told = [0.4, 999.0, 1_000.0, 12_345_678.9, -1_234.0].map(thousands);
-        assert_eq!(told, ["0", "999", "1,000", "12,345,679", "-1,234"]);
     }
 }

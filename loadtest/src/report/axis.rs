@@ -53,6 +53,14 @@ impl Axis {
         Self { range: 0.0..steps * step, ticks }
     }
 
+    /// From the one to the other, which are no powers of ten, with labels at those between.
+    pub(super) fn log_between(least: f64, most: f64) -> Self {
+        let (start, end) = (least.max(1.0).log10(), most.max(1.0).log10());
+        let end = end.max(start + 0.5);
+        let powers = std::iter::successors(Some(start.ceil()), |power| Some(power + 1.0));
+        Self { range: start..end, ticks: powers.take_while(|it| *it <= end + 1e-9).collect() }
+    }
+
     /// Between powers of ten around these two.
     pub(super) fn log(least: f64, most: f64) -> Self {
         let most = most.max(0.01).log10();
@@ -151,6 +159,15 @@ mod tests {
         let axis = Axis::linear(425.0);
         assert_eq!((axis.range, axis.ticks.last()), (0.0..500.0, Some(&500.0)));
         assert_eq!(Axis::linear(100.0).range.end, 100.0);
+    }
+
+    #[test]
+    fn an_axis_between_two_values_ends_with_them() {
+        let axis = Axis::log_between(20_000.0, 10_000_000.0);
+        assert_eq!((axis.range.start, axis.range.end), (20_000_f64.log10(), 7.0));
+        assert_eq!(axis.ticks, [5.0, 6.0, 7.0]);
+        // One value is in the middle of nothing, but has an axis.
+        assert_eq!(Axis::log_between(10_000.0, 10_000.0).range, 4.0..4.5);
     }
 
     #[test]

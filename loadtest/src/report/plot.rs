@@ -47,7 +47,7 @@ type Drawn<'a> = Result<(), DrawingAreaErrorKind<<SVGBackend<'a> as DrawingBacke
 
 /// How a line looks: its colour and its dash.
 #[derive(Clone, Copy)]
-pub(super) enum Ink {
+pub(crate) enum Ink {
     One,
     Two,
     Three,
@@ -72,34 +72,36 @@ impl Ink {
 }
 
 /// One plot: lines over time, or over percentiles.
-pub(super) struct Plot<'a> {
+pub(crate) struct Plot<'a> {
     /// For those who cannot see it.
-    pub(super) title: &'a str,
-    pub(super) x: X<'a>,
-    pub(super) y_unit: &'a str,
-    pub(super) y: Y,
+    pub(crate) title: &'a str,
+    pub(crate) x: X<'a>,
+    pub(crate) y_unit: &'a str,
+    pub(crate) y: Y,
     /// In units.
-    pub(super) height: u32,
-    pub(super) lines: Vec<Line>,
+    pub(crate) height: u32,
+    pub(crate) lines: Vec<Line>,
 }
 
-pub(super) struct Line {
-    pub(super) name: &'static str,
-    pub(super) ink: Ink,
+pub(crate) struct Line {
+    pub(crate) name: &'static str,
+    pub(crate) ink: Ink,
     /// `None` breaks the line: nothing was measured.
-    pub(super) points: Vec<(f64, Option<f64>)>,
+    pub(crate) points: Vec<(f64, Option<f64>)>,
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum X<'a> {
+pub(crate) enum X<'a> {
     /// Seconds since the beginning of the run.
     Time { phases: &'a [PhaseSpan], chaos: &'a [Incident] },
     /// Quantiles below 1; 1 itself is the maximum.
     Percentile,
+    /// How many messages there are, by powers of ten.
+    Messages,
 }
 
 #[derive(Clone, Copy)]
-pub(super) enum Y {
+pub(crate) enum Y {
     /// From 0 to at least this.
     Linear { at_least: f64 },
     /// From the one to the other at least.
@@ -141,6 +143,7 @@ impl Plot<'_> {
         let x_label = |x: &f64| match self.x {
             X::Time { .. } => words::clock(*x),
             X::Percentile => percentile_label(*x),
+            X::Messages => tick_label(10_f64.powf(*x)),
         };
         let y_label = |y: &f64| match self.y {
             Y::Linear { .. } => tick_label(*y),
@@ -159,6 +162,7 @@ impl Plot<'_> {
                 X::Time { .. } if x_end >= 3_600.0 => "time since the run began (h:mm:ss)",
                 X::Time { .. } => "time since the run began (m:ss)",
                 X::Percentile => "percentile (each step to the right: ten times rarer)",
+                X::Messages => "messages stored",
             })
             .draw()?;
         for line in &self.lines {
@@ -177,7 +181,7 @@ impl Plot<'_> {
         root.draw(&Text::new(self.y_unit, (0, 6), text(HPos::Left, VPos::Top)))?;
         match self.x {
             X::Time { phases, chaos } => mark_time(root, self.height, across, x_end, phases, chaos),
-            X::Percentile => Ok(()),
+            X::Percentile | X::Messages => Ok(()),
         }
     }
 
@@ -188,6 +192,11 @@ impl Plot<'_> {
                 Axis::time(xs.chain(phases.iter().map(|it| it.ends)).fold(1.0, f64::max))
             }
             X::Percentile => Axis::percentile(xs),
+            X::Messages => {
+                let (least, most) =
+                    xs.fold((f64::MAX, 1.0), |(least, most), x| (x.min(least), x.max(most)));
+                Axis::log_between(least.min(most), most)
+            }
         }
     }
 
@@ -208,6 +217,7 @@ impl Plot<'_> {
             X::Time { .. } => x,
             X::Percentile if x >= 1.0 => x_end,
             X::Percentile => rarity(x),
+            X::Messages => x.max(1.0).log10(),
         };
         let y = |y: f64| match self.y {
             Y::Linear { .. } => y,
@@ -219,6 +229,42 @@ impl Plot<'_> {
             .map(|run| run.iter().filter_map(|&(at, value)| Some((x(at), y(value?)))).collect())
             .collect()
     }
+}
+
+/// Plots below one another as a file of its own, each with its title and the names of its lines.
+pub(crate) fn picture(plots: &[Plot<'_>]) -> String {
+    const HEAD: u32 = 100;
+    const INDENT: u32 = 28;
+    let total: u32 = plots.iter().map(|it| it.height + HEAD).sum();
+    let mut picture = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {total}\">\
+         <style>{}</style><rect width=\"{WIDTH}\" height=\"{total}\" fill=\"#fff\"/>",
+        include_str!("plot.css").trim_end()
+    );
+    let mut top = 0;
+    for plot in plots {
+        let (baseline, mut x) = (top + 44, INDENT);
+        let title = super::page::escaped(plot.title);
+        let _ = write!(picture, "<text x=\"{x}\" y=\"{baseline}\" class=\"title\">{title}</text>");
+        for Line { name, ink, .. } in &plot.lines {
+            let (ink, end, baseline) = (ink.hex(), x + 50, top + 86);
+            let _ = write!(
+                picture,
+                "<path d=\"M{x} {}H{end}\" stroke=\"{ink}\" stroke-width=\"4\"/>\
+                 <text x=\"{}\" y=\"{baseline}\">{}</text>",
+                baseline - 9,
+                end + 12,
+                super::page::escaped(name)
+            );
+            x = end + 12 + 16 * u32::try_from(name.chars().count()).unwrap_or(0) + 30;
+        }
+        top += HEAD;
+        let placed = format!("<svg y=\"{top}\" width=\"{WIDTH}\" height=\"{}\" ", plot.height);
+        picture += &plot.svg().replacen("<svg ", &placed, 1);
+        top += plot.height;
+    }
+    picture += "</svg>\n";
+    picture
 }
 
 /// Horizontal bars, the longest first: shares of one core in percent.
@@ -353,7 +399,7 @@ mod tests {
     #[test]
     fn a_plot_without_a_single_value_can_be_drawn() {
         for y in [Y::Linear { at_least: 0.0 }, Y::Log { from: 1.0, to: 10.0 }] {
-            for x in [X::Time { phases: &[], chaos: &[] }, X::Percentile] {
+            for x in [X::Time { phases: &[], chaos: &[] }, X::Percentile, X::Messages] {
                 let lines = vec![Line { name: "a", ink: Ink::One, points: vec![(1.0, None)] }];
                 let plot = Plot { title: "t", x, y_unit: "ms", y, height: 400, lines };
                 assert!(plot.svg().ends_with("</svg>\n"));
@@ -371,6 +417,28 @@ mod tests {
         let of_the_line = format!("stroke=\"{}\"", Ink::Two.hex());
         assert_eq!(svg.matches(&of_the_line).count(), 1);
         assert_eq!(svg.matches("<circle").count(), 1);
+    }
+
+    #[test]
+    fn a_picture_has_all_plots_below_one_another_and_their_names() {
+        let points = vec![(10_000.0, Some(1.0)), (10_000_000.0, Some(3.0))];
+        let plot = |title| Plot {
+            title,
+            x: X::Messages,
+            y_unit: "ms",
+            y: Y::Linear { at_least: 1.0 },
+            height: 400,
+            lines: vec![Line { name: "p99 <large>", ink: Ink::Three, points: points.clone() }],
+        };
+        let picture = picture(&[plot("one"), plot("two & three")]);
+        assert!(picture.contains("viewBox=\"0 0 1840 1000\""), "{picture}");
+        for part in
+            ["y=\"100\"", "y=\"600\"", ">two &amp; three<", ">p99 &lt;large&gt;<", "10M", "10k"]
+        {
+            assert!(picture.contains(part), "{part} is not in {picture}");
+        }
+        // In the legends and the plots.
+        assert_eq!(picture.matches("stroke=\"#030000\"").count(), 4 + 1);
     }
 
     #[test]

@@ -256,7 +256,7 @@ fn plain(value: f64) -> String {
 }
 
 /// Rounded, with commas: `1,073,550`.
-pub(super) fn grouped(value: f64) -> String {
+pub(crate) fn grouped(value: f64) -> String {
     let digits = format!("{:.0}", value.abs());
     let mut grouped = String::new();
     if value < 0.0 && digits != "0" {
@@ -272,7 +272,7 @@ pub(super) fn grouped(value: f64) -> String {
 }
 
 /// `512 B`, `38.2 MiB`.
-pub(super) fn bytes(value: f64) -> String {
+pub(crate) fn bytes(value: f64) -> String {
     let mut scaled = value;
     for unit in ["B", "KiB", "MiB", "GiB"] {
         if scaled.abs() < 1_024.0 {
@@ -299,7 +299,7 @@ pub(super) fn clock(seconds: f64) -> String {
 }
 
 /// A count as a figure.
-pub(super) fn count(count: u64) -> f64 {
+pub(crate) fn count(count: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "counts of a run are far below 2^52")]
     let count = count as f64;
     count

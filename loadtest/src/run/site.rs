@@ -225,7 +225,7 @@ pub(crate) struct CoreLeft {
 
 impl CoreLeft {
     /// Where there is no other core, nothing is left.
-    fn leave() -> Result<Self> {
+    pub(crate) fn leave() -> Result<Self> {
         let all = sched_getaffinity(None)?;
         let first = (0..CpuSet::MAX_CPU).find(|core| all.is_set(*core));
         if all.count() > 1

@@ -3,6 +3,9 @@
 pub(crate) mod ask;
 pub(crate) mod disk;
 pub(crate) mod observer;
+pub(crate) mod own;
+pub(crate) mod program;
+pub(crate) mod talk;
 pub(crate) mod tokens;
 pub(crate) mod usage;
 
@@ -18,7 +21,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use hubbub::client::ServerUrl;
 use rustix::{
     process::{Pid, Signal, kill_process},
-    thread::{CpuSet, sched_getaffinity, sched_setaffinity},
+    thread::{CpuSet, sched_getaffinity},
 };
 use tokio::{
     io::{AsyncBufReadExt as _, BufReader},
@@ -120,12 +123,8 @@ impl Setup {
         command.envs(self.environment.iter().map(|(key, value)| (key, value)));
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log).kill_on_drop(true);
         let binary = self.binary.display();
-        // A child inherits the cores of the thread that makes it.
-        let ours = sched_getaffinity(None)?;
-        sched_setaffinity(None, &self.cores)?;
-        let child = command.spawn();
-        sched_setaffinity(None, &ours)?;
-        child.with_context(|| format!("{binary} cannot be started"))
+        program::spawn_on(&self.cores, &mut command)
+            .with_context(|| format!("{binary} cannot be started"))
     }
 
     /// Starts it, and waits until it listens.

@@ -51,6 +51,13 @@ pub(crate) fn context_switches(pid: u32) -> Result<u64> {
     Ok(switches)
 }
 
+/// The most memory that a process has had resident since it began.
+pub(crate) fn peak_bytes(pid: u32) -> Result<u64> {
+    let status =
+        fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
+    parse_peak(&status).context("/proc/PID/status has no VmHWM")
+}
+
 /// The name and the CPU time of a thread.
 fn read_thread(folder: &Path) -> Option<(String, Duration)> {
     let stat = fs::read_to_string(folder.join("stat")).ok()?;
@@ -87,9 +94,28 @@ fn parse_switches(status: &str) -> u64 {
     status.lines().filter_map(switches).sum()
 }
 
+fn parse_peak(status: &str) -> Option<u64> {
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kib: u64 = peak.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib * 1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_peak_of_memory_is_told_in_bytes_and_not_below_what_is_resident() {
+        assert_eq!(
+            parse_peak("VmPeak:\t 9 kB\nVmHWM:\t   1234 kB\nVmRSS: 1 kB\n"),
+            Some(1_263_616)
+        );
+        assert_eq!(parse_peak("VmHWM:\t   1234 MB\n"), None);
+        let pid = std::process::id();
+        let resident = Usage::read(pid).unwrap().resident_bytes;
+        // The kernel counts the pages of each core in batches.
+        assert!(peak_bytes(pid).unwrap() + 4 * 1024 * 1024 > resident);
+    }
 
     #[test]
     fn a_stat_line_gives_name_and_time_whatever_the_name() {

@@ -134,6 +134,7 @@ mod tests {
                 user_id: AUTHOR,
                 client_message_id: id,
                 content: Some(proto::record::Content::Body(body(id))),
+                written_at_ms: 0,
             };
             let messages = proto::Messages {
                 channel_id: 9,

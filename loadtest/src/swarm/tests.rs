@@ -192,7 +192,11 @@ impl Server {
                 if self.leaks_to_witness {
                     send(socket, run(1, &[proto::Record::default()]));
                 }
-                Answer::Channel(proto::Channel { channel_id, channel_name: create.channel_name })
+                Answer::Channel(proto::Channel {
+                    channel_id,
+                    channel_name: create.channel_name,
+                    ..Default::default()
+                })
             }
             Command::Subscribe(_) if self.fault == Fault::TurnsAway => {
                 let code = proto::error::Code::Forbidden.into();
@@ -259,7 +263,8 @@ impl Server {
                 }
                 let stored = log.iter().position(|it| it.client_message_id == client_message_id);
                 let content = Some(proto::record::Content::Body(publish.body));
-                let record = proto::Record { user_id, client_message_id, content };
+                let record =
+                    proto::Record { user_id, client_message_id, content, written_at_ms: 0 };
                 let sequence = stored.map_or(head_sequence, |it| it as u64) + 1;
                 if stored.is_none() {
                     log.push(record.clone());
@@ -393,7 +398,7 @@ fn published() -> proto::Published {
 
 fn record(client_message_id: u64) -> proto::Record {
     let content = Some(proto::record::Content::Body("made up".to_owned()));
-    proto::Record { user_id: 1, client_message_id, content }
+    proto::Record { user_id: 1, client_message_id, content, written_at_ms: 0 }
 }
 
 fn take_one(count: &Mutex<u32>) -> bool {

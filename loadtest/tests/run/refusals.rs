@@ -148,3 +148,25 @@ async fn a_threshold_that_does_not_hold_fails_a_sound_run() {
     assert_eq!(thresholds[0]["text"], "deliver.p99<0.001ms");
     assert_eq!(thresholds[0]["value"].as_f64(), Some(outcome.figure("deliver.p99")));
 }
+
+#[tokio::test]
+async fn what_is_asked_over_http_is_refused_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let tools = format!("--tools={}", folder.path().display());
+    // Without wrk or without the Python beside us: the same command brings both.
+    loadtest(&["posts", &tools]).await.assert_refused(BAD_CONFIGURATION, &["cargo xtask peers"]);
+    loadtest(&["posts", "--duration=1500ms"]).await.assert_code(104);
+    let import = ["import", "--records=10", &tools];
+    let refused = loadtest(&import).await;
+    refused.assert_refused(
+        BAD_CONFIGURATION,
+        &["venv-peers/bin/python", "cargo xtask peers --install"],
+    );
+    let import = ["import", "--records=10", "--invalid=11"];
+    loadtest(&import).await.assert_refused(BAD_CONFIGURATION, &["--invalid", "--records"]);
+    loadtest(&["growth", "--small=1000"])
+        .await
+        .assert_refused(BAD_CONFIGURATION, &["--small", "2500"]);
+    let quota = ["quota", "--binary=/nowhere/hubbub"];
+    loadtest(&quota).await.assert_refused(BAD_CONFIGURATION, &["/nowhere/hubbub"]);
+}

@@ -107,7 +107,9 @@ fn message(sequence: u64) -> Message {
         sequence: Sequence(sequence),
         user: UserId(1),
         body: format!("message {sequence}"),
+        change: None,
         timestamp_ms: 1,
+        written_at_ms: None,
         client_message_id: None,
     }
 }

@@ -23,10 +23,13 @@ use crate::{
 
 /// What an account is made of.
 #[derive(Deserialize, ToSchema)]
+#[schema(examples(json!({"username": "ada", "password": "correct horse battery"})))]
 pub struct NewAccount {
     /// 1 to 32 of `a`–`z`, `0`–`9`, `.`, `_` and `-`. Upper case is folded.
+    #[schema(pattern = "^[A-Za-z0-9._-]{1,32}$")]
     pub(super) username: String,
     /// 8 to 1024 bytes of UTF-8, taken as they are.
+    #[schema(max_length = 1024, format = "password")]
     pub(super) password: String,
     /// The code of the invite, where one is needed.
     pub(super) invite: Option<String>,
@@ -63,7 +66,7 @@ pub const REFUSALS: &[ErrorCode] = &[
 /// # Errors
 /// When registration is closed, name or password are not allowed, or there is no room.
 #[utoipa::path(
-    post, path = "/v1/accounts", tag = "accounts",
+    post, path = "/v1/accounts", tag = "accounts", operation_id = "create_account",
     request_body = NewAccount,
     responses((status = 201, description = "The account is made.", body = Created)),
 )]

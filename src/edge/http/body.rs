@@ -3,11 +3,11 @@
 use axum::{
     body::Body,
     extract::{Form, FromRequest as _, Request},
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
 };
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 
 use super::problem::Problem;
 use crate::{limits, wire::code::ErrorCode};
@@ -61,6 +61,32 @@ pub async fn read<T: DeserializeOwned>(
             .map(|Form(decoded)| decoded)
             .map_err(|_| bad_request("not the expected form fields")),
     }
+}
+
+/// Decodes what stands behind the `?` of an address.
+///
+/// # Errors
+/// 400, if it is not what is expected.
+pub async fn read_query<T: DeserializeOwned>(address: &Uri) -> Result<T, Problem> {
+    let refusal = || bad_request("not the expected query: a parameter is unknown or repeated");
+    if !is_utf8(address.query().unwrap_or_default().as_bytes()) {
+        return Err(refusal());
+    }
+    // The form of a GET is its query.
+    let mut request = Request::new(Body::empty());
+    *request.uri_mut() = address.clone();
+    let decoded = Form::from_request(request, &()).await;
+    decoded.map(|Form(decoded)| decoded).map_err(|_| refusal())
+}
+
+/// For a field that may be left out, and if it is there, is not `null`.
+///
+/// # Errors
+/// Those of the field.
+pub fn given<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    field: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
 }
 
 fn bad_request(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
@@ -130,7 +156,6 @@ async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
 #[cfg(test)]
 mod tests {
     use axum::response::IntoResponse as _;
-    use serde::Deserialize;
 
     use super::*;
 

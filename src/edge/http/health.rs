@@ -34,7 +34,7 @@ impl fmt::Debug for Health {
 
 /// Whether the process beats.
 #[utoipa::path(
-    get, path = "/livez", tag = "health",
+    get, path = "/livez", tag = "health", operation_id = "check_live",
     responses(
         (status = 200, description = "It does.", body = String),
         (status = 503, description = "It does not, with a few words on why.", body = String),
@@ -46,7 +46,7 @@ pub async fn live(State(health): State<Health>) -> (StatusCode, String) {
 
 /// Whether the process takes work.
 #[utoipa::path(
-    get, path = "/readyz", tag = "health",
+    get, path = "/readyz", tag = "health", operation_id = "check_ready",
     responses(
         (status = 200, description = "It does.", body = String),
         (status = 503, description = "Not now, with a few words on why.", body = String),

@@ -41,7 +41,7 @@ pub struct Jwk {
 
 /// The public keys: the one that signs, and those whose tokens have not all run out.
 #[utoipa::path(
-    get, path = "/.well-known/jwks.json", tag = "tokens",
+    get, path = "/.well-known/jwks.json", tag = "tokens", operation_id = "get_keys",
     responses((status = 200, description = "The keys. Good for a minute.", body = Jwks)),
 )]
 pub async fn jwks(State(api): State<AuthApi>) -> ([(HeaderName, &'static str); 1], Json<JwkSet>) {

@@ -41,7 +41,7 @@ pub const REFUSALS: &[ErrorCode] = &[
 /// # Errors
 /// When the token is not good, or not any more.
 #[utoipa::path(
-    get, path = "/v1/me", tag = "accounts", security(("bearer" = [])),
+    get, path = "/v1/me", tag = "accounts", operation_id = "get_me", security(("bearer" = [])),
     responses((status = 200, description = "The user.", body = Me)),
 )]
 pub async fn me(State(api): State<AuthApi>, request: Request) -> Result<Json<Me>, Problem> {

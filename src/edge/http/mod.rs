@@ -18,30 +18,58 @@ pub mod accounts;
 pub mod admin;
 pub mod bearer;
 pub mod body;
+pub mod channels;
+pub mod chat;
+pub mod explorer;
 pub mod health;
 pub mod keys;
 pub mod me;
+pub mod members;
+pub mod messages;
 pub mod openapi;
 pub mod password;
 pub mod problem;
 pub mod revocations;
 pub mod token;
+pub mod transfer;
+pub mod users;
+pub mod webhooks;
 
+use chat::ChatApi;
 use health::Health;
 use openapi::Routes;
 use problem::Problem;
 
 /// What `/` answers until the page exists.
 const WELCOME: &str = "This is hubbub, a realtime chat server.\n\
-    WebSocket: /v1/ws    Accounts: POST /v1/accounts    Tokens: POST /v1/token\n";
+    WebSocket: /v1/ws    Accounts: POST /v1/accounts    Tokens: POST /v1/token\n\
+    Channels: /v1/channels    The HTTP API, to be tried out in a browser: /docs\n";
 
 /// The same where there are no accounts.
 const WELCOME_TO_HUB: &str = "This is a hub of hubbub, a realtime chat server.\n\
-    WebSocket: /v1/ws    Accounts and tokens: at its auth service, which is another address\n";
+    WebSocket: /v1/ws    Accounts and tokens: at its auth service, which is another address\n\
+    Channels: /v1/channels    The HTTP API, to be tried out in a browser: /docs\n";
 
 /// The same where there is no hub.
 const WELCOME_TO_AUTH: &str = "This is the auth service of hubbub, a realtime chat server.\n\
-    Accounts: POST /v1/accounts    Tokens: POST /v1/token    The rest: /openapi.json\n";
+    Accounts: POST /v1/accounts    Tokens: POST /v1/token\n\
+    All of the API, to be tried out in a browser: /docs\n";
+
+/// What the document says first.
+const ABOUT: &str = "The public port of hubbub, a realtime chat server. Every refusal is a problem \
+    (RFC 9457) with a code, which each operation lists. Messages as they are written come over the \
+    WebSocket of a hub (`/v1/ws`), which cannot be tried out here.";
+
+/// How somebody who tries it out comes by a token.
+const ABOUT_LOGIN: &str = "To begin with: make an account (`POST /v1/accounts`), get a token for it \
+    (`POST /v1/token`), and give its `access_token` to *Authorize*.";
+
+/// The same where there are no accounts.
+const ABOUT_LOGIN_ELSEWHERE: &str =
+    "To begin with: give an `access_token` of the auth service to *Authorize*.";
+
+/// What the document says of tokens.
+const ABOUT_TOKEN: &str = "An access token, as `POST /v1/token` of the auth service issues it.";
 
 /// What the addresses of accounts and tokens need.
 #[derive(Clone, Debug)]
@@ -76,19 +104,35 @@ impl AuthApi {
 /// them.
 pub fn public<E: Engine>(edge: Edge<E>) -> Router {
     let mut routes = checks("hubbub", &edge.health);
-    let welcome = if edge.auth.is_some() { WELCOME } else { WELCOME_TO_HUB };
+    let (welcome, login) = if edge.auth.is_some() {
+        (WELCOME, ABOUT_LOGIN)
+    } else {
+        (WELCOME_TO_HUB, ABOUT_LOGIN_ELSEWHERE)
+    };
     if let Some(api) = &edge.auth_api() {
         routes = routes.and(accounts_and_tokens(api));
     }
+    let chat = ChatApi::new(&edge.desk, &edge.login, &edge.limits);
     let edge = Arc::new(edge);
-    let routes = routes.with(__path_websocket, upgrade::upgrade::<E>, &edge, WEBSOCKET_REFUSALS);
-    finish(routes.into_router().route("/", get(async move || welcome)))
+    let routes = routes.and(chat.routes()).with(
+        __path_websocket,
+        upgrade::upgrade::<E>,
+        &edge,
+        WEBSOCKET_REFUSALS,
+    );
+    public_pages(routes, welcome, login)
 }
 
 /// Everything on the public port of an auth service that stands alone.
 pub fn auth(api: &AuthApi, health: &Health) -> Router {
     let routes = checks("hubbub auth", health).and(accounts_and_tokens(api));
-    finish(routes.into_router().route("/", get(async || WELCOME_TO_AUTH)))
+    public_pages(routes, WELCOME_TO_AUTH, ABOUT_LOGIN)
+}
+
+/// What people find on a public port, beside the addresses of programs.
+fn public_pages(routes: Routes, welcome: &'static str, login: &str) -> Router {
+    let routes = routes.described(&format!("{ABOUT}\n\n{login}"), ABOUT_TOKEN);
+    finish(routes.into_router().route("/", get(async move || welcome)).merge(explorer::router()))
 }
 
 /// How the process feels.
@@ -127,7 +171,8 @@ const WEBSOCKET_REFUSALS: &[ErrorCode] = &[
 ///
 /// `docs/PROTOCOL.md` says what is spoken on it.
 #[utoipa::path(
-    get, path = "/v1/ws", tag = "chat", security(("bearer" = []), ()),
+    get, path = "/v1/ws", tag = "chat", operation_id = "open_websocket",
+    security(("bearer" = []), ()),
     responses(
         (status = 101, description = "From here on frames are spoken."),
         (status = 426, description = "bad_request (100): another version of WebSocket.",

@@ -18,10 +18,15 @@ use crate::{auth::ChangePasswordError, clock, wire::code::ErrorCode};
 
 /// The password as it is and as it is to be.
 #[derive(Deserialize, ToSchema)]
+#[schema(as = PasswordChange, examples(json!({
+    "current_password": "correct horse battery", "new_password": "wrong donkey battery",
+})))]
 pub struct Change {
     /// As it is.
+    #[schema(format = "password")]
     current_password: String,
     /// As it is to be: 8 to 1024 bytes of UTF-8, taken as they are.
+    #[schema(max_length = 1024, format = "password")]
     new_password: String,
 }
 
@@ -44,6 +49,7 @@ pub const REFUSALS: &[ErrorCode] = &[
 /// When the token or the current password is wrong, the new one is not allowed, or there is no room.
 #[utoipa::path(
     post, path = "/v1/password", tag = "accounts", security(("bearer" = [])),
+    operation_id = "change_password",
     request_body = Change,
     responses(
         (status = 200, description = "Tokens of a new session. Not to be cached.", body = Granted),

@@ -63,6 +63,12 @@ impl Problem {
         Self { code, status: status(code), detail: None, retry_after: None, oauth: None }
     }
 
+    /// The code.
+    #[must_use]
+    pub const fn code(&self) -> ErrorCode {
+        self.code
+    }
+
     /// What about this very request was wrong. Never anything secret of it.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {

@@ -31,8 +31,8 @@ pub const REFUSALS: &[ErrorCode] = &[ErrorCode::Overloaded, ErrorCode::Internal]
 /// # Errors
 /// When the number is none, or the store fails.
 #[utoipa::path(
-    get, path = "/v1/revocations", tag = "tokens",
-    params(("after" = Option<u64>, Query,
+    get, path = "/v1/revocations", tag = "tokens", operation_id = "list_revocations",
+    params(("after" = Option<u64>, Query, maximum = 9_223_372_036_854_775_807_i64,
         description = "The last number that is known. Without it: from the start.")),
     responses((status = 200, description = "What came after it.", body = Page)),
 )]

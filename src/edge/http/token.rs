@@ -25,16 +25,33 @@ use crate::{
 
 /// What is asked for. All optional, so that what is missing is answered in OAuth's words.
 #[derive(Deserialize, ToSchema)]
+#[schema(examples(json!({
+    "grant_type": "password", "username": "ada", "password": "correct horse battery",
+})))]
 pub struct Grant {
-    /// `password` or `refresh_token`.
-    #[schema(value_type = String, required = true)]
+    /// What the other fields are.
+    #[schema(value_type = GrantType, required = true, inline)]
     grant_type: Option<String>,
     /// With `password`.
     username: Option<String>,
     /// With `password`.
+    #[schema(format = "password")]
     password: Option<String>,
     /// With `refresh_token`.
     refresh_token: Option<String>,
+}
+
+/// What there is to trade for tokens.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(
+    dead_code,
+    reason = "describes a field of `Grant`, which is a string so that OAuth's words \
+    can be said of any other"
+)]
+enum GrantType {
+    Password,
+    RefreshToken,
 }
 
 /// Tokens (RFC 6749 §5.1).
@@ -78,7 +95,7 @@ pub const REFUSALS: &[ErrorCode] = &[
 /// # Errors
 /// When password or refresh token are wrong, the grant is another one, or there is no room.
 #[utoipa::path(
-    post, path = "/v1/token", tag = "tokens",
+    post, path = "/v1/token", tag = "tokens", operation_id = "issue_token",
     request_body(content(
         (Grant = "application/json"),
         (Grant = "application/x-www-form-urlencoded"),
@@ -123,7 +140,7 @@ pub const REVOKE_REFUSALS: &[ErrorCode] =
 #[derive(Deserialize, ToSchema)]
 pub struct Unwanted {
     /// The refresh token or access token of a session.
-    #[schema(value_type = String, required = true)]
+    #[schema(value_type = String, required = true, min_length = 1)]
     token: Option<String>,
 }
 
@@ -134,7 +151,7 @@ pub struct Unwanted {
 /// # Errors
 /// When the token is missing, the address has tried too often, or the store fails.
 #[utoipa::path(
-    post, path = "/v1/token/revoke", tag = "tokens",
+    post, path = "/v1/token/revoke", tag = "tokens", operation_id = "revoke_token",
     request_body(content(
         (Unwanted = "application/json"),
         (Unwanted = "application/x-www-form-urlencoded"),

@@ -9,13 +9,10 @@
 use std::{
     hint::black_box,
     ops::Range,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::AtomicU64},
 };
 
-use dashmap::{DashMap, Entry};
+use dashmap::DashMap;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use tokio::sync::{Mutex, Notify};
@@ -37,7 +34,11 @@ use crate::{
     wire::{code::ErrorCode, decode::ChannelRef},
 };
 
+mod known;
 pub mod records;
+
+/// What the subjects begin with of users that no token is for: those of the hub itself.
+pub const RESERVED_SUBJECTS: &str = "hubbub:";
 
 /// A channel as the directory knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +51,15 @@ pub struct ChannelInfo {
     pub epoch: Epoch,
     /// What has to be known of who wants something of it.
     pub access: Access,
+}
+
+/// A user as the directory knows one.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Person {
+    /// The subject of the user's tokens.
+    pub subject: String,
+    /// The display name.
+    pub name: String,
 }
 
 /// Why the directory has no answer.
@@ -155,20 +165,6 @@ impl<E: Engine> Directory<E> {
         }
     }
 
-    /// The channel of this name, if it has been looked up before.
-    #[must_use]
-    pub fn cached_channel_by_name(&self, name: &str) -> Option<ChannelInfo> {
-        let id = *self.channel_ids.get(name)?;
-        // It may have another name now.
-        self.cached_channel(id).filter(|channel| *channel.name == *name)
-    }
-
-    /// The channel of this number, if it has been looked up before.
-    #[must_use]
-    pub fn cached_channel(&self, id: ChannelId) -> Option<ChannelInfo> {
-        self.channels.get(&id).map(|channel| channel.clone())
-    }
-
     /// The channel of this name.
     ///
     /// # Errors
@@ -189,27 +185,6 @@ impl<E: Engine> Directory<E> {
             Some(channel) => Ok(channel),
             None => self.find(id).await?.ok_or(DirectoryError::UnknownChannel),
         }
-    }
-
-    /// The channel that a user names, if the user may know of it and that is known here: what is not
-    /// is found out by [`Directory::channel_for`].
-    #[must_use]
-    pub fn cached_channel_for(&self, user: UserId, channel: &ChannelRef) -> Option<ChannelInfo> {
-        let channel = match channel {
-            ChannelRef::Id(id) => self.cached_channel(*id),
-            ChannelRef::Name(name) => self.cached_channel_by_name(name),
-        };
-        let Some(channel) = channel else {
-            // The looks that a private channel costs.
-            black_box(self.cached_channel(ChannelId(0)));
-            black_box(self.members.contains_key(&(ChannelId(0), user)));
-            return None;
-        };
-        let is_known = match channel.access {
-            Access::Open | Access::Public => true,
-            Access::Private => self.members.contains_key(&(channel.id, user)),
-        };
-        is_known.then_some(channel)
     }
 
     /// The channel that a user names, if the user may know of it. A private channel costs who is no
@@ -328,6 +303,38 @@ impl<E: Engine> Directory<E> {
         Ok(Some(channel))
     }
 
+    /// The names of channels in order, up to `count_max` of those after the name `after`. Some may be
+    /// nobody's any more.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn channel_names(
+        &self,
+        after: Option<&str>,
+        count_max: usize,
+    ) -> Result<Vec<String>, DirectoryError> {
+        let prefix = name_key("");
+        let after = after.map(name_key);
+        let page = self.engine.scan(Table::Channels, &prefix, after.as_deref(), count_max).await?;
+        Ok(page.into_iter().map(|(key, _)| key[prefix.len()..].to_owned()).collect())
+    }
+
+    /// The numbers of channels in some order that does not change, up to `count_max` of those after
+    /// the number `after`. Some may be nobody's.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn channel_numbers(
+        &self,
+        after: Option<ChannelId>,
+        count_max: usize,
+    ) -> Result<Vec<ChannelId>, DirectoryError> {
+        let after = after.map(channel_key);
+        let page = self.engine.scan(Table::Channels, "id:", after.as_deref(), count_max).await?;
+        let number = |(key, _): &(String, Versioned)| records::last_number(key).map(ChannelId);
+        page.iter().map(|record| number(record).ok_or(DirectoryError::Damaged)).collect()
+    }
+
     /// Makes a channel. `now_ms` (milliseconds since 1970) becomes its epoch, in seconds.
     ///
     /// # Errors
@@ -338,29 +345,82 @@ impl<E: Engine> Directory<E> {
         owner: Option<UserId>,
         now_ms: u64,
     ) -> Result<ChannelRecord, DirectoryError> {
+        let members = owner.map(|owner| (owner, Role::Owner)).into_iter().collect();
+        self.make_channel(settings, owner, members, now_ms, now_ms).await
+    }
+
+    /// Makes a channel as it was elsewhere, where it was made at `created_at_ms`.
+    ///
+    /// # Errors
+    /// When the name is taken or the records cannot be written.
+    pub async fn import_channel(
+        &self,
+        settings: &Settings,
+        members: Vec<(UserId, Role)>,
+        created_at_ms: u64,
+        now_ms: u64,
+    ) -> Result<ChannelRecord, DirectoryError> {
+        self.make_channel(settings, None, members, created_at_ms, now_ms).await
+    }
+
+    /// Adds members to a channel that was just imported and made elsewhere at `created_at_ms`. Whether
+    /// it is that channel, and there were any to add.
+    ///
+    /// # Errors
+    /// When the records cannot be read or written.
+    pub async fn import_members(
+        &self,
+        id: ChannelId,
+        members: Vec<(UserId, Role)>,
+        created_at_ms: u64,
+    ) -> Result<bool, DirectoryError> {
+        let key = channel_key(id);
+        let found = self.engine.get(Table::Channels, &key).await?;
+        let found = found.ok_or(DirectoryError::UnknownChannel)?;
+        let mut record = ChannelRecord::parse(id, &found)?;
+        let mut derived = Vec::new();
+        if record.created_at_ms == created_at_ms {
+            for (user, role) in members {
+                if self.role(id, user).await?.is_none() {
+                    record.member_count = record.member_count.saturating_add(1);
+                    derived.extend(membership(id, user, Some(role), Sequence::ZERO));
+                }
+            }
+        }
+        if derived.is_empty() {
+            return Ok(false);
+        }
+        derived.extend(record.derived());
+        let expect = Expect::Revision(found.revision);
+        match self.engine.put_with(Table::Channels, &key, found.value, expect, derived).await {
+            Ok(_) => Ok(true),
+            Err(RecordError::Conflict) => Err(DirectoryError::Contended),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn make_channel(
+        &self,
+        settings: &Settings,
+        by: Option<UserId>,
+        members: Vec<(UserId, Role)>,
+        created_at_ms: u64,
+        now_ms: u64,
+    ) -> Result<ChannelRecord, DirectoryError> {
         let name = &*settings.name;
         let now_s = now_ms / 1_000;
         let (expect, last_epoch) = self.free_name(name, now_s).await?;
         let id = self.next_number(&self.channel_numbers).await?;
         let changes = self.changes();
-        let mut record = ChannelRecord {
-            id,
-            name: name.to_owned(),
-            epoch: u32::try_from(now_s).unwrap_or(u32::MAX).max(last_epoch + 1),
-            created_at_ms: now_ms,
-            created_by: owner.map_or(0, |owner| owner.0),
-            topic: String::new(),
-            visibility: settings.visibility,
-            posting: settings.posting,
-            archived: settings.archived,
-            quota: settings.quota,
-            usage: Default::default(),
-            member_count: u32::from(owner.is_some()),
-        };
-        record.set(settings);
-        let members =
-            owner.map(|owner| membership(ChannelId(id), owner, Some(Role::Owner), Sequence::ZERO));
-        let derived = record.derived().chain(members.into_iter().flatten()).collect();
+        let epoch = u32::try_from(now_s).unwrap_or(u32::MAX).max(last_epoch.saturating_add(1));
+        let by = by.unwrap_or(UserId(0));
+        let mut record = ChannelRecord::new(ChannelId(id), settings, Epoch(epoch), by);
+        record.created_at_ms = created_at_ms;
+        record.member_count = u32::try_from(members.len()).unwrap_or(u32::MAX);
+        let members = members
+            .into_iter()
+            .flat_map(|(user, role)| membership(ChannelId(id), user, Some(role), Sequence::ZERO));
+        let derived = record.derived().chain(members).collect();
         let named = format(&NameRecord::of(ChannelId(id)));
         match self.engine.put_with(Table::Channels, &name_key(name), named, expect, derived).await {
             Ok(_) => {
@@ -426,64 +486,6 @@ impl<E: Engine> Directory<E> {
         }
     }
 
-    fn changes(&self) -> u64 {
-        self.changes.load(Ordering::SeqCst)
-    }
-
-    /// Remembers what a channel was when it was read, if nothing has changed since.
-    fn keep(&self, changes: u64, channel: &ChannelInfo) {
-        bound(&self.channels);
-        bound(&self.channel_ids);
-        let is_named = self.channel_ids.get(&*channel.name).is_some_and(|id| *id == channel.id);
-        if let Entry::Vacant(place) = self.channels.entry(channel.id) {
-            if self.changes() != changes {
-                return;
-            }
-            place.insert(channel.clone());
-        }
-        if !is_named {
-            // If it has got another name meanwhile, whoever asks for this one sees that.
-            self.channel_ids.insert(Box::from(&*channel.name), channel.id);
-        }
-    }
-
-    /// Remembers that a user was a member, if nothing has changed since.
-    fn keep_member(&self, changes: u64, channel: ChannelId, user: UserId) {
-        bound(&self.members);
-        if let Entry::Vacant(place) = self.members.entry((channel, user))
-            && self.changes() == changes
-        {
-            place.insert(());
-        }
-    }
-
-    /// Remembers what a channel is now.
-    pub fn learn(&self, channel: ChannelInfo) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        bound(&self.channels);
-        bound(&self.channel_ids);
-        self.channel_ids.insert(Box::from(&*channel.name), channel.id);
-        let before = self.channels.insert(channel.id, channel.clone());
-        if let Some(before) = before.filter(|before| before.name != channel.name) {
-            self.channel_ids.remove_if(&*before.name, |_, id| *id == channel.id);
-        }
-    }
-
-    /// Remembers a channel no more, which was deleted, and has its data removed.
-    pub fn forget(&self, channel: ChannelId) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        if let Some((_, before)) = self.channels.remove(&channel) {
-            self.channel_ids.remove_if(&*before.name, |_, id| *id == channel);
-        }
-        self.deletions.notify_one();
-    }
-
-    /// Remembers a member no more, who was removed.
-    pub fn forget_member(&self, channel: ChannelId, user: UserId) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        self.members.remove(&(channel, user));
-    }
-
     /// The user of this token subject; a new one gets a number. The name is brought up to date.
     ///
     /// # Errors
@@ -506,6 +508,19 @@ impl<E: Engine> Directory<E> {
         self.user_ids.insert(subject.into(), id);
         self.keep_name(id, name.into());
         Ok(id)
+    }
+
+    /// The user of this token subject, under whatever name; `None` if there is none yet.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn user_of(&self, subject: &str) -> Result<Option<UserId>, DirectoryError> {
+        let known = self.user_ids.get(subject).map(|id| *id);
+        if known.is_some() {
+            return Ok(known);
+        }
+        let found = self.engine.get(Table::Users, &format!("subject:{subject}")).await?;
+        found.map(|found| Ok(UserId(parse::<NumberRecord>(&found)?.id))).transpose()
     }
 
     /// A user's display name; `None` if nobody has this number.
@@ -539,6 +554,17 @@ impl<E: Engine> Directory<E> {
         let owner = self.engine.get(Table::Users, &format!("subject:{subject}")).await?;
         let Some(owner) = owner else { return Ok(None) };
         Ok((parse::<NumberRecord>(&owner)?.id == id.0).then_some(subject))
+    }
+
+    /// Who a user is, in one read. Only for a number that is in a log or a list of
+    /// members: others may be nobody's.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn person(&self, id: UserId) -> Result<Option<Person>, DirectoryError> {
+        let found = self.engine.get(Table::Users, &format!("id:{}", id.0)).await?;
+        let record = found.as_ref().map(parse::<UserRecord>).transpose()?;
+        Ok(record.map(|UserRecord { subject, name }| Person { subject, name }))
     }
 
     /// Lists by name what an older version has only by number: public channels and users. Goes on where

@@ -58,6 +58,26 @@ pub struct ChannelRecord {
 }
 
 impl ChannelRecord {
+    /// A channel without members.
+    #[must_use]
+    pub fn new(id: ChannelId, settings: &Settings, epoch: Epoch, by: UserId) -> Self {
+        let Settings { name, topic, visibility, posting, archived, quota } = settings;
+        Self {
+            id: id.0,
+            name: name.to_string(),
+            epoch: epoch.0,
+            created_at_ms: 0,
+            created_by: by.0,
+            topic: topic.clone(),
+            visibility: *visibility,
+            posting: *posting,
+            archived: *archived,
+            quota: *quota,
+            usage: Usage::default(),
+            member_count: 0,
+        }
+    }
+
     /// What it is.
     #[must_use]
     pub fn settings(&self) -> Settings {

@@ -14,7 +14,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 pub(crate) use self::{
     bystander::Bystander,
-    http::{Answer, ask, get, post},
+    http::{Answer, Api, JSON, ask, get, post},
     peer::{
         Heard, Message, Peer, Refused, authenticate, code_of, history, position, publish,
         subscribe, unsubscribe,

@@ -423,6 +423,7 @@ fn flatten(messages: proto::Messages) -> Vec<Message> {
             user: record.user_id,
             body: match record.content {
                 Some(proto::record::Content::Body(body)) => body,
+                // A change of members or settings is none of its user's words.
                 content => format!("{content:?}"),
             },
         })

@@ -31,7 +31,7 @@ use hubbub::{
 };
 use tempfile::TempDir;
 
-use super::{LOBBY, get, off_runtime, within};
+use super::{Api, LOBBY, get, off_runtime, within};
 
 type Start<E> = dyn Fn(&Config) -> Result<Server<E>, StartError> + Send + Sync;
 
@@ -189,6 +189,11 @@ impl<E: Engine> TestServer<E> {
     /// A Rust client that acts as this user.
     pub(crate) fn client(&self, name: &str) -> Client {
         Client::connect(Options::new(self.url(), GetToken::fixed(&self.token(name))))
+    }
+
+    /// This user, by HTTP.
+    pub(crate) fn api(&self, name: &str) -> Api {
+        Api::new(self.address(), self.token(name))
     }
 
     /// A token of this user that is good for an hour.

@@ -276,6 +276,7 @@ impl Meddler {
             user_id: self.clients[client].user_id,
             client_message_id: publish.client_message_id,
             content: Some(record::Content::Body(publish.body)),
+            written_at_ms: 0,
         };
         let (timestamp_ms, records) = (channel.timestamp_ms, vec![record]);
         let event = Messages { channel_id, first_sequence: sequence, timestamp_ms, records };

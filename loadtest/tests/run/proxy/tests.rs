@@ -81,7 +81,7 @@ impl Peer {
 
     async fn create(&mut self, name: &str) {
         let channel_name = name.to_owned();
-        let create = hubbub::wire::proto::CreateChannel { channel_name };
+        let create = hubbub::wire::proto::CreateChannel { channel_name, ..Default::default() };
         let created = self.ask(Command::CreateChannel(create)).await;
         assert!(matches!(created, reply::Result::Channel(_)), "{created:?}");
     }

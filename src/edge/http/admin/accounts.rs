@@ -51,7 +51,7 @@ impl<S: Send + Sync> FromRequestParts<S> for User {
 /// When name or password are not allowed, or there is no room.
 #[utoipa::path(
     post, path = "/v1/admin/accounts", tag = "admin", security(("bearer" = [])),
-    operation_id = "admin_create", request_body = NewAccount,
+    operation_id = "admin_create_account", request_body = NewAccount,
     responses((status = 201, description = "The account is made.", body = Created)),
 )]
 pub async fn create(
@@ -70,6 +70,7 @@ pub async fn create(
 /// When there is no such user, or the store fails.
 #[utoipa::path(
     post, path = "/v1/admin/accounts/{username}/disable", tag = "admin",
+    operation_id = "disable_account",
     security(("bearer" = [])), params(("username" = String, Path)),
     responses((status = 204, description = "Disabled.")),
 )]
@@ -86,6 +87,7 @@ pub async fn disable(
 /// When there is no such user, or the store fails.
 #[utoipa::path(
     post, path = "/v1/admin/accounts/{username}/enable", tag = "admin",
+    operation_id = "enable_account",
     security(("bearer" = [])), params(("username" = String, Path)),
     responses((status = 204, description = "Enabled.")),
 )]
@@ -102,6 +104,7 @@ pub async fn enable(
 /// When there is no such user, or the store fails.
 #[utoipa::path(
     post, path = "/v1/admin/accounts/{username}/logout", tag = "admin",
+    operation_id = "log_out_account",
     security(("bearer" = [])), params(("username" = String, Path)),
     responses((status = 204, description = "Logged out everywhere.")),
 )]
@@ -117,7 +120,7 @@ pub async fn log_out(
 /// # Errors
 /// When there is no such user, or the store fails.
 #[utoipa::path(
-    delete, path = "/v1/admin/accounts/{username}", tag = "admin",
+    delete, path = "/v1/admin/accounts/{username}", tag = "admin", operation_id = "delete_account",
     security(("bearer" = [])), params(("username" = String, Path)),
     responses((status = 204, description = "Removed.")),
 )]

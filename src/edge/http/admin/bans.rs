@@ -92,7 +92,7 @@ fn number_in(text: &str) -> Option<u32> {
 /// When there is no such user, as many are banned as may be, or it cannot be stored.
 #[utoipa::path(
     post, path = "/v1/admin/users/{user}/ban", tag = "admin", security(("bearer" = [])),
-    params(("user" = u32, Path)),
+    operation_id = "ban_user", params(("user" = u32, Path)),
     responses((status = 200, description = "Banned.", body = Ban)),
 )]
 pub async fn ban<E: Engine>(
@@ -111,7 +111,7 @@ pub async fn ban<E: Engine>(
 /// When there is no such user, or it cannot be stored.
 #[utoipa::path(
     delete, path = "/v1/admin/users/{user}/ban", tag = "admin", security(("bearer" = [])),
-    params(("user" = u32, Path)),
+    operation_id = "lift_ban", params(("user" = u32, Path)),
     responses((status = 204, description = "Not banned, or no more.")),
 )]
 pub async fn lift<E: Engine>(
@@ -148,6 +148,7 @@ pub struct Wish {
 /// When it cannot be read.
 #[utoipa::path(
     get, path = "/v1/admin/bans", tag = "admin", security(("bearer" = [])),
+    operation_id = "list_bans",
     params(("after" = Option<u32>, Query, description = "The user to begin after.")),
     responses((status = 200, description = "A page of them.", body = BanList)),
 )]

@@ -54,7 +54,7 @@ pub const REFUSALS: &[ErrorCode] = &[ErrorCode::Overloaded, ErrorCode::Internal]
 /// When it is to be good for too much or for nothing, or the store fails.
 #[utoipa::path(
     post, path = "/v1/admin/invites", tag = "admin", security(("bearer" = [])),
-    request_body = Invite,
+    operation_id = "make_invite", request_body = Invite,
     responses((status = 201, description = "The code.", body = Invited)),
 )]
 pub async fn make(

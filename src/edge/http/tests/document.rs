@@ -85,12 +85,19 @@ async fn the_documents_are_sound() {
     for router in [&api.public, &api.internal] {
         let document = document(router).await;
         assert!(document["openapi"].as_str().unwrap().starts_with("3.1."), "{document}");
+        assert!(document["info"]["description"].as_str().unwrap().starts_with("The "));
+        assert_eq!(document["servers"], json!([{"url": "/"}]));
         let mut names = BTreeSet::new();
+        let mut tags = BTreeSet::new();
         for (path, item) in document["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
                 let name = operation["operationId"].as_str().unwrap();
                 assert!(names.insert(name), "two operations are called {name}");
                 assert!(operation["summary"].is_string(), "{method} {path} has no summary");
+                let [tag] = operation["tags"].as_array().unwrap().as_slice() else {
+                    panic!("{method} {path} is of one kind: {operation}")
+                };
+                tags.insert(tag.as_str().unwrap());
                 let named = path.matches('{').count();
                 let parameters = operation["parameters"].as_array().into_iter().flatten();
                 assert_eq!(parameters.filter(|it| it["in"] == "path").count(), named, "{path}");
@@ -104,6 +111,14 @@ async fn the_documents_are_sound() {
                 }
             }
         }
+        let described = document["tags"].as_array().unwrap().iter();
+        let described = described.inspect(|tag| assert!(tag["description"].is_string(), "{tag}"));
+        let described: BTreeSet<_> = described.map(|tag| tag["name"].as_str().unwrap()).collect();
+        assert_eq!(tags, described, "each tag has a sentence, and each sentence a tag");
+        let text = document.to_string();
+        for rust in ["crate::", "[`", "# Errors"] {
+            assert!(!text.contains(rust), "{rust} is of the source, and no word for readers");
+        }
         let mut found = 0;
         visit(&document, &mut |reference| {
             let pointer = reference.strip_prefix('#').expect("of the same document");
@@ -111,6 +126,11 @@ async fn the_documents_are_sound() {
             found += 1;
         });
         assert!(found > 10, "{found}");
+        let text = document.to_string();
+        for name in document["components"]["schemas"].as_object().unwrap().keys() {
+            let reference = format!("\"#/components/schemas/{name}\"");
+            assert!(text.contains(&reference), "nothing here is made of {name}");
+        }
         for (scheme, _) in security(&document) {
             assert!(document["components"]["securitySchemes"][&scheme].is_object(), "{scheme}");
         }
@@ -142,4 +162,26 @@ fn security(document: &Value) -> Vec<(String, String)> {
         }
     }
     named
+}
+
+#[tokio::test]
+async fn a_number_of_32_bits_is_described_up_to_its_end() {
+    let api = Api::start();
+    let schemas = document(&api.internal).await["components"]["schemas"].take();
+    let uses = &schemas["Invited"]["properties"]["uses"];
+    assert_eq!(uses["minimum"], 0);
+    assert_eq!(uses["maximum"], u32::MAX);
+    assert_eq!(uses["format"], "int64", "an int32 ends at half of that");
+    let uses = &schemas["Invite"]["properties"]["uses"];
+    assert_eq!(uses["maximum"], 10_000, "a bound of its own stays");
+}
+
+#[tokio::test]
+async fn a_refusal_for_want_of_a_token_is_described_with_its_challenge() {
+    let api = Api::start();
+    let document = document(&api.public).await;
+    let refusal = &document["paths"]["/v1/me"]["get"]["responses"]["401"];
+    assert!(refusal["headers"]["WWW-Authenticate"].is_object(), "{refusal}");
+    let answered = api.get("/v1/me").await;
+    assert_eq!(answered.headers["www-authenticate"], "Bearer");
 }

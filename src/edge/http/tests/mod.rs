@@ -27,6 +27,7 @@ use crate::{
 mod accounts;
 mod administration;
 mod document;
+mod explorer;
 mod heads;
 mod passwords;
 mod tokens;
