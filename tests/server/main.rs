@@ -15,12 +15,13 @@ mod resume;
 mod history;
 mod idempotency;
 
-mod api_document;
-mod channels_http;
 mod members;
-mod messages_http;
 mod private;
 mod quota;
+
+mod api_document;
+mod channels_http;
+mod messages_http;
 mod webhooks;
 
 mod auth;
