@@ -430,6 +430,9 @@ pub const REFUSALS_MAX: usize = 64;
 pub const REFUSAL_TIMEOUT: Duration = Duration::from_millis(500);
 /// Connections to the internal listener. Beyond it: 503 and close.
 pub const INTERNAL_CONNECTIONS_MAX: usize = 64;
+/// What one read of a body takes on the internal listener, where imports come. The others read as much
+/// as a head may have. What is more waits for the next read.
+pub const INTERNAL_READ_BYTES_MAX: usize = 256 * 1024;
 /// How long a profile of the process may be sampled. Beyond it: 400. One is taken at a time; who
 /// asks for another meanwhile gets 503.
 pub const PROFILE_TIME_MAX: Duration = Duration::from_secs(60);

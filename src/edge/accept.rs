@@ -151,6 +151,7 @@ impl Drop for Transfer {
 #[derive(Clone, Debug)]
 struct Bounds {
     head_bytes_max: usize,
+    read_bytes_max: usize,
     head_timeout: Duration,
 }
 
@@ -158,18 +159,22 @@ struct Bounds {
 /// gone. Then it accepts no more, lets requests that are under way finish, and returns.
 ///
 /// WebSockets do not count: they left for the hub, with their permits. `tls` is asked for each new
-/// connection whether it is to be secure, and with what.
+/// connection whether it is to be secure, and with what. One read takes at most `read_bytes_max`, or
+/// what a head may have if that is more: 0 leaves it at that.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     permits: Permits,
     tls: impl Fn() -> Option<Arc<ServerConfig>>,
     limits: &Limits,
+    read_bytes_max: usize,
     shutdown: watch::Receiver<bool>,
 ) {
+    let head_bytes_max =
+        usize::try_from(limits.request_head_bytes_max.as_u64()).unwrap_or(usize::MAX);
     let bounds = Bounds {
-        head_bytes_max: usize::try_from(limits.request_head_bytes_max.as_u64())
-            .unwrap_or(usize::MAX),
+        head_bytes_max,
+        read_bytes_max: read_bytes_max.max(head_bytes_max),
         head_timeout: limits.request_head_timeout,
     };
     // Counts its own turns: tokio's are so short that in a storm the kernel's queue would overflow
@@ -318,7 +323,7 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         .header_read_timeout(bounds.head_timeout)
         .max_headers(limits::REQUEST_HEADERS_MAX)
         .max_header_size(bounds.head_bytes_max)
-        .max_buf_size(bounds.head_bytes_max)
+        .max_buf_size(bounds.read_bytes_max)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     tokio::pin!(connection);

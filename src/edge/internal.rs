@@ -103,7 +103,10 @@ pub fn spawn(
         let permits = Permits::new(limits::INTERNAL_CONNECTIONS_MAX);
         let plain = || None;
         let router = router(internal);
-        runtime.block_on(accept::serve(listener, router, permits, plain, &limits, shutdown));
+        let read_bytes_max = limits::INTERNAL_READ_BYTES_MAX;
+        let serving =
+            accept::serve(listener, router, permits, plain, &limits, read_bytes_max, shutdown);
+        runtime.block_on(serving);
     })
 }
 

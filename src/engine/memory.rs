@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 pub use self::log::{Fault, MemoryLog};
 use super::{
     Append, AppendError, Caps, Chain, Derived, Engine, Expect, Feed, Mark, ReadError, ReadFrom,
-    RecordError, Refusal, Revision, Table, Versioned,
+    RecordError, Refusal, Revision, Table, Versioned, put_bytes,
 };
 use crate::{
     limits,
@@ -387,7 +387,11 @@ impl Engine for MemoryEngine {
         derived: Vec<Derived>,
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
         let (node, key) = (self.clone(), key.to_owned());
+        let fits = put_bytes(&key, Some(&value), &derived) <= limits::ENTRY_BYTES_MAX;
         async move {
+            if !fits {
+                return Err(RecordError::TooLarge);
+            }
             node.records(|log| {
                 let revision = log.put(table, &key, value, expect)?;
                 log.derive(&derived);

@@ -211,10 +211,19 @@ pub struct Derived {
 }
 
 fn bytes_beside(keys: &[MessageKey], derived: &[Derived]) -> usize {
+    size_of_val(keys) + derived_bytes(derived)
+}
+
+/// What a record takes of a transaction, with what follows from it.
+fn put_bytes(key: &str, value: Option<&Bytes>, derived: &[Derived]) -> usize {
+    key.len() + value.map_or(0, Bytes::len) + derived_bytes(derived)
+}
+
+fn derived_bytes(derived: &[Derived]) -> usize {
     let of_record = |record: &Derived| {
         size_of::<Derived>() + record.key.len() + record.value.as_ref().map_or(0, Bytes::len)
     };
-    size_of_val(keys) + derived.iter().map(of_record).sum::<usize>()
+    derived.iter().map(of_record).sum()
 }
 
 /// The durable unique key of one publish, and what it stands for.
@@ -401,6 +410,10 @@ pub enum RecordError {
     /// The storage is failing; a write may or may not have happened.
     #[error("the storage is unavailable")]
     StorageUnavailable,
+    /// With what follows from it, it is more than [`ENTRY_BYTES_MAX`](crate::limits::ENTRY_BYTES_MAX):
+    /// certainly not written.
+    #[error("the record is too large, with what follows from it")]
+    TooLarge,
 }
 
 /// What an engine is.

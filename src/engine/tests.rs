@@ -333,6 +333,20 @@ async fn a_batch_that_is_too_large_is_refused<E: Engine>(engine: &E) {
     assert_eq!(firsts(engine, ReadFrom::Tail, 1).await, [1]);
 }
 
+async fn a_record_that_is_too_large_with_what_follows_is_refused<E: Engine>(engine: &E) {
+    let half = Bytes::from(vec![0; crate::limits::ENTRY_BYTES_MAX / 2]);
+    let put = |key, derived: &Bytes| {
+        let (table, value) = (Table::Counters, Some(derived.clone()));
+        let derived = vec![Derived { table, key: "too large".into(), value }];
+        engine.put_with(Table::Counters, key, half.clone(), Expect::Absent, derived)
+    };
+    assert_eq!(put("too large, too", &half).await, Err(RecordError::TooLarge));
+    for key in ["too large", "too large, too"] {
+        assert_eq!(engine.get(Table::Counters, key).await, Ok(None));
+    }
+    put("large", &half.slice(200..)).await.unwrap();
+}
+
 async fn many_channels_append_at_once_without_a_gap<E: Engine>(engine: &E) {
     const CHANNELS: u32 = 64;
     const APPENDS: u64 = 200;
@@ -393,6 +407,7 @@ contract!(
     of_many_that_write_a_record_one_wins,
     a_scan_is_in_order_and_goes_on_after_a_key,
     a_batch_that_is_too_large_is_refused,
+    a_record_that_is_too_large_with_what_follows_is_refused,
     many_channels_append_at_once_without_a_gap,
     a_chain_is_appended_batch_by_batch,
     a_chain_after_another_place_than_the_end_is_moved_whole,

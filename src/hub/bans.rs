@@ -70,7 +70,7 @@ impl From<&BanError> for ErrorCode {
             BanError::TooMany => Self::TooMany,
             BanError::Contended | BanError::Records(RecordError::Busy) => Self::Busy,
             BanError::Directory(error) => error.into(),
-            BanError::Records(RecordError::Conflict) => Self::Internal,
+            BanError::Records(RecordError::Conflict | RecordError::TooLarge) => Self::Internal,
             BanError::Records(RecordError::StorageUnavailable) => Self::StorageUnavailable,
         }
     }

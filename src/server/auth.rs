@@ -110,7 +110,7 @@ pub fn start(config: &Config) -> Result<AuthServer, StartError> {
     let serving = runtime.spawn(async move {
         let permits = Permits::for_process(limits.connections_max);
         let tls = || present.now().tls.clone();
-        accept::serve(public_listener, router, permits, tls, &limits, is_shutdown).await;
+        accept::serve(public_listener, router, permits, tls, &limits, 0, is_shutdown).await;
     });
     super::announce(&data_dir, internal)?;
 

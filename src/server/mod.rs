@@ -354,7 +354,7 @@ fn start_on<E: Engine>(
     edge.spawn(async move {
         let permits = Permits::for_process(limits.connections_max);
         let tls = || present.now().tls.clone();
-        accept::serve(public_listener, router, permits, tls, &limits, is_shutdown).await;
+        accept::serve(public_listener, router, permits, tls, &limits, 0, is_shutdown).await;
     });
 
     announce(&data_dir, internal)?;

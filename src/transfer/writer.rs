@@ -120,6 +120,8 @@ struct Channel {
     newest_moment: Option<HashSet<u64>>,
     pending: Pending,
     is_under_way: bool,
+    /// Whether it has no quota, at its head. A change of that is an entry, and so moves the head.
+    is_unlimited: bool,
 }
 
 /// What the next commit will have.
@@ -146,6 +148,7 @@ struct Committed {
     name: Box<str>,
     before: Cursor,
     head: Head,
+    is_unlimited: bool,
     /// The blocks of lines that turned out to be known.
     known: Vec<usize>,
 }
@@ -326,7 +329,7 @@ impl<E: Engine> Writer<E> {
             channel.newest_ms = last_ms;
             channel.is_under_way = true;
             let pending = std::mem::replace(&mut channel.pending, Pending::new(last_ms));
-            let attempt = Attempt::new(channel.id, channel.head, pending);
+            let attempt = Attempt::new(channel, pending);
             let (engine, directory) = (Arc::clone(&self.engine), Arc::clone(&self.directory));
             commits.push(attempt.commit(engine, directory, name.clone()));
         }
@@ -357,9 +360,10 @@ impl<E: Engine> Writer<E> {
             }
         };
         let Some(UnderWay { mut blocks, .. }) = self.under_way.take() else { return Ok(()) };
-        for Committed { name, before, head, known } in committed {
+        for Committed { name, before, head, is_unlimited, known } in committed {
             let Some(channel) = self.channels.get_mut(&name) else { continue };
             channel.head = head;
+            channel.is_unlimited = is_unlimited;
             channel.is_under_way = false;
             for block in known {
                 blocks[block].written.added -= 1;
@@ -473,6 +477,7 @@ async fn open<E: Engine>(
         newest_moment: None,
         pending: Pending::new(newest_ms),
         is_under_way: false,
+        is_unlimited: false,
     };
     Ok((name, channel))
 }
@@ -481,6 +486,7 @@ async fn open<E: Engine>(
 struct Attempt {
     channel: ChannelId,
     head: Head,
+    is_unlimited: bool,
     pending: Pending,
     known: Vec<usize>,
     /// The chain's own derived records. Those of a quota come behind them.
@@ -498,8 +504,9 @@ enum Found {
 }
 
 impl Attempt {
-    fn new(channel: ChannelId, head: Head, pending: Pending) -> Self {
-        Self { channel, head, pending, known: Vec::new(), derived: 0 }
+    fn new(channel: &Channel, pending: Pending) -> Self {
+        let Channel { id, head, is_unlimited, .. } = *channel;
+        Self { channel: id, head, is_unlimited, pending, known: Vec::new(), derived: 0 }
     }
 
     async fn commit<E: Engine>(
@@ -512,15 +519,19 @@ impl Attempt {
         for _ in 0..IMPORT_ATTEMPTS_MAX {
             let Some(first) = chain.batches.first().map(|batch| batch.id) else { break };
             let before = self.head.cursor;
-            // Read behind the head: whoever publishes or deletes the channel meanwhile moves that.
-            let record = directory.record(self.channel).await?;
             chain.derived.truncate(self.derived);
-            if !record.quota.is_none() {
-                let usage = accepted(record.usage, &chain.batches);
-                if !record.quota.holds(usage) {
-                    return Err(WriteError::NoRoom(name));
+            if !self.is_unlimited {
+                // Read behind the head: whoever publishes, changes or deletes the channel meanwhile
+                // moves that.
+                let record = directory.record(self.channel).await?;
+                self.is_unlimited = record.quota.is_none();
+                if !self.is_unlimited {
+                    let usage = accepted(record.usage, &chain.batches);
+                    if !record.quota.holds(usage) {
+                        return Err(WriteError::NoRoom(name));
+                    }
+                    chain.derived.extend(ChannelRecord { usage, ..record }.derived());
                 }
-                chain.derived.extend(ChannelRecord { usage, ..record }.derived());
             }
             let error = match engine.append_chain(chain.clone()).await {
                 Ok(cursors) => {
@@ -545,6 +556,7 @@ impl Attempt {
                         Found::Ours(head) => return Ok(self.committed(name, before, head)),
                         Found::Others(head) => {
                             self.head = head;
+                            self.is_unlimited = false;
                             chain = self.chain();
                         }
                         // The same again: should the first try arrive late, one of them is refused.
@@ -564,7 +576,8 @@ impl Attempt {
     }
 
     fn committed(self, name: Box<str>, before: Cursor, head: Head) -> Committed {
-        Committed { name, before, head, known: self.known }
+        let Self { is_unlimited, known, .. } = self;
+        Committed { name, before, head, is_unlimited, known }
     }
 
     fn drop_known(&mut self, keys: &[MessageKey]) {

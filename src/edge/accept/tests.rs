@@ -34,7 +34,7 @@ impl Server {
         let (shutdown, stop) = watch::channel(false);
         let places = permits.clone();
         let serving = tokio::spawn(async move {
-            serve(listener, router, places, || None, &limits, stop).await;
+            serve(listener, router, places, || None, &limits, 0, stop).await;
         });
         Self { address, permits, shutdown, serving }
     }
@@ -229,7 +229,7 @@ async fn all_that_wait_are_accepted_before_the_first_is_served() {
     let router = Router::new().route("/", get(async move || taken.taken().to_string()));
     let (_shutdown, stop) = watch::channel(false);
     tokio::spawn(async move {
-        serve(listener, router, permits, || None, &Limits::default(), stop).await;
+        serve(listener, router, permits, || None, &Limits::default(), 0, stop).await;
     });
     let first = waiting.remove(0);
     first.set_nonblocking(true).unwrap();

@@ -73,7 +73,7 @@ impl Server {
         let permits = Permits::new(4);
         let places = permits.clone();
         tokio::spawn(async move {
-            serve(listener, router, places, || None, &Limits::default(), stop).await;
+            serve(listener, router, places, || None, &Limits::default(), 0, stop).await;
         });
         Self { address, permits, taken, _shutdown: shutdown }
     }

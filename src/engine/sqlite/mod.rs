@@ -357,7 +357,10 @@ impl Engine for SqliteEngine {
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
         let put = Put { table, key: key.to_owned(), value: Some(value), expect, derived };
-        answered(self.write(Work::Put(put, reply)), answer)
+        let fits = put.bytes() <= limits::ENTRY_BYTES_MAX;
+        let sent =
+            if fits { self.write(Work::Put(put, reply)) } else { Err(RecordError::TooLarge) };
+        answered(sent, answer)
     }
 
     fn remove(
@@ -416,13 +419,13 @@ fn private_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// The only kind of connection that writes.
 /// Makes a prepared statement keep its plan. Otherwise SQLite, as it is compiled in here, plans again
 /// for each new value that it is given, which took more than the query itself.
 fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
+/// The only kind of connection that writes.
 fn connect_writer(path: &Path, synchronous: Synchronous) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;

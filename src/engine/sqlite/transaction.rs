@@ -10,6 +10,7 @@ use super::records;
 use crate::{
     engine::{
         Append, AppendError, Chain, Derived, Expect, MessageKey, RecordError, Revision, Table,
+        put_bytes,
     },
     limits,
     log::{
@@ -26,6 +27,13 @@ pub(super) struct Put {
     pub(super) expect: Expect,
     /// What follows from it.
     pub(super) derived: Vec<Derived>,
+}
+
+impl Put {
+    /// What it takes of a transaction, with all that follows from it.
+    pub(super) fn bytes(&self) -> usize {
+        put_bytes(&self.key, self.value.as_ref(), &self.derived)
+    }
 }
 
 /// Entries to drop.

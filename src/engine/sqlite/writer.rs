@@ -14,7 +14,6 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode};
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -151,7 +150,7 @@ impl Writer {
                 }
                 Ok(Work::Put(put, reply)) => {
                     group.count += 1;
-                    group.bytes += put.value.as_ref().map_or(0, Bytes::len);
+                    group.bytes += put.bytes();
                     group.puts.push((put, reply));
                 }
                 Ok(Work::Trim(trim, reply)) if self.trims.len() < limits::TRIMS_MAX => {

@@ -88,7 +88,8 @@ impl From<&DirectoryError> for ErrorCode {
             DirectoryError::UnknownChannel => Self::UnknownChannel,
             DirectoryError::ChannelExists => Self::ChannelExists,
             DirectoryError::Contended | DirectoryError::Records(RecordError::Busy) => Self::Busy,
-            DirectoryError::Damaged | DirectoryError::Records(RecordError::Conflict) => {
+            DirectoryError::Damaged
+            | DirectoryError::Records(RecordError::Conflict | RecordError::TooLarge) => {
                 Self::Internal
             }
             DirectoryError::Records(RecordError::StorageUnavailable) => Self::StorageUnavailable,

@@ -1,5 +1,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -13,7 +14,7 @@ use tokio::runtime::Runtime;
 use super::*;
 use crate::{
     engine::{
-        ReadError, Refusal, Table,
+        Append, ReadError, Refusal, Table,
         memory::{Fault, MemoryEngine, Stage},
         sqlite::{self, SqliteOptions},
     },
@@ -279,6 +280,21 @@ async fn whatever_happens_to_a_commit_each_line_is_in_the_log_once() {
             assert_eq!(site.restarted().import(&(first + &file)).await.added, 0, "case {case}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_quota_that_comes_between_two_commits_holds() {
+    let site = Site::new();
+    site.import(&line("ada", 1, "first", "")).await;
+    let (channel, head) = (site.channel("lobby").await, site.told.lock().unwrap()[0].2);
+    let mut record = site.directory.record(channel).await.unwrap();
+    record.quota.messages_max = NonZeroU64::new(2);
+    record.usage = record.usage.with(5).with(4);
+    let (batch, derived) = (foreign(&head), record.derived().collect());
+    let change = Append { channel, after: head.cursor, batch, keys: Vec::new(), derived };
+    site.engine.append(change).await.unwrap();
+    let error = site.importer.import(whole(&line("ada", 2, "second", ""))).await.unwrap_err();
+    assert_eq!(error.why, ImportFailure::Write(WriteError::NoRoom("lobby".into())));
 }
 
 #[tokio::test]

@@ -188,6 +188,25 @@ impl<'a> Scanner<'a> {
 
     /// The whole of a string with an escape: here is the first one.
     fn escaped(&mut self, start: usize) -> Result<String, LineError> {
+        let mut text = String::with_capacity(self.bytes.len() - start);
+        let mut from = start;
+        while self.peek() == Some(b'\\') {
+            let Some(character) = self.bytes.get(self.at + 1).and_then(|byte| plain_escape(*byte))
+            else {
+                return self.numbered(start);
+            };
+            text.push_str(&self.text[from..self.at]);
+            text.push(character);
+            from = self.at + 2;
+            self.at = plain_end(self.bytes, from);
+        }
+        text.push_str(&self.text[from..self.at]);
+        self.expect(b'"')?;
+        Ok(text)
+    }
+
+    /// The same, when here is an escape by the number of a character, or one that there is not.
+    fn numbered(&mut self, start: usize) -> Result<String, LineError> {
         while self.peek() == Some(b'\\') {
             self.at = plain_end(self.bytes, self.at + 2);
         }
@@ -312,6 +331,19 @@ fn plain_end(bytes: &[u8], mut at: usize) -> usize {
         at += 1;
     }
     at
+}
+
+/// The character of an escape that is a backslash and one byte.
+const fn plain_escape(byte: u8) -> Option<char> {
+    Some(match byte {
+        b'"' | b'\\' | b'/' => byte as char,
+        b'b' => '\u{8}',
+        b'f' => '\u{c}',
+        b'n' => '\n',
+        b'r' => '\r',
+        b't' => '\t',
+        _ => return None,
+    })
 }
 
 /// A value that is checked in all its parts and not kept.
