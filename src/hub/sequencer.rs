@@ -200,7 +200,7 @@ impl Sequencer {
             let Some(draft) = self.pop() else { break };
             let judgement = match &draft.wish {
                 Wish::Message(author, bytes) => judge.message(*author, *bytes),
-                Wish::Change(change) => judge.change(draft.user, change, first_sequence),
+                Wish::Change(change) => judge.change(draft.user, change, first_sequence, now_ms),
             };
             match judgement {
                 Judgement::Take => put_record(&mut records, &draft.record),

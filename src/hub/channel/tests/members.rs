@@ -555,3 +555,19 @@ fn what_is_not_in_the_log_is_judged_as_things_are_then() {
     let told = held.told();
     assert!(told.contains(&"published 3".to_owned()), "{told:?}");
 }
+
+#[test]
+fn a_name_is_taken_only_while_it_is_claimed() {
+    let rename = |until_ms| {
+        let update = Update { name: Some("hall".to_owned()), ..Update::default() };
+        Change::Rename(update, until_ms)
+    };
+    let mut held = Held::open();
+    // Batches are formed at the time 5.
+    held.change(1, rename(4));
+    held.settle();
+    assert_eq!(held.told(), ["busy"]);
+    held.change(2, rename(5));
+    held.settle();
+    assert!(held.told().contains(&"hall is Open".to_owned()));
+}
