@@ -79,10 +79,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 }
             }
             Effect::Leave(connection) => state.leave(channel, connection),
+            // Who called counts what is refused: much of that is refused before it comes here.
             Effect::Reply(ticket, reply) if ticket.asked == Asked::Call => {
-                if let Reply::Refused(refusal) = &reply {
-                    self.metrics.refused(refusal.code);
-                }
                 state.calls.end(ticket, reply);
             }
             Effect::Reply(ticket, reply) => {
