@@ -518,7 +518,19 @@ impl Attempt {
             if !record.quota.is_none() {
                 let usage = accepted(record.usage, &chain.batches);
                 if !record.quota.holds(usage) {
-                    return Err(WriteError::NoRoom(name));
+                    // What is there already needs no room.
+                    let keys = chain.keys.iter().map(|key| (key.user, key.client_message_id));
+                    let known = engine.find_keys(self.channel, keys.collect()).await?;
+                    if known.is_empty() {
+                        return Err(WriteError::NoRoom(name));
+                    }
+                    self.drop_known(&known);
+                    if self.pending.count() == 0 {
+                        let head = self.head;
+                        return Ok(self.committed(name, before, head));
+                    }
+                    chain = self.chain();
+                    continue;
                 }
                 chain.derived.extend(ChannelRecord { usage, ..record }.derived());
             }
