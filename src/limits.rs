@@ -174,8 +174,8 @@ pub const SCAN_STEP: usize = 1_000;
 pub const USERS_FOUND_MAX: usize = 50;
 /// Calls from the edge that one shard has not answered. Beyond it: `busy`.
 pub const CALLS_MAX: usize = 8_192;
-/// How long the edge waits for the answer to a call. Beyond it: 503, and a retry tells what became of
-/// it.
+/// How long the edge or a connection waits for the answer to a call. Beyond it: `busy`, and a retry
+/// tells what became of it.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of records in a page of history over HTTP. Beyond it: the page ends, with at least one record.
 pub const HISTORY_PAGE_BYTES_MAX: usize = 1024 * 1024;
@@ -187,6 +187,11 @@ pub const WEBHOOKS_PER_CHANNEL_MAX: usize = 32;
 pub const DELETION_PAUSE: Duration = Duration::from_secs(10);
 /// How long a name is kept for a channel that is about to have it. Beyond it: it is free.
 pub const NAME_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long after its claim a name may be put into the log. Beyond it: `busy`. What is left until the
+/// claim ends is for the engine, which may have to try more than once.
+pub const RENAME_TIMEOUT: Duration = Duration::from_secs(20);
+const _: () = assert!(RENAME_TIMEOUT.as_secs() * 2 < NAME_CLAIM_TIMEOUT.as_secs());
+const _: () = assert!(CALL_TIMEOUT.as_secs() < RENAME_TIMEOUT.as_secs());
 /// Bytes of a channel's topic.
 pub const TOPIC_BYTES_MAX: usize = 512;
 /// Bytes of a channel name.
@@ -530,6 +535,8 @@ const _: () = assert!(WAL_CHECKPOINT_BYTES < WAL_BYTES_MAX, "a checkpoint comes 
 pub const EXPORT_CHUNK_BYTES: usize = 64 * 1024;
 /// Bytes of one read of the log for an export. One is read ahead.
 pub const EXPORT_READ_BYTES_MAX: usize = 256 * 1024;
+/// Exports at once on each of the two ports. Beyond it: `busy`.
+pub const EXPORTS_MAX: usize = 8;
 /// Channels that an export reads at once.
 pub const EXPORT_CHANNELS_PER_PAGE: usize = 256;
 /// Members in one line of an export. More: another line of the same channel.

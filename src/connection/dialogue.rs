@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::time::sleep_until;
+use tokio::time::{sleep_until, timeout};
 
 use super::{
     SocketPort, SocketShard, bytes,
@@ -30,7 +30,7 @@ use crate::{
         revoked::Refused,
         shard::Publish,
     },
-    limits::{LOGIN_LIFETIME_MAX, UNDECODABLE_FRAMES_MAX},
+    limits::{CALL_TIMEOUT, LOGIN_LIFETIME_MAX, UNDECODABLE_FRAMES_MAX},
     log::place::UserId,
     websocket::reader::Received,
     wire::{
@@ -123,7 +123,7 @@ impl<E: Engine> Dialogue<E> {
     /// Answers a command that had to wait.
     pub(super) async fn answer(&mut self, waiting: Waiting) {
         let (id, command) = *waiting;
-        let Self { shard, port, .. } = self;
+        let (shard, port) = (Rc::clone(&self.shard), Rc::clone(&self.port));
         match command {
             Command::Authenticate { token } => {
                 let login = self.login.login_from_shard(token);
@@ -133,27 +133,40 @@ impl<E: Engine> Dialogue<E> {
             }
             Command::Channels(command) => {
                 let State::Ready { user, .. } = self.state else { return };
-                let reply = shard.desk().perform(user, *command).await;
+                let performed = shard.desk().perform(user, *command);
+                let Some(performed) = self.in_time(performed).await else { return };
+                let reply = performed.unwrap_or_else(|code| Reply::Refused(code.into()));
                 if let Reply::Refused(refusal) = &reply {
                     shard.metrics().refused(refusal.code);
                 }
-                shard.reply(port, id, &reply);
+                shard.reply(&port, id, &reply);
             }
-            Command::Users { users } => match self.names(&users).await {
-                Ok(names) => self.shard.reply(&self.port, id, &Reply::Users(names)),
-                Err(error) => self.shard.refuse(&self.port, id, (&error).into()),
+            Command::Users { users } => match self.in_time(self.names(&users)).await {
+                Some(Ok(Ok(names))) => shard.reply(&port, id, &Reply::Users(names)),
+                Some(Ok(Err(error))) => shard.refuse(&port, id, (&error).into()),
+                Some(Err(code)) => shard.refuse(&port, id, code),
+                None => {}
             },
             Command::Publish { ref channel, .. }
             | Command::Subscribe { ref channel, .. }
             | Command::History { ref channel, .. } => {
                 let State::Ready { user, .. } = self.state else { return };
-                match shard.directory().channel_for(user, channel).await {
-                    Ok(info) => self.act(id, command, &info),
-                    Err(error) => shard.refuse(port, id, (&error).into()),
+                match self.in_time(shard.directory().channel_for(user, channel)).await {
+                    Some(Ok(Ok(info))) => self.act(id, command, &info),
+                    Some(Ok(Err(error))) => shard.refuse(&port, id, (&error).into()),
+                    Some(Err(code)) => shard.refuse(&port, id, code),
+                    None => {}
                 }
             }
-            Command::Unsubscribe { channel } => shard.unsubscribe(port, id, channel),
+            Command::Unsubscribe { channel } => shard.unsubscribe(&port, id, channel),
         }
+    }
+
+    /// What the engine answers, or the refusal where it takes too long; nothing if the connection is to
+    /// end before.
+    async fn in_time<T>(&self, answer: impl Future<Output = T>) -> Option<Result<T, ErrorCode>> {
+        let answer = self.unless_over(timeout(CALL_TIMEOUT, answer)).await?;
+        Some(answer.map_err(|_| ErrorCode::Busy))
     }
 
     /// What the edge finds out, unless the connection is to end before: it may ask an issuer far away,

@@ -14,6 +14,7 @@ use crate::{
     connection::login::Login,
     hub::{Hub, desk::Desk},
     limits::Limits,
+    metrics::Metrics,
     wire::Encoding,
 };
 
@@ -110,6 +111,8 @@ pub struct Edge<E> {
     pub login: Arc<Login<E>>,
     /// Accounts and tokens, when they are served here.
     pub auth: Option<Arc<Auth>>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
     /// How the process feels.
     pub health: Health,
     /// What the operator set, and may set anew.

@@ -16,14 +16,14 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::log::{Fault, MemoryLog};
 use super::{
-    Append, AppendError, Caps, Chain, Derived, Engine, Expect, Feed, Mark, ReadError, ReadFrom,
-    RecordError, Refusal, Revision, Table, Versioned, put_bytes,
+    Append, AppendError, Caps, Chain, Derived, Engine, Expect, Feed, Mark, MessageKey, ReadError,
+    ReadFrom, RecordError, Refusal, Revision, Table, Versioned, put_bytes,
 };
 use crate::{
     limits,
     log::{
         batch::{Batch, Entry},
-        place::{ChannelId, Cursor, Sequence},
+        place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
     },
 };
 
@@ -212,7 +212,7 @@ impl Faults {
         self.next_append(Fault::Refused(refusal));
     }
 
-    /// The next read of the log fails, and a mark is one.
+    /// The next read of the log fails, and a mark or a look for keys is one.
     pub fn fail_next_read(&self, error: ReadError) {
         unpoisoned(&self.script).reads.push_back(error);
     }
@@ -346,6 +346,15 @@ impl Engine for MemoryEngine {
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static {
         let node = self.clone();
         async move { node.read_log(|log| log.read(channel, from, bytes_max)).await }
+    }
+
+    fn find_keys(
+        &self,
+        channel: ChannelId,
+        keys: Vec<(UserId, ClientMessageId)>,
+    ) -> impl Future<Output = Result<Vec<MessageKey>, ReadError>> + Send + 'static {
+        let node = self.clone();
+        async move { node.read_log(|log| Ok(log.find_keys(channel, &keys))).await }
     }
 
     fn trim(

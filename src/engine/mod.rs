@@ -63,6 +63,14 @@ pub trait Engine: Send + Sync + 'static {
         bytes_max: usize,
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static;
 
+    /// Which of these publishes are in a channel's log: the stored keys of those that are, in any
+    /// order. It knows what an append before the call was answered with.
+    fn find_keys(
+        &self,
+        channel: ChannelId,
+        keys: Vec<(UserId, ClientMessageId)>,
+    ) -> impl Future<Output = Result<Vec<MessageKey>, ReadError>> + Send + 'static;
+
     /// Drops entries that lie wholly below `sequence`, and never the last one: retention only. The
     /// keys of what is dropped are free again.
     fn trim(

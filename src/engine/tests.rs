@@ -373,6 +373,28 @@ async fn many_channels_append_at_once_without_a_gap<E: Engine>(engine: &E) {
     }
 }
 
+async fn a_key_is_found_for_as_long_as_its_message_is_there<E: Engine>(engine: &E) {
+    let key = |user, id| (UserId(user), ClientMessageId(id));
+    assert_eq!(engine.find_keys(LOBBY, vec![key(1, 1)]).await.unwrap(), []);
+    let mut chain = Appender::new(LOBBY);
+    for ids in [&[1, u64::MAX][..], &[3]] {
+        let append = chain.next_with(ids, b"text");
+        let at = engine.append(append.clone()).await.unwrap();
+        chain.extend(&append, at);
+    }
+    let asked = vec![key(1, u64::MAX), key(1, 2), key(2, 1), key(1, 3)];
+    let found = async || {
+        let mut found = engine.find_keys(LOBBY, asked.clone()).await.unwrap();
+        found.sort_by_key(|key| key.sequence);
+        found.into_iter().map(|key| (key.sequence.0, key.client_message_id.0, key.digest))
+    };
+    assert!(found().await.eq([(2, u64::MAX, 0), (3, 3, u64::MAX - 3)]));
+    assert_eq!(engine.find_keys(ATTIC, asked.clone()).await.unwrap(), []);
+    assert_eq!(engine.find_keys(LOBBY, Vec::new()).await.unwrap(), []);
+    engine.trim(LOBBY, Sequence(3)).await.unwrap();
+    assert!(found().await.eq([(3, 3, u64::MAX - 3)]));
+}
+
 macro_rules! contract {
     ($($test:ident,)*) => {
         mod memory_engine {
@@ -409,6 +431,7 @@ contract!(
     a_batch_that_is_too_large_is_refused,
     a_record_that_is_too_large_with_what_follows_is_refused,
     many_channels_append_at_once_without_a_gap,
+    a_key_is_found_for_as_long_as_its_message_is_there,
     a_chain_is_appended_batch_by_batch,
     a_chain_after_another_place_than_the_end_is_moved_whole,
     a_taken_key_keeps_the_whole_chain_out,

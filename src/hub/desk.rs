@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock,
     engine::{Engine, Table},
-    limits::{DELETION_PAUSE, LIST_SCAN_MAX, SCAN_STEP},
+    limits::{DELETION_PAUSE, LIST_SCAN_MAX, RENAME_TIMEOUT, SCAN_STEP},
     log::{
         place::{ChannelId, ClientMessageId, Sequence, UserId},
         settings::{Role, Settings, Visibility},
@@ -301,9 +301,11 @@ impl<E: Engine> Desk<E> {
         if self.directory.role(channel.id, user).await? != Some(Role::Owner) {
             return Err(ErrorCode::Forbidden.into());
         }
-        self.directory.claim_name(&name, channel.id, clock::unix_s()).await?;
-        let id = channel.id;
-        let reply = self.call(channel, Wanted::Change(user, Change::Update(update))).await;
+        let (id, now_s) = (channel.id, clock::unix_s());
+        self.directory.claim_name(&name, id, now_s).await?;
+        let until_ms = (now_s + RENAME_TIMEOUT.as_secs()) * 1_000;
+        let rename = Change::Rename(update, until_ms);
+        let reply = self.call(channel, Wanted::Change(user, rename)).await;
         if matches!(reply, Reply::Refused(_)) {
             self.directory.release_name(&name, id).await?;
         }

@@ -34,8 +34,11 @@ pub enum Change {
     SetMember(UserId, Role),
     /// Somebody to be none any more.
     RemoveMember(UserId),
-    /// Other settings. A new name has been claimed for the channel before.
+    /// Other settings, but not another name.
     Update(Update),
+    /// Other settings with another name. It is claimed for the channel, and may be put into the log
+    /// until this time, in milliseconds since 1970: afterwards it may be another channel's.
+    Rename(Update, u64),
     /// The channel to be no more.
     Delete,
 }
@@ -205,7 +208,7 @@ impl Rights {
                 }
                 _ => Err(ErrorCode::Forbidden),
             },
-            Change::Update(update) => {
+            Change::Update(update) | Change::Rename(update, _) => {
                 if own < Some(Role::Owner) {
                     return Err(ErrorCode::Forbidden);
                 }
@@ -380,13 +383,22 @@ impl<'a> Judge<'a> {
         }
     }
 
-    /// Whether a change may be, which would have this place.
+    /// Whether a change may be now, which would have this place.
     ///
     /// # Panics
     /// When the rights are not known: a channel waits for them before it judges a change.
-    pub fn change(&mut self, by: UserId, change: &Change, sequence: Sequence) -> Judgement {
+    pub fn change(
+        &mut self,
+        by: UserId,
+        change: &Change,
+        sequence: Sequence,
+        now_ms: u64,
+    ) -> Judgement {
         let rights = self.rights.expect("a change is judged when the rights are known");
         match rights.judge(by, change) {
+            Ok(_) if matches!(change, Change::Rename(_, until_ms) if now_ms > *until_ms) => {
+                Judgement::Refuse(ErrorCode::Busy)
+            }
             Ok(Verdict { changed, is_new: true }) => {
                 self.derived = rights.derived(&changed, sequence);
                 Judgement::TakeAlone(changed.record(by), changed)

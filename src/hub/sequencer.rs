@@ -3,6 +3,10 @@
 //! Owns what waits for a sequence, the one batch in flight, and the memory of recent keys. What may be
 //! in a batch is decided by the [`Judge`] when the batch is formed; whether a batch was committed is found out by `channel.rs`, which says so.
 //!
+//! A message with a number that the judge does not let in may be in the log already, and its sender be
+//! owed its sequence: only the engine knows. It is set aside until that is asked, and judged again if
+//! it is not there.
+//!
 //! Invariant: a draft leaves by exactly one of committed, repeated, refused; and each of the
 //! sequences that an epoch hands out is handed out once, because a batch is formed on the head of
 //! the chain and only its commit moves the head.
@@ -100,6 +104,10 @@ pub struct Sequencer {
     /// How many of the waiting drafts are changes.
     changes: usize,
     in_flight: Option<InFlight>,
+    /// What was not let in, and may be in the log already. They count as waiting.
+    in_doubt: HashMap<Key, Draft>,
+    /// Those of them that the engine has not been asked about.
+    unasked: Vec<Key>,
     keys: KeyWindow,
 }
 
@@ -114,13 +122,15 @@ struct InFlight {
 impl Sequencer {
     /// Takes a draft in.
     pub fn accept(&mut self, draft: Draft) -> Accepted {
-        let is_full = self.drafts.len() >= DRAFTS_MAX || self.draft_bytes >= DRAFT_BYTES_MAX;
+        let is_full = self.drafts.len() + self.in_doubt.len() >= DRAFTS_MAX
+            || self.draft_bytes >= DRAFT_BYTES_MAX;
         if let Some(key) = draft.key() {
             match self.keys.states.entry(key) {
                 Entry::Occupied(mut known) => return known.get_mut().meet(&draft),
                 Entry::Vacant(_) if is_full => return Accepted::Busy,
                 Entry::Vacant(new) => {
-                    new.insert(KeyState::Waiting { digest: draft.digest, also: Vec::new() });
+                    let (digest, also) = (draft.digest, Vec::new());
+                    new.insert(KeyState::Waiting { digest, also, is_new: false });
                 }
             }
         } else if is_full {
@@ -158,7 +168,7 @@ impl Sequencer {
     /// Whether nothing waits and nothing is in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && self.drafts.is_empty()
+        self.in_flight.is_none() && self.drafts.is_empty() && self.in_doubt.is_empty()
     }
 
     /// Forms the next batch on `head` out of what waits and `judge` lets in, and holds it as the one
@@ -190,7 +200,7 @@ impl Sequencer {
             let Some(draft) = self.pop() else { break };
             let judgement = match &draft.wish {
                 Wish::Message(author, bytes) => judge.message(*author, *bytes),
-                Wish::Change(change) => judge.change(draft.user, change, first_sequence),
+                Wish::Change(change) => judge.change(draft.user, change, first_sequence, now_ms),
             };
             match judgement {
                 Judgement::Take => put_record(&mut records, &draft.record),
@@ -205,6 +215,10 @@ impl Sequencer {
                 Judgement::Defer => {
                     self.put_back(draft);
                     break;
+                }
+                Judgement::Refuse(code) if self.may_be_stored(&draft, code) => {
+                    self.set_aside(draft);
+                    continue;
                 }
                 Judgement::Refuse(code) => {
                     self.forget(&draft, &mut |ticket| end(ticket, Outcome::Refused(code)));
@@ -278,21 +292,81 @@ impl Sequencer {
     pub fn repeated(&mut self, stored: &[MessageKey], mut end: impl FnMut(Ticket, Outcome)) {
         let Some(in_flight) = self.in_flight.take() else { return };
         for draft in in_flight.drafts.into_iter().rev() {
-            let stored = draft.key().and_then(|key| {
-                let stored = stored.iter().find(|it| (it.user, it.client_message_id) == key)?;
-                Some((key, stored))
-            });
-            match stored {
+            let is_it = |it: &&MessageKey| Some((it.user, it.client_message_id)) == draft.key();
+            match stored.iter().find(is_it) {
                 None => self.put_back(draft),
-                Some((key, stored)) => {
-                    let outcome = if stored.digest == draft.digest {
-                        Outcome::Repeated(stored.sequence)
-                    } else {
-                        Outcome::Conflict
-                    };
-                    end(draft.ticket, outcome);
-                    self.keys.settle_as(key, stored, draft.digest, &mut end);
-                }
+                Some(stored) => self.end_stored(&draft, stored, &mut end),
+            }
+        }
+    }
+
+    fn end_stored(
+        &mut self,
+        draft: &Draft,
+        stored: &MessageKey,
+        end: &mut impl FnMut(Ticket, Outcome),
+    ) {
+        let outcome = if stored.digest == draft.digest {
+            Outcome::Repeated(stored.sequence)
+        } else {
+            Outcome::Conflict
+        };
+        end(draft.ticket, outcome);
+        let key = (stored.user, stored.client_message_id);
+        self.keys.settle_as(key, stored, draft.digest, end);
+    }
+
+    /// Whether a draft that is to be refused may be in the log. Who may not know of the channel is not
+    /// told, whatever was written before.
+    fn may_be_stored(&self, draft: &Draft, code: ErrorCode) -> bool {
+        let state = draft.key().and_then(|key| self.keys.states.get(&key));
+        code != ErrorCode::UnknownChannel
+            && matches!(state, Some(KeyState::Waiting { is_new: false, .. }))
+    }
+
+    fn set_aside(&mut self, draft: Draft) {
+        if let Some(key) = draft.key() {
+            self.draft_bytes += draft.record.len();
+            self.unasked.push(key);
+            self.in_doubt.insert(key, draft);
+        }
+    }
+
+    /// The keys that the engine has to be asked about, each once.
+    pub fn take_unasked(&mut self) -> Vec<(UserId, ClientMessageId)> {
+        mem::take(&mut self.unasked)
+    }
+
+    /// The engine was asked about these keys, and holds those that are stored. What it does not hold
+    /// is judged again, before all else.
+    pub fn found(
+        &mut self,
+        asked: &[(UserId, ClientMessageId)],
+        stored: &[MessageKey],
+        mut end: impl FnMut(Ticket, Outcome),
+    ) {
+        let stored: HashMap<Key, &MessageKey> =
+            stored.iter().map(|it| ((it.user, it.client_message_id), it)).collect();
+        for key in asked.iter().rev() {
+            let Some(draft) = self.in_doubt.remove(key) else { continue };
+            self.draft_bytes -= draft.record.len();
+            if let Some(stored) = stored.get(key) {
+                self.end_stored(&draft, stored, &mut end);
+                continue;
+            }
+            if let Some(KeyState::Waiting { is_new, .. }) = self.keys.states.get_mut(key) {
+                *is_new = true;
+            }
+            self.put_back(draft);
+        }
+    }
+
+    /// The engine cannot say what became of these keys: their drafts end without a sequence.
+    pub fn not_found(&mut self, asked: &[(UserId, ClientMessageId)], mut end: impl FnMut(Ticket)) {
+        for key in asked {
+            if let Some(draft) = self.in_doubt.remove(key) {
+                self.draft_bytes -= draft.record.len();
+                self.forget(&draft, &mut end);
             }
         }
     }
@@ -316,7 +390,9 @@ impl Sequencer {
     pub fn refuse_waiting(&mut self, mut end: impl FnMut(Ticket)) {
         self.draft_bytes = 0;
         self.changes = 0;
-        for draft in mem::take(&mut self.drafts) {
+        self.unasked.clear();
+        let in_doubt = mem::take(&mut self.in_doubt).into_values();
+        for draft in mem::take(&mut self.drafts).into_iter().chain(in_doubt) {
             self.forget(&draft, &mut end);
         }
     }
@@ -346,8 +422,9 @@ struct KeyWindow {
 
 #[derive(Debug)]
 enum KeyState {
-    /// A draft with this key waits or is in flight; the tickets are those of its later tries.
-    Waiting { digest: u64, also: Vec<Ticket> },
+    /// A draft with this key waits or is in flight; the tickets are those of its later tries. It is new
+    /// if the engine was asked, and does not have it.
+    Waiting { digest: u64, also: Vec<Ticket>, is_new: bool },
     /// The message is in the log.
     Settled { digest: u64, sequence: Sequence },
 }

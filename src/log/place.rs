@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use xxhash_rust::xxh3::xxh3_64;
+
 /// A user, by the number that the directory gave to the subject of its tokens.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct UserId(pub u32);
@@ -13,6 +15,18 @@ pub struct ChannelId(pub u32);
 /// The client's own number for one publish, unique per user and channel. Never 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ClientMessageId(pub u64);
+
+impl ClientMessageId {
+    /// The number of a message that has this id: the id itself, if it is a number as our clients give
+    /// them, otherwise its XXH3 with 64 bits. It is stored, so it stays what it is, and it is the same
+    /// whichever way a message comes.
+    #[must_use]
+    pub fn of_text(id: &str) -> Self {
+        let is_number = !id.starts_with(['0', '+']);
+        let number = id.parse::<u64>().ok().filter(|_| is_number);
+        Self(number.unwrap_or_else(|| xxh3_64(id.as_bytes()).max(1)))
+    }
+}
 
 /// A message's place in its channel: 1, 2, 3, … 0 is the place before the first message.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -115,4 +129,25 @@ pub enum Durability {
     Quorum,
     /// In memory only.
     Ephemeral,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_that_is_a_number_of_a_client_is_that_number() {
+        for (id, number) in [("1", 1), ("17", 17), ("18446744073709551615", u64::MAX)] {
+            assert_eq!(ClientMessageId::of_text(id).0, number);
+        }
+        let others = ["0", "01", "017", "+17", "-1", "18446744073709551616", "1.0", "1e3", " 1"];
+        for id in others {
+            assert_eq!(ClientMessageId::of_text(id).0, xxh3_64(id.as_bytes()), "{id}");
+        }
+    }
+
+    #[test]
+    fn the_number_of_an_id_never_changes() {
+        assert_eq!(ClientMessageId::of_text("a-b").0, 17717960608275414559);
+    }
 }

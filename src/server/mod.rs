@@ -345,6 +345,7 @@ fn start_on<E: Engine>(
         desk,
         login,
         auth: auth.clone(),
+        metrics: Arc::clone(&metrics),
         health,
         live: Arc::clone(&live),
         limits: config.limits.clone(),

@@ -416,7 +416,7 @@ impl Builder {
             return;
         }
         let origin = &message.origin;
-        let id = origin.id.as_deref().map(record::client_message_id);
+        let id = origin.id.as_deref().map(ClientMessageId::of_text);
         let part = self.part(&origin.channel);
         let written = Written { user, id, time_ms: origin.time_ms };
         record::put_message(&mut part.records, written, &message.body);
@@ -429,7 +429,7 @@ impl Builder {
             return;
         }
         let origin = &event.origin;
-        let id = origin.id.as_deref().map(record::client_message_id);
+        let id = origin.id.as_deref().map(ClientMessageId::of_text);
         let part = self.part(&origin.channel);
         let written = Written { user, id, time_ms: origin.time_ms };
         match &event.change {

@@ -109,14 +109,6 @@ pub fn put_settings(records: &mut Vec<u8>, written: Written, channel: &str, sett
     put_record(records, &record::settings(written, &settings.of(channel)));
 }
 
-/// The number of a message that has this id: the id itself, if it is one as our clients give them.
-#[must_use]
-pub fn client_message_id(id: &str) -> ClientMessageId {
-    let is_number = !id.starts_with(['0', '+']);
-    let number = id.parse::<u64>().ok().filter(|_| is_number);
-    ClientMessageId(number.unwrap_or_else(|| xxh3_64(id.as_bytes()).max(1)))
-}
-
 /// By what a record of an import is known again: two that have the same are the same message. It is
 /// stored, so it stays what it is: XXH3 with 64 bits, of the user and the number if the record has
 /// one, otherwise of all the record, which [`put_message`] and its like write in one way only.
@@ -308,21 +300,9 @@ mod tests {
         let later = Written { time_ms: 5, ..numbered };
         assert_eq!(identity_of(later, "ho"), GOLDEN_NUMBERED, "the number says it all");
         assert_eq!(identity_at(GOLDEN_PLAIN, NonZeroU64::MIN), GOLDEN_AT);
-        assert_eq!(client_message_id("a-b").0, GOLDEN_ID);
     }
 
     const GOLDEN_PLAIN: u64 = 8890889525421743626;
     const GOLDEN_NUMBERED: u64 = 13354136377132265062;
     const GOLDEN_AT: u64 = 12222432129577366937;
-    const GOLDEN_ID: u64 = 17717960608275414559;
-
-    #[test]
-    fn an_id_that_is_a_number_of_a_client_is_that_number() {
-        for (id, number) in [("1", 1), ("17", 17), ("18446744073709551615", u64::MAX)] {
-            assert_eq!(client_message_id(id).0, number);
-        }
-        for id in ["0", "017", "+17", "18446744073709551616", "1.0", " 1", "x"] {
-            assert_eq!(client_message_id(id).0, xxh3_64(id.as_bytes()), "{id}");
-        }
-    }
 }

@@ -525,11 +525,26 @@ impl Attempt {
                 // moves that.
                 let record = directory.record(self.channel).await?;
                 self.is_unlimited = record.quota.is_none();
-                if !self.is_unlimited {
-                    let usage = accepted(record.usage, &chain.batches);
-                    if !record.quota.holds(usage) {
+                let usage = match self.is_unlimited {
+                    true => record.usage,
+                    false => accepted(record.usage, &chain.batches),
+                };
+                if !record.quota.holds(usage) {
+                    // What is there already needs no room.
+                    let keys = chain.keys.iter().map(|key| (key.user, key.client_message_id));
+                    let known = engine.find_keys(self.channel, keys.collect()).await?;
+                    if known.is_empty() {
                         return Err(WriteError::NoRoom(name));
                     }
+                    self.drop_known(&known);
+                    if self.pending.count() == 0 {
+                        let head = self.head;
+                        return Ok(self.committed(name, before, head));
+                    }
+                    chain = self.chain();
+                    continue;
+                }
+                if !self.is_unlimited {
                     chain.derived.extend(ChannelRecord { usage, ..record }.derived());
                 }
             }

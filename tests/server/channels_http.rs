@@ -7,7 +7,11 @@ use hubbub::{
 };
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Api, Heard, JSON, Peer, TestServer, code_of};
+use crate::harness::{
+    Answer, Api, Heard, JSON, Peer, TestServer,
+    channels::{delete, join},
+    code_of,
+};
 
 /// The number of a user, whom everybody finds by name.
 async fn number(api: &Api, name: &str) -> u64 {
@@ -480,7 +484,7 @@ async fn a_name_is_one_and_any_other_segment_is_no_channel() {
     for path in ["/v1/channels/", "/v1/channels/lobby/", "/v1/channels//messages", "/v1/users/1"] {
         assert_eq!(ada.get(path).await.status, 404, "{path}");
     }
-    for path in ["/metrics", "/debug/profile", "/v1/admin/bans", "/v1/import", "/v1/export"] {
+    for path in ["/metrics", "/debug/profile", "/v1/admin/bans", "/v1/import"] {
         assert_eq!(ada.get(path).await.status, 404, "{path}");
     }
 }
@@ -564,4 +568,24 @@ async fn a_change_of_members_reaches_subscribers_in_its_place() {
         .map(|entry| entry["member"]["role"].as_str())
         .collect();
     assert_eq!(roles, [Some("member"), None, Some("none")]);
+}
+
+#[tokio::test]
+async fn a_refusal_is_counted_once_by_whichever_door_and_whoever_decides() {
+    let server = TestServer::start().await;
+    let [ada] = users(&server, ["ada"]).await;
+    let mut peer = Peer::login(&server, "ada").await;
+    let counted = async |code: u16, name: &str| {
+        let series = format!("hubbub_refused_total{{code=\"{code}\",name=\"{name}\"}}");
+        server.metric_of(&series).await as u64
+    };
+    // By the desk, and by the channel itself.
+    ada.get("/v1/channels/none").await.is_refused(404, "unknown_channel");
+    assert_eq!(counted(300, "unknown_channel").await, 1);
+    assert!(peer.member(join("none")).await.is_err());
+    assert_eq!(counted(300, "unknown_channel").await, 2);
+    ada.delete("/v1/channels/lobby").await.is_refused(403, "forbidden");
+    assert_eq!(counted(203, "forbidden").await, 1);
+    assert!(peer.ask(delete("lobby")).await.is_err());
+    assert_eq!(counted(203, "forbidden").await, 2);
 }

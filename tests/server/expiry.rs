@@ -3,11 +3,14 @@
 use std::time::{Duration, SystemTime};
 
 use hubbub::{
+    engine::memory::Stage,
     log::place::UserId,
     wire::{Encoding, code::CloseCode},
 };
 
-use crate::harness::{Bystander, Heard, LOBBY, Peer, TestServer, authenticate, now_s};
+use crate::harness::{
+    Bystander, Heard, LOBBY, Peer, TestServer, authenticate, channels::join, now_s, within,
+};
 
 #[tokio::test]
 async fn a_connection_ends_with_its_token_and_not_before() {
@@ -84,4 +87,17 @@ async fn a_ban_ends_a_connection_at_once_that_waits_for_keys() {
     hub.bans().ban(ada, 1).await.unwrap();
     let closed = [Heard::Close(CloseCode::Forbidden.number())];
     assert!(peer.rest().await.ends_with(&closed));
+}
+
+#[tokio::test]
+async fn a_ban_ends_a_connection_at_once_that_waits_for_the_engine() {
+    let server = TestServer::in_memory().await;
+    let engine = server.engine();
+    let mut peer = Peer::with_token(&server, &server.token("ada")).await;
+    let ada = UserId(peer.welcome().await.user_id);
+    let hold = engine.faults().hold(Stage::Commit);
+    peer.send(join(LOBBY)).await;
+    within("the append", hold.waiting(1)).await;
+    server.bans().ban(ada, 1).await.unwrap();
+    assert_eq!(peer.rest().await, [Heard::Close(CloseCode::Forbidden.number())]);
 }

@@ -22,6 +22,7 @@ mod quota;
 mod api_document;
 mod channels_http;
 mod messages_http;
+mod transfer;
 mod webhooks;
 
 mod auth;

@@ -92,3 +92,25 @@ async fn bytes_are_those_of_the_bodies() {
     owner.publish("full", "ab").await.unwrap();
     assert_eq!(code_of(owner.publish("full", "a").await), ErrorCode::QuotaExhausted);
 }
+
+#[tokio::test]
+async fn a_retry_of_what_a_channel_has_is_answered_also_when_it_is_full_or_archived() {
+    let mut server = TestServer::start().await;
+    let mut owner = Peer::login(&server, "owner").await;
+    owner.create(with_quota("full", 1, 0)).await.unwrap();
+    let id = owner.send(publish("full", "x", 7)).await;
+    let first = owner.published(id).await.unwrap().sequence;
+    for archived in [None, Some(true)] {
+        owner.update(proto::UpdateChannel { archived, ..change("full") }).await.unwrap();
+        server.restart().await;
+        owner = Peer::login(&server, "owner").await;
+        let id = owner.send(publish("full", "x", 7)).await;
+        assert_eq!(owner.published(id).await.unwrap().sequence, first);
+        let id = owner.send(publish("full", "y", 7)).await;
+        assert_eq!(code_of(owner.published(id).await), ErrorCode::IdempotencyConflict);
+        let id = owner.send(publish("full", "x", 8)).await;
+        let code =
+            if archived.is_some() { ErrorCode::ChannelArchived } else { ErrorCode::QuotaExhausted };
+        assert_eq!(code_of(owner.published(id).await), code);
+    }
+}

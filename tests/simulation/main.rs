@@ -87,6 +87,7 @@ fn a_defect_about_members_is_found_out() {
         MisreadsMembers,
         ForgetsUsage,
         RefusesOtherwise,
+        FindsNothing,
         ForgetsAnswers,
     ] {
         let caught = (0..20).filter(|&seed| run_members(seed, defect).is_err()).count();

@@ -11,7 +11,7 @@ use axum::{
     http::request::Parts,
 };
 use serde::{Deserialize, Serialize, Serializer, de::DeserializeOwned};
-use tokio::time::timeout;
+use tokio::{sync::Semaphore, time::timeout};
 
 use super::{
     bearer,
@@ -26,7 +26,7 @@ use crate::{
     edge::upgrade::check_query,
     engine::Engine,
     hub::desk::Desk,
-    limits::{BUSY_RETRY_AFTER, CALL_TIMEOUT, LISTED_DEFAULT, LISTED_MAX, Limits},
+    limits::{BUSY_RETRY_AFTER, CALL_TIMEOUT, EXPORTS_MAX, LISTED_DEFAULT, LISTED_MAX, Limits},
     log::place::UserId,
     wire::{
         channels::{ChannelCommand, ListPage, by_name},
@@ -46,6 +46,8 @@ pub struct ChatApi<E> {
     pub(super) body_bytes_max: usize,
     /// Bytes of a message.
     pub(super) message_bytes_max: usize,
+    /// Places for exports.
+    pub(super) exports: Arc<Semaphore>,
 }
 
 /// As the handlers have it.
@@ -74,6 +76,7 @@ impl<E: Engine> ChatApi<E> {
             login: Arc::clone(login),
             body_bytes_max: bytes(limits.request_body_bytes_max),
             message_bytes_max: bytes(limits.message_bytes_max),
+            exports: Arc::new(Semaphore::new(EXPORTS_MAX)),
         }
     }
 

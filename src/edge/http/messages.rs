@@ -8,7 +8,6 @@ use axum::{
     http::{HeaderMap, StatusCode},
 };
 use serde::{Deserialize, Serialize, Serializer};
-use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 
 use super::{
@@ -88,8 +87,8 @@ pub const POST_REFUSALS: &[ErrorCode] = &[
 ///
 /// Who brings an `Idempotency-Key` may try again without writing twice: the answer to a message that is
 /// there already is 200 with its place. A key belongs to the user and the channel. A decimal number from
-/// 1 to 2⁶⁴ − 1 is the message's `client_message_id`, as on a WebSocket; of any other key it is the first
-/// 8 bytes of the SHA-256, big-endian.
+/// 1 to 2⁶⁴ − 1 is the message's `client_message_id`, as on a WebSocket; of any other key it is the
+/// XXH3 with 64 bits, as of the `id` of an imported line.
 ///
 /// # Errors
 /// When the user may not, the channel takes no more, or the key stands for another message.
@@ -173,25 +172,15 @@ impl<E: Engine> ChatApi<E> {
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<ClientMessageId>, Problem> {
     let mut lines = headers.get_all("idempotency-key").iter();
     let Some(line) = lines.next() else { return Ok(None) };
-    let key = line.as_bytes();
-    let is_key = (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())
-        && key.iter().all(u8::is_ascii_graphic)
-        && lines.next().is_none();
-    if !is_key {
+    let is_key = |key: &str| {
+        (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())
+            && key.bytes().all(|byte| byte.is_ascii_graphic())
+    };
+    let key = line.to_str().ok().filter(|key| is_key(key) && lines.next().is_none());
+    let Some(key) = key else {
         return Err(bad_request("an Idempotency-Key is 1 to 64 visible ASCII characters, once"));
-    }
-    Ok(Some(ClientMessageId(key_number(key))))
-}
-
-fn key_number(key: &[u8]) -> u64 {
-    let is_number = key[0] != b'0' && key.iter().all(u8::is_ascii_digit);
-    let number = std::str::from_utf8(key).ok().filter(|_| is_number);
-    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| {
-        let hash = Sha256::digest(key);
-        let first = hash.first_chunk().expect("a SHA-256 has 32 bytes");
-        // 0 would be none.
-        u64::from_be_bytes(*first).max(1)
-    })
+    };
+    Ok(Some(ClientMessageId::of_text(key)))
 }
 
 /// A record of a channel's log: a message, which has a `body`, or a change of members or settings.
@@ -456,8 +445,8 @@ mod tests {
         assert_eq!(key(&[]), Ok(None));
         assert_eq!(key(&["1"]), Ok(Some(1)));
         assert_eq!(key(&["18446744073709551615"]), Ok(Some(u64::MAX)));
-        // SHA-256 of "abc" begins ba7816bf8f01cfea.
-        assert_eq!(key(&["abc"]), Ok(Some(0xba78_16bf_8f01_cfea)));
+        // As an import numbers the id.
+        assert_eq!(key(&["a-b"]), Ok(Some(17717960608275414559)));
         let hashed = ["0", "01", "+1", "18446744073709551616", "1e3", "-1"];
         for text in hashed {
             let number = key(&[text]).unwrap().unwrap();

@@ -114,7 +114,7 @@ pub fn public<E: Engine>(edge: Edge<E>) -> Router {
     }
     let chat = ChatApi::new(&edge.desk, &edge.login, &edge.limits);
     let edge = Arc::new(edge);
-    let routes = routes.and(chat.routes()).with(
+    let routes = routes.and(chat.routes().counted(&edge.metrics)).with(
         __path_websocket,
         upgrade::upgrade::<E>,
         &edge,

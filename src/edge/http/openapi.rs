@@ -1,12 +1,17 @@
 //! Addresses, and the OpenAPI document of them. An address is added together with what is said of
 //! it, so that the document has no other addresses and methods than the router.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use axum::{
     Router,
     handler::Handler,
     http::{HeaderName, StatusCode, header},
+    middleware,
+    response::Response as Answer,
     routing::{MethodFilter, get, on},
 };
 use serde::Serialize;
@@ -29,7 +34,7 @@ use super::{
     accounts, admin, channels, keys, me, members, messages, password, problem, token, transfer,
     users, webhooks,
 };
-use crate::{auth::revocation, wire::code::ErrorCode};
+use crate::{auth::revocation, metrics::Metrics, wire::code::ErrorCode};
 
 /// Where the document is.
 const PATH: &str = "/openapi.json";
@@ -140,6 +145,19 @@ impl Routes {
         scheme.description = Some(bearer.to_owned());
         let components = self.document.components.get_or_insert_default();
         components.add_security_scheme(BEARER, SecurityScheme::Http(scheme));
+        self
+    }
+
+    /// The same, with each of their refusals counted, whoever decides on it.
+    #[must_use]
+    pub fn counted(mut self, metrics: &Arc<Metrics>) -> Self {
+        let metrics = Arc::clone(metrics);
+        self.router = self.router.layer(middleware::map_response(move |answer: Answer| {
+            if let Some(code) = answer.extensions().get::<ErrorCode>() {
+                metrics.refused(*code);
+            }
+            std::future::ready(answer)
+        }));
         self
     }
 

@@ -139,6 +139,8 @@ impl IntoResponse for Problem {
             error_description: self.oauth.map(|_| self.code.sentence()),
         };
         let mut response = (self.status, Json(body)).into_response();
+        // For who counts it.
+        response.extensions_mut().insert(self.code);
         let headers = response.headers_mut();
         let content_type = HeaderValue::from_static("application/problem+json");
         headers.insert(header::CONTENT_TYPE, content_type);

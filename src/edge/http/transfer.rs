@@ -12,6 +12,7 @@ use axum::{
 };
 use futures_util::{Stream, StreamExt as _, TryStreamExt as _};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::ToSchema;
 
 use super::{
@@ -23,7 +24,7 @@ use crate::{
     edge::accept::Transfers,
     engine::{Engine, ReadError, Refusal},
     hub::directory::Directory,
-    limits::BUSY_RETRY_AFTER,
+    limits::{BUSY_RETRY_AFTER, EXPORTS_MAX},
     transfer::{
         csv::Columns,
         export::{Export, ExportError, Format, Selection},
@@ -101,7 +102,8 @@ pub async fn export_channel<E: Engine>(
     let directory = api.desk.directory();
     let found = in_time(directory.channel_for(user, &channel)).await?;
     let selection = Selection::One(found.map_err(|error| refused_with((&error).into()))?);
-    export(api.desk.engine(), directory, selection, format, transfers).await
+    let place = place(&api.exports)?;
+    export(api.desk.engine(), directory, selection, format, (transfers, place)).await
 }
 
 /// What the operator's addresses of bulk data need.
@@ -109,6 +111,8 @@ pub struct Bulk<E> {
     engine: Arc<E>,
     directory: Arc<Directory<E>>,
     importer: Importer,
+    /// Places for exports.
+    exports: Arc<Semaphore>,
 }
 
 impl<E> Clone for Bulk<E> {
@@ -117,6 +121,7 @@ impl<E> Clone for Bulk<E> {
             engine: Arc::clone(&self.engine),
             directory: Arc::clone(&self.directory),
             importer: self.importer.clone(),
+            exports: Arc::clone(&self.exports),
         }
     }
 }
@@ -124,8 +129,9 @@ impl<E> Clone for Bulk<E> {
 impl<E: Engine> Bulk<E> {
     /// Of this engine's logs.
     #[must_use]
-    pub const fn new(engine: Arc<E>, directory: Arc<Directory<E>>, importer: Importer) -> Self {
-        Self { engine, directory, importer }
+    pub fn new(engine: Arc<E>, directory: Arc<Directory<E>>, importer: Importer) -> Self {
+        let exports = Arc::new(Semaphore::new(EXPORTS_MAX));
+        Self { engine, directory, importer, exports }
     }
 
     /// The operator's addresses. For those who know the secret only.
@@ -172,7 +178,8 @@ async fn export_all<E: Engine>(
             Selection::One(found.map_err(|error| refused_with((&error).into()))?)
         }
     };
-    export(&bulk.engine, &bulk.directory, selection, format, transfers).await
+    let place = place(&bulk.exports)?;
+    export(&bulk.engine, &bulk.directory, selection, format, (transfers, place)).await
 }
 
 async fn export<E: Engine>(
@@ -180,7 +187,7 @@ async fn export<E: Engine>(
     directory: &Arc<Directory<E>>,
     selection: Selection,
     format: Format,
-    transfers: Option<Extension<Transfers>>,
+    (transfers, place): (Option<Extension<Transfers>>, OwnedSemaphorePermit),
 ) -> Result<Response, Problem> {
     let (content_type, ending) = match &format {
         Format::Ndjson => (NDJSON, "ndjson"),
@@ -193,7 +200,9 @@ async fn export<E: Engine>(
     };
     let begun = Export::begin(Arc::clone(engine), Arc::clone(directory), selection, format);
     let begun = in_time(begun).await?.map_err(|error| refused_with(code(&error)))?;
-    let stream = begun.into_stream().map_err(|error| {
+    let stream = begun.into_stream().map_err(move |error| {
+        // Given back when the stream is dropped.
+        let _held = &place;
         tracing::error!(error = &error as &dyn std::error::Error, "an export broke off");
         io::Error::other(error)
     });
@@ -205,6 +214,11 @@ async fn export<E: Engine>(
         headers.insert(header::CONTENT_DISPOSITION, file);
     }
     Ok(response)
+}
+
+/// A place among the exports of one port, for as long as it is held.
+fn place(exports: &Arc<Semaphore>) -> Result<OwnedSemaphorePermit, Problem> {
+    Arc::clone(exports).try_acquire_owned().map_err(|_| refused_with(ErrorCode::Busy))
 }
 
 fn code(error: &ExportError) -> ErrorCode {
@@ -333,4 +347,28 @@ fn incomplete(error: &ImportError) -> Problem {
     );
     let problem = Problem::new(code).detail(detail);
     if code.again() { problem.retry_after(BUSY_RETRY_AFTER) } else { problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::memory::MemoryEngine;
+
+    #[tokio::test]
+    async fn exports_beyond_the_bound_are_busy_until_one_ends() {
+        let engine = Arc::new(MemoryEngine::default());
+        let directory = Arc::new(Directory::new(Arc::clone(&engine)));
+        let exports = Arc::new(Semaphore::new(EXPORTS_MAX));
+        let begin = async || {
+            let place = place(&exports)?;
+            export(&engine, &directory, Selection::All, Format::Ndjson, (None, place)).await
+        };
+        let mut begun = Vec::new();
+        for _ in 0..EXPORTS_MAX {
+            begun.push(begin().await.unwrap());
+        }
+        assert_eq!(begin().await.unwrap_err().code(), ErrorCode::Busy);
+        begun.pop();
+        assert!(begin().await.is_ok());
+    }
 }

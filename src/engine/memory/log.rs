@@ -245,6 +245,17 @@ impl MemoryLog {
         }
     }
 
+    /// Finds keys as [`Engine::find_keys`](crate::engine::Engine::find_keys) does.
+    #[must_use]
+    pub fn find_keys(
+        &self,
+        channel: ChannelId,
+        keys: &[(UserId, ClientMessageId)],
+    ) -> Vec<MessageKey> {
+        let found = |(user, id): &(UserId, ClientMessageId)| self.keys.get(&(channel, *user, *id));
+        keys.iter().filter_map(found).copied().collect()
+    }
+
     /// Drops old entries as [`Engine::trim`](crate::engine::Engine::trim) does.
     pub fn trim(&mut self, channel: ChannelId, sequence: Sequence) {
         let Some(entries) = self.channels.get_mut(&channel) else { return };

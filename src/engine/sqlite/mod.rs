@@ -30,14 +30,14 @@ use self::{
     writer::{Work, Writer},
 };
 use super::{
-    Append, AppendError, Caps, Chain, Derived, Durability, Engine, Expect, Feed, Mark, ReadError,
-    ReadFrom, RecordError, Refusal, Revision, Table, Versioned,
+    Append, AppendError, Caps, Chain, Derived, Durability, Engine, Expect, Feed, Mark, MessageKey,
+    ReadError, ReadFrom, RecordError, Refusal, Revision, Table, Versioned,
 };
 use crate::{
     limits,
     log::{
         batch::Entry,
-        place::{ChannelId, Cursor, Sequence},
+        place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
     },
 };
 
@@ -60,6 +60,7 @@ const PAGE_BYTES: u64 = 4096;
 type AppendReply = oneshot::Sender<Result<Cursor, AppendError>>;
 type ChainReply = oneshot::Sender<Result<Vec<Cursor>, AppendError>>;
 type MarkReply = oneshot::Sender<Result<Mark, ReadError>>;
+type KeysReply = oneshot::Sender<Result<Vec<MessageKey>, ReadError>>;
 type ReadReply = oneshot::Sender<Result<Vec<Entry>, ReadError>>;
 type RecordReply<T> = oneshot::Sender<Result<T, RecordError>>;
 
@@ -317,6 +318,19 @@ impl Engine for SqliteEngine {
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
         let sent = self.read_log(Query::Log { channel, from, bytes_max, reply });
+        async move {
+            sent?;
+            answer.await.unwrap_or(Err(ReadError::StorageUnavailable))
+        }
+    }
+
+    fn find_keys(
+        &self,
+        channel: ChannelId,
+        keys: Vec<(UserId, ClientMessageId)>,
+    ) -> impl Future<Output = Result<Vec<MessageKey>, ReadError>> + Send + 'static {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.read_log(Query::Keys { channel, keys, reply });
         async move {
             sent?;
             answer.await.unwrap_or(Err(ReadError::StorageUnavailable))

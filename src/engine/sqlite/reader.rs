@@ -13,13 +13,15 @@ use bytes::Bytes;
 use rusqlite::{Connection, OpenFlags, Row, params};
 use tokio::sync::oneshot;
 
-use super::{MarkReply, ReadReply, RecordReply, keep_plans, records, stats::Stats};
+use super::{
+    KeysReply, MarkReply, ReadReply, RecordReply, keep_plans, records, stats::Stats, transaction,
+};
 use crate::{
     engine::{Mark, ReadError, ReadFrom, RecordError, Table, Versioned},
     limits,
     log::{
         batch::{Batch, BatchError, Entry},
-        place::{ChannelId, Cursor, Sequence},
+        place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
     },
 };
 
@@ -27,6 +29,8 @@ use crate::{
 pub(super) enum Query {
     /// For entries of a channel.
     Log { channel: ChannelId, from: ReadFrom, bytes_max: usize, reply: ReadReply },
+    /// For the keys of publishes.
+    Keys { channel: ChannelId, keys: Vec<(UserId, ClientMessageId)>, reply: KeysReply },
     /// For a cut through all channels.
     Mark { reply: MarkReply },
     /// For a record.
@@ -78,6 +82,15 @@ impl Reader {
                             }
                             Err(Failure::Storage(error)) => return Err(error),
                         })
+                    };
+                    self.answer(reply, answer, ReadError::StorageUnavailable);
+                }
+                Ok(Query::Keys { channel, keys, reply }) => {
+                    let answer = |connection: &Connection| {
+                        let found = keys.iter().filter_map(|(user, id)| {
+                            transaction::find_key(connection, channel, *user, *id).transpose()
+                        });
+                        found.collect::<rusqlite::Result<_>>().map(Ok)
                     };
                     self.answer(reply, answer, ReadError::StorageUnavailable);
                 }

@@ -18,15 +18,15 @@ use super::{
     ConnectionKey, Format, Ticket,
     directory::ChannelInfo,
     fanout::{Delivery, Subscriber},
-    rights::{Judge, Rights},
-    sequencer::{Accepted, Draft, Outcome, Sequencer},
+    rights::{Author, Judge, Rights},
+    sequencer::{Accepted, Draft, Outcome, Sequencer, Wish},
 };
 use crate::{
-    engine::{Append, AppendError, Caps, ReadError, ReadFrom, Refusal},
+    engine::{Append, AppendError, Caps, MessageKey, ReadError, ReadFrom, Refusal},
     limits::{DRAFTS_MAX, READ_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, TAIL_BYTES_MAX},
     log::{
         batch::Entry,
-        place::{BatchId, ChannelId, Cursor, Head, Position, Sequence, UserId},
+        place::{BatchId, ChannelId, ClientMessageId, Cursor, Head, Position, Sequence, UserId},
         settings::{Access, Role},
         tail::Tail,
     },
@@ -67,6 +67,9 @@ pub enum Effect {
     Ended(ConnectionKey),
     /// The stored log is damaged: an operator must know.
     Sealed,
+    /// Ask the engine which of these publishes are in the log, and hand the answer to
+    /// [`Channel::keys_found`].
+    FindKeys(Vec<(UserId, ClientMessageId)>),
     /// Read the channel's record and its members, and hand them to [`Channel::rights_read`].
     ReadRights,
     /// Whoever looks this channel up must find it so.
@@ -93,6 +96,7 @@ impl Effect {
             | Self::RecoverLater
             | Self::FanOut(_)
             | Self::Sealed
+            | Self::FindKeys(_)
             | Self::ReadRights
             | Self::Learn(_)
             | Self::ForgetMember(_)
@@ -278,8 +282,18 @@ impl Channel {
         }
         self.load(effects);
         let ticket = draft.ticket;
+        let reader = match draft.wish {
+            Wish::Message(Author::User(user), _) => Some(user),
+            Wish::Message(Author::Webhook(_), _) | Wish::Change(_) => None,
+        };
         match self.sequencer.accept(draft) {
             Accepted::Waits => {}
+            // Not even what the user wrote: the channel is as good as missing.
+            Accepted::Repeated(_) | Accepted::Conflict
+                if self.may_serve() && reader.is_some_and(|user| self.may_read(user).is_err()) =>
+            {
+                effects.push(refused(ticket, ErrorCode::UnknownChannel));
+            }
             Accepted::Repeated(sequence) => {
                 effects.push(self.end(ticket, Outcome::Repeated(sequence)))
             }
@@ -304,6 +318,32 @@ impl Channel {
         self.is_appending = append.is_some();
         effects.extend(append.map(Effect::Append));
         effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
+        let unasked = self.sequencer.take_unasked();
+        if !unasked.is_empty() {
+            effects.push(Effect::FindKeys(unasked));
+        }
+    }
+
+    /// The answer to [`Effect::FindKeys`]: those of the asked keys that are stored.
+    pub fn keys_found(
+        &mut self,
+        asked: &[(UserId, ClientMessageId)],
+        answer: Result<Vec<MessageKey>, ReadError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        match answer {
+            Ok(stored) => {
+                let mut ended = Vec::new();
+                let end = |ticket, outcome| ended.push((ticket, outcome));
+                self.sequencer.found(asked, &stored, end);
+                effects
+                    .extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
+            }
+            Err(error) => {
+                let code = read_code(&error);
+                self.sequencer.not_found(asked, |ticket| effects.push(refused(ticket, code)));
+            }
+        }
     }
 
     /// The engine's answer to the append in flight.

@@ -23,7 +23,6 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     pub fn call(self: &Rc<Self>, call: Call) {
         let Call { channel, wanted, reply } = call;
         let refuse = |reply: tokio::sync::oneshot::Sender<Reply>, code: ErrorCode| {
-            self.metrics.refused(code);
             // An error means that nobody waits any more.
             let _ = reply.send(Reply::Refused(code.into()));
         };

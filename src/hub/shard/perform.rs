@@ -17,7 +17,7 @@ use crate::{
     limits::RECOVERY_PAUSE,
     log::{
         batch::Entry,
-        place::{ChannelId, Cursor},
+        place::{ChannelId, ClientMessageId, Cursor, UserId},
     },
     metrics::Compressed,
     wire::{code::ErrorCode, encode::Reply},
@@ -79,10 +79,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 }
             }
             Effect::Leave(connection) => state.leave(channel, connection),
+            // Who called counts what is refused: much of that is refused before it comes here.
             Effect::Reply(ticket, reply) if ticket.asked == Asked::Call => {
-                if let Reply::Refused(refusal) = &reply {
-                    self.metrics.refused(refusal.code);
-                }
                 state.calls.end(ticket, reply);
             }
             Effect::Reply(ticket, reply) => {
@@ -127,6 +125,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 self.metrics.channels_sealed.inc();
             }
             Effect::Read(from, purpose) => self.read(channel, from, purpose),
+            Effect::FindKeys(keys) => self.find_keys(channel, keys),
             Effect::ReadRights => self.read_rights(channel),
             Effect::Learn(info) => self.directory().learn(info),
             Effect::ForgetMember(user) => self.directory().forget_member(channel, user),
@@ -176,6 +175,22 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             }
             shard.with_channel(channel, |channel, effects| channel.appended(answer, effects));
             // What came while this batch was in flight is the next one.
+            shard.mark_ready(channel);
+        });
+    }
+
+    fn find_keys(self: &Rc<Self>, channel: ChannelId, keys: Vec<(UserId, ClientMessageId)>) {
+        let shard = Rc::clone(self);
+        let answer = self.engine.find_keys(channel, keys.clone());
+        spawn_local(async move {
+            let answer = answer.await;
+            if let Err(error) = &answer {
+                tracing::warn!(channel = channel.0, %error, "a look for stored messages failed");
+            }
+            shard.with_channel(channel, |channel, effects| {
+                channel.keys_found(&keys, answer, effects);
+            });
+            // What is not stored is judged again.
             shard.mark_ready(channel);
         });
     }

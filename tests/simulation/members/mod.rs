@@ -70,6 +70,8 @@ pub(crate) enum Defect {
     ForgetsUsage,
     /// A refusal says something else.
     RefusesOtherwise,
+    /// A message that is in the log already is not found there.
+    FindsNothing,
     /// The answers to some reads of rights never come.
     ForgetsAnswers,
 }
@@ -102,6 +104,7 @@ struct Node {
 enum UnderWay {
     Append(Append),
     Read(ReadFrom, Purpose),
+    Keys(Vec<(UserId, ClientMessageId)>),
     Rights,
     /// The record has been read, the members have not.
     MembersOf(Option<ChannelRecord>),
@@ -113,6 +116,8 @@ struct Operation {
     node: usize,
     user: UserId,
     wanted: Wanted,
+    /// How many records the log had then.
+    since: usize,
     is_answered: bool,
 }
 
@@ -419,6 +424,14 @@ impl Members {
                 };
                 self.act(node, |channel, effects| channel.read_done(purpose, answer, effects))
             }
+            UnderWay::Keys(keys) => {
+                let answer = match fails {
+                    true => Err(ReadError::Busy),
+                    false if self.defect == Defect::FindsNothing => Ok(Vec::new()),
+                    false => Ok(self.log.find_keys(CHANNEL, &keys)),
+                };
+                self.act(node, |channel, effects| channel.keys_found(&keys, answer, effects))
+            }
             UnderWay::Rights if self.defect == Defect::ForgetsAnswers => Ok(()),
             UnderWay::Rights if fails => {
                 let answer = Err(ErrorCode::StorageUnavailable);
@@ -476,7 +489,8 @@ impl Members {
 
     fn operation(&mut self, node: usize, user: UserId, asked: Asked, wanted: Wanted) -> Ticket {
         let id = u32::try_from(self.operations.len()).unwrap();
-        self.operations.push(Operation { node, user, wanted, is_answered: false });
+        let since = self.records.len();
+        self.operations.push(Operation { node, user, wanted, since, is_answered: false });
         let generation = self.nodes[node].generation;
         let connection = ConnectionKey { shard: ShardId(0), slot: user.0, generation };
         Ticket { connection, id, asked }
@@ -490,6 +504,7 @@ impl Members {
             let under_way = match effect {
                 Effect::Append(append) => UnderWay::Append(append),
                 Effect::Read(from, purpose) => UnderWay::Read(from, purpose),
+                Effect::FindKeys(keys) => UnderWay::Keys(keys),
                 Effect::ReadRights => UnderWay::Rights,
                 Effect::RecoverLater => UnderWay::Recover,
                 effect => {
@@ -573,11 +588,22 @@ impl Members {
                 if matches!(given, ErrorCode::Busy | ErrorCode::StorageUnavailable) {
                     return Ok(());
                 }
+                let stored = &self.records[..operation.since];
+                let is_stored = matches!(&operation.wanted, Wanted::Publish(record)
+                    if is_numbered(record) && stored.iter().any(|(_, it)| it == record));
+                ensure(!is_stored || given == ErrorCode::UnknownChannel, || {
+                    format!("{operation:?} is in the log, and was refused with {given}")
+                })?;
                 // What a node has read of another's changes may be newer than what it has applied.
                 let head = self.head_of(node);
                 let due: Vec<_> =
                     self.states[head..].iter().map(|state| due(state, operation, given)).collect();
-                ensure(due.contains(&Some(given)), || {
+                // The record and the members are two reads: one may be newer than the other.
+                let ahead = &self.states[head..];
+                let is_torn = given == ErrorCode::UnknownChannel
+                    && ahead.iter().any(|it| it.settings.visibility == Visibility::Private)
+                    && ahead.iter().any(|it| !it.members.contains_key(&user));
+                ensure(is_torn || due.contains(&Some(given)), || {
                     format!("{operation:?} was refused with {given}, and {due:?} is due")
                 })
             }
@@ -739,6 +765,11 @@ fn any_visibility(rng: &mut StdRng) -> Visibility {
 
 fn any_posting(rng: &mut StdRng) -> Posting {
     [Posting::Everyone, Posting::Members, Posting::Moderators][rng.random_range(0..3)]
+}
+
+/// Whether a retry of it is told from another message.
+fn is_numbered(record: &Bytes) -> bool {
+    proto::Record::decode(record.clone()).unwrap().client_message_id != 0
 }
 
 fn body_of(record: &proto::Record) -> String {

@@ -71,7 +71,7 @@ impl State {
                 allowed(own == 3 || own == 2 && other < 2 && *role == Role::Member)?;
                 if *role == Role::Owner { Ok(()) } else { self.keeps_an_owner(*user) }
             }
-            Change::Update(update) => {
+            Change::Update(update) | Change::Rename(update, _) => {
                 allowed(self.rank(by) == 3)?;
                 let had = self.settings.quota.is_none();
                 match update.quota {

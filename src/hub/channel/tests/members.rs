@@ -75,7 +75,7 @@ impl Held {
         act(&mut self.channel, &mut effects);
         for effect in effects {
             match effect {
-                Effect::Append(_) | Effect::Read(..) | Effect::ReadRights => {
+                Effect::Append(_) | Effect::Read(..) | Effect::ReadRights | Effect::FindKeys(_) => {
                     self.wanted.push(effect);
                 }
                 effect => self.told.push(effect),
@@ -104,6 +104,10 @@ impl Held {
             Effect::Read(from, purpose) => {
                 let answer = self.log.read(ID, from, purpose.bytes_max());
                 self.act(|channel, effects| channel.read_done(purpose, answer, effects));
+            }
+            Effect::FindKeys(keys) => {
+                let answer = Ok(self.log.find_keys(ID, &keys));
+                self.act(|channel, effects| channel.keys_found(&keys, answer, effects));
             }
             _ => {
                 let rights = Rights::new(self.record.clone(), self.members.clone());
@@ -430,4 +434,140 @@ fn there_is_one_append_at_a_time_whatever_is_read_meanwhile() {
     held.told();
     held.settle();
     assert_eq!(held.told(), ["3 to all", "published 3"]);
+}
+
+/// A channel that has a message of Ada's, as it is after a restart, with these settings.
+fn with_a_message_of_adas(settings: &Settings) -> Held {
+    let mut held = Held::open();
+    held.publish_as(1, ADA, Some(ClientMessageId(1)));
+    held.settle();
+    held.record.set(settings);
+    held.channel = Channel::new(&held.record.info(), held.log.caps());
+    held.told();
+    held
+}
+
+#[test]
+fn what_is_in_the_log_is_answered_with_its_sequence_whatever_has_changed_since() {
+    let changes = [
+        Settings { archived: true, ..Settings::open("lobby") },
+        Settings { posting: Posting::Moderators, ..Settings::open("lobby") },
+        Settings {
+            quota: Quota { messages_max: 1.try_into().ok(), bytes_max: None },
+            ..Settings::open("lobby")
+        },
+    ];
+    for (settings, refusal) in
+        changes.iter().zip(["channel_archived", "forbidden", "quota_exhausted"])
+    {
+        let mut held = with_a_message_of_adas(settings);
+        held.record.usage = Usage { messages: 1, bytes: 2 };
+        let key = |number| Some(ClientMessageId(number));
+        held.publish_as(2, ADA, key(1));
+        held.publish_as(3, ADA, key(1));
+        held.publish_as(4, ADA, key(2));
+        held.publish(5, ADA);
+        // The same number of another user is another message.
+        held.publish_as(6, UserId(9), key(1));
+        held.turn();
+        held.settle();
+        let mut told = held.told();
+        told.sort();
+        let refused = [refusal; 3].map(str::to_owned);
+        let answered = ["published 1", "published 1"].map(str::to_owned);
+        let mut due = [&refused[..], &answered].concat();
+        due.sort();
+        assert_eq!(told, due);
+        assert!(held.channel.is_idle() && held.channel.is_evictable());
+        held.publish_as(7, ADA, key(1));
+        assert_eq!(held.told(), ["published 1"], "without another look");
+    }
+}
+
+#[test]
+fn another_text_under_a_stored_number_is_a_conflict_also_where_it_would_be_refused() {
+    let archived = Settings { archived: true, ..Settings::open("lobby") };
+    let mut held = with_a_message_of_adas(&archived);
+    let draft = Draft {
+        user: ADA,
+        client_message_id: Some(ClientMessageId(1)),
+        digest: 1,
+        record: encode::record(ADA, Some(ClientMessageId(1)), "other".to_owned()),
+        wish: Wish::Message(Author::User(ADA), 5),
+        ticket: ticket(2),
+    };
+    held.act(|channel, effects| channel.publish(draft, effects));
+    held.settle();
+    assert_eq!(held.told(), ["idempotency_conflict"]);
+}
+
+#[test]
+fn who_may_not_read_a_channel_does_not_hear_of_messages_there_either() {
+    let mut held = with_a_message_of_adas(&to_private());
+    held.members.remove(&ADA);
+    held.publish_as(2, ADA, Some(ClientMessageId(1)));
+    held.settle();
+    assert_eq!(held.told(), ["unknown_channel"]);
+
+    // Nor from memory.
+    let mut held = Held::private();
+    held.publish_as(1, ADA, Some(ClientMessageId(1)));
+    held.settle();
+    held.change(2, Change::RemoveMember(ADA));
+    held.settle();
+    held.told();
+    held.publish_as(3, ADA, Some(ClientMessageId(1)));
+    assert_eq!(held.told(), ["unknown_channel"]);
+}
+
+#[test]
+fn a_refusal_waits_for_the_engine_and_says_so_when_that_cannot_answer() {
+    let archived = Settings { archived: true, ..Settings::open("lobby") };
+    let mut held = with_a_message_of_adas(&archived);
+    held.publish_as(2, ADA, Some(ClientMessageId(1)));
+    let is_look = |effect: &Effect| matches!(effect, Effect::FindKeys(_));
+    while !held.wanted.iter().any(is_look) {
+        held.turn();
+        if !held.wanted.iter().any(is_look) {
+            held.answer(|_| true);
+        }
+    }
+    assert!(!held.channel.is_idle(), "a drain waits for it");
+    assert!(!held.channel.is_evictable());
+    assert_eq!(held.told(), [""; 0]);
+    let Some(Effect::FindKeys(keys)) = held.wanted.pop() else { panic!("{:?}", held.wanted) };
+    let failed = Err(ReadError::StorageUnavailable);
+    held.act(|channel, effects| channel.keys_found(&keys, failed, effects));
+    assert_eq!(held.told(), ["storage_unavailable"]);
+    assert!(held.channel.is_idle());
+    held.publish_as(3, ADA, Some(ClientMessageId(1)));
+    held.settle();
+    assert_eq!(held.told(), ["published 1"]);
+}
+
+#[test]
+fn what_is_not_in_the_log_is_judged_as_things_are_then() {
+    let archived = Settings { archived: true, ..Settings::open("lobby") };
+    let mut held = with_a_message_of_adas(&archived);
+    held.publish_as(2, ADA, Some(ClientMessageId(7)));
+    held.change(3, Change::Update(Update { archived: Some(false), ..Update::default() }));
+    held.settle();
+    let told = held.told();
+    assert!(told.contains(&"published 3".to_owned()), "{told:?}");
+}
+
+#[test]
+fn a_name_is_taken_only_while_it_is_claimed() {
+    let rename = |until_ms| {
+        let update = Update { name: Some("hall".to_owned()), ..Update::default() };
+        Change::Rename(update, until_ms)
+    };
+    let mut held = Held::open();
+    // Batches are formed at the time 5.
+    held.change(1, rename(4));
+    held.settle();
+    assert_eq!(held.told(), ["busy"]);
+    held.change(2, rename(5));
+    held.settle();
+    assert!(held.told().contains(&"hall is Open".to_owned()));
 }
