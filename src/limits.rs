@@ -174,6 +174,9 @@ pub const SCAN_STEP: usize = 1_000;
 pub const USERS_FOUND_MAX: usize = 50;
 /// Calls from the edge that one shard has not answered. Beyond it: `busy`.
 pub const CALLS_MAX: usize = 8_192;
+/// Calls that wait to go to one shard together, which they do as soon as no other is ready. Beyond it:
+/// `busy`.
+pub const CALLS_GATHERED_MAX: usize = 1_024;
 /// How long the edge or a connection waits for the answer to a call. Beyond it: `busy`, and a retry
 /// tells what became of it.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);

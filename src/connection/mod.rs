@@ -75,7 +75,7 @@ pub async fn run_shard<E: Engine>(
             ShardInput::Drain(step, done) => {
                 spawn_local(drain(Rc::clone(&shard), step, done));
             }
-            ShardInput::Call(call) => shard.call(call),
+            ShardInput::Calls(calls) => calls.into_iter().for_each(|call| shard.call(call)),
             ShardInput::Imported(imported) => shard.imported(imported),
         }
     }

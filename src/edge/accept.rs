@@ -6,6 +6,7 @@
 //! head: it has the connection's place and its deadline, and holds up nobody else.
 
 use std::{
+    convert::Infallible,
     io,
     sync::{
         Arc,
@@ -14,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, body::Body};
+use axum::{body::Body, response::Response};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::{Resource, getrlimit};
@@ -26,7 +27,7 @@ use tokio::{
     task::{coop::unconstrained, yield_now},
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tower::Service as _;
+use tower::Service;
 
 use super::{
     address::Peer,
@@ -147,6 +148,25 @@ impl Drop for Transfer {
     }
 }
 
+/// Answers requests: a router, or what is in front of one.
+pub trait Site:
+    Service<Request<Body>, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Site for S where
+    S: Service<Request<Body>, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// What one connection may cost.
 #[derive(Clone, Debug)]
 struct Bounds {
@@ -155,7 +175,7 @@ struct Bounds {
     head_timeout: Duration,
 }
 
-/// Accepts connections and serves the router on them, until `shutdown` turns true or its sender is
+/// Accepts connections and serves the site on them, until `shutdown` turns true or its sender is
 /// gone. Then it accepts no more, lets requests that are under way finish, and returns.
 ///
 /// WebSockets do not count: they left for the hub, with their permits. `tls` is asked for each new
@@ -163,7 +183,7 @@ struct Bounds {
 /// what a head may have if that is more: 0 leaves it at that.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    site: impl Site,
     permits: Permits,
     tls: impl Fn() -> Option<Arc<ServerConfig>>,
     limits: &Limits,
@@ -179,13 +199,13 @@ pub async fn serve(
     };
     // Counts its own turns: tokio's are so short that in a storm the kernel's queue would overflow
     // behind the connections that were accepted before, and the clients' kernels wait a second.
-    unconstrained(accept(listener, router, permits, tls, bounds, shutdown)).await;
+    unconstrained(accept(listener, site, permits, tls, bounds, shutdown)).await;
 }
 
 /// The loop itself, which ends its turn after [`limits::ACCEPTS_PER_TURN`].
 async fn accept(
     listener: TcpListener,
-    router: Router,
+    site: impl Site,
     permits: Permits,
     tls: impl Fn() -> Option<Arc<ServerConfig>>,
     bounds: Bounds,
@@ -233,14 +253,14 @@ async fn accept(
             }
             continue;
         };
-        let (router, bounds, alive) = (router.clone(), bounds.clone(), alive.clone());
+        let (site, bounds, alive) = (site.clone(), bounds.clone(), alive.clone());
         let shutdown = shutdown.clone();
         tokio::spawn(async move {
             match tls {
-                None => serve_plain(stream, peer, permit, router, &bounds, shutdown).await,
+                None => serve_plain(stream, peer, permit, site, &bounds, shutdown).await,
                 // Boxed, since its sessions are large, and nobody pays for them without TLS.
                 Some(tls) => {
-                    Box::pin(serve_tls(stream, peer, tls, permit, router, bounds, shutdown)).await;
+                    Box::pin(serve_tls(stream, peer, tls, permit, site, bounds, shutdown)).await;
                 }
             }
             drop(alive);
@@ -256,13 +276,13 @@ async fn serve_plain(
     stream: TcpStream,
     peer: Peer,
     permit: Permit,
-    router: Router,
+    site: impl Site,
     bounds: &Bounds,
     shutdown: watch::Receiver<bool>,
 ) {
     let hub_follows = HubFollows::default();
     let stream = Plain::new(stream, hub_follows.clone());
-    serve_connection(stream, peer, hub_follows, permit, router, bounds, shutdown).await;
+    serve_connection(stream, peer, hub_follows, permit, site, bounds, shutdown).await;
 }
 
 /// Does the TLS handshake, then serves requests on it.
@@ -271,7 +291,7 @@ async fn serve_tls(
     peer: Peer,
     tls: Arc<ServerConfig>,
     permit: Permit,
-    router: Router,
+    site: impl Site,
     mut bounds: Bounds,
     mut shutdown: watch::Receiver<bool>,
 ) {
@@ -288,7 +308,7 @@ async fn serve_tls(
             bounds.head_timeout = deadline.saturating_duration_since(Instant::now());
             // Its session sends whole records: what it is told of the hub's words is not heard.
             let hub_follows = HubFollows::default();
-            serve_connection(stream, peer, hub_follows, permit, router, &bounds, shutdown).await;
+            serve_connection(stream, peer, hub_follows, permit, site, &bounds, shutdown).await;
         }
         // It holds its permit, which bounds how many are told at once.
         Ok(Ok(Opened::Plain(stream))) => tell(stream, SPEAK_HTTPS).await,
@@ -304,7 +324,7 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     peer: Peer,
     hub_follows: HubFollows,
     permit: Permit,
-    router: Router,
+    site: impl Site,
     bounds: &Bounds,
     mut shutdown: watch::Receiver<bool>,
 ) {
@@ -316,7 +336,7 @@ async fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
         request.extensions_mut().insert(permit.clone());
         request.extensions_mut().insert(peer);
         request.extensions_mut().insert(hub_follows.clone());
-        router.clone().call(request)
+        site.clone().call(request)
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

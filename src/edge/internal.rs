@@ -4,7 +4,6 @@
 use std::{fmt, io, net::TcpListener, sync::Arc, thread::JoinHandle};
 
 use axum::{
-    Router,
     extract::State,
     http::{HeaderName, header},
 };
@@ -13,7 +12,7 @@ use tokio::sync::watch;
 use super::{
     accept::{self, Permits},
     admin_access::Secret,
-    http::{admin, checks, finish, health::Health, openapi::Routes},
+    http::{admin, checks, finish, health::Health, openapi::Routes, site::Site},
     profile,
 };
 use crate::{
@@ -53,7 +52,7 @@ impl fmt::Debug for Internal {
 }
 
 /// Everything on the internal port.
-pub fn router(internal: Internal) -> Router {
+pub fn router(internal: Internal) -> Site {
     let mut routes = checks("hubbub, the internal port", &internal.health)
         .with(__path_metrics, metrics, &internal, &[])
         .with(profile::__path_profile, profile::profile, &(), PROFILE_REFUSALS);

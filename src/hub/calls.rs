@@ -4,6 +4,11 @@
 //! A call goes straight to the shard that owns the channel, and its one answer straight back. Nothing
 //! of it crosses from shard to shard.
 
+use std::{
+    mem,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
 use slab::Slab;
 use tokio::sync::oneshot;
 
@@ -13,9 +18,9 @@ use super::{
     rights::{Author, Change},
 };
 use crate::{
-    limits::CALLS_MAX,
+    limits::{CALLS_GATHERED_MAX, CALLS_MAX},
     log::place::{ClientMessageId, UserId},
-    wire::{decode::Page, encode::Reply},
+    wire::{code::ErrorCode, decode::Page, encode::Reply},
 };
 
 /// Something wanted of a channel, and who waits for the answer.
@@ -45,6 +50,46 @@ pub enum Wanted {
     History(UserId, Page),
     /// To change its members or settings.
     Change(UserId, Change),
+}
+
+impl Call {
+    /// Answers that it is not done.
+    pub fn refuse(self, code: ErrorCode) {
+        // An error means that nobody waits any more.
+        let _ = self.reply.send(Reply::Refused(code.into()));
+    }
+}
+
+/// The calls that wait to go to one shard together, at most [`CALLS_GATHERED_MAX`]. Beyond it: `busy`.
+#[derive(Debug, Default)]
+pub struct Gathering(Mutex<Vec<Call>>);
+
+impl Gathering {
+    /// Adds one. Whether it is the first, whose caller sees to it that they go.
+    ///
+    /// # Errors
+    /// When too many wait.
+    pub fn add(&self, call: Call) -> Result<bool, ErrorCode> {
+        let mut calls = self.lock();
+        if calls.len() >= CALLS_GATHERED_MAX {
+            return Err(ErrorCode::Busy);
+        }
+        calls.push(call);
+        Ok(calls.len() == 1)
+    }
+
+    /// Takes all of them.
+    pub fn take(&self) -> Vec<Call> {
+        let mut calls = self.lock();
+        // The next ones are likely to be about as many.
+        let next = Vec::with_capacity(calls.len());
+        mem::replace(&mut *calls, next)
+    }
+
+    /// Nothing that can panic is done with it.
+    fn lock(&self) -> MutexGuard<'_, Vec<Call>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The calls that one shard has not answered, at most [`CALLS_MAX`]. Beyond it: `busy`.

@@ -4,7 +4,7 @@
 //! log's entries. What changes something is asked of the shard that owns the channel, which decides on
 //! it in the order of the log.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
@@ -155,13 +155,10 @@ impl<E: Engine> Desk<E> {
         self.call(channel, Wanted::History(user, page)).await
     }
 
-    fn call(&self, channel: ChannelInfo, wanted: Wanted) -> impl Future<Output = Reply> + use<E> {
-        let answer = self.hub.upgrade().map(|hub| hub.call(channel, wanted));
-        async {
-            match answer {
-                Some(answer) => answer.await,
-                None => Reply::Refused(ErrorCode::Draining.into()),
-            }
+    async fn call(&self, channel: ChannelInfo, wanted: Wanted) -> Reply {
+        match self.hub.upgrade() {
+            Some(hub) => hub.call(channel, wanted).await,
+            None => Reply::Refused(ErrorCode::Draining.into()),
         }
     }
 

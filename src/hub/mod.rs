@@ -7,7 +7,6 @@
 //! simulation in the tests.
 
 use std::{
-    future::Future,
     net::TcpStream,
     sync::{
         Arc, Weak,
@@ -24,10 +23,11 @@ use tokio::{
         mpsc::{self, error::TrySendError},
         oneshot,
     },
+    task::yield_now,
 };
 
 use self::{
-    calls::{Call, Wanted},
+    calls::{Call, Gathering, Wanted},
     directory::ChannelInfo,
     revoked::Claim,
 };
@@ -167,8 +167,8 @@ pub enum ShardInput {
     Connection(Handover),
     /// Take this step of a drain, then say so.
     Drain(DrainStep, oneshot::Sender<()>),
-    /// Do this for somebody without a connection.
-    Call(Call),
+    /// Do these for those without a connection.
+    Calls(Vec<Call>),
     /// Entries were appended to a channel's log by an import.
     Imported(Imported),
 }
@@ -198,15 +198,44 @@ pub enum DrainStep {
 /// The way into the hub. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Hub {
-    mailboxes: Arc<[mpsc::Sender<ShardInput>]>,
+    mailboxes: Arc<[Mailbox]>,
     /// Counts the connections that were handed over, to spread them.
     handed_over: Arc<AtomicUsize>,
+}
+
+/// The way to one shard.
+#[derive(Debug)]
+struct Mailbox {
+    inputs: mpsc::Sender<ShardInput>,
+    /// Calls go together: to wake a shard for each took more than all else about it.
+    calls: Gathering,
+}
+
+impl Mailbox {
+    /// Hands the shard the calls that have gathered.
+    fn send_calls(&self) {
+        if let Err(TrySendError::Full(ShardInput::Calls(calls))) =
+            self.inputs.try_send(ShardInput::Calls(self.calls.take()))
+        {
+            calls.into_iter().for_each(|call| call.refuse(ErrorCode::Busy));
+        }
+        // Where the shard has ended, so has who waits for it, when the call is dropped.
+    }
+}
+
+/// Sees to it that calls go to their shard, whatever becomes of who waits with them.
+struct Departure<'m>(&'m Mailbox);
+
+impl Drop for Departure<'_> {
+    fn drop(&mut self) {
+        self.0.send_calls();
+    }
 }
 
 /// The way into the hub, for who must not keep it open: a shard, whose mailbox ends with the hub.
 #[derive(Clone, Debug)]
 pub struct WeakHub {
-    mailboxes: Weak<[mpsc::Sender<ShardInput>]>,
+    mailboxes: Weak<[Mailbox]>,
     handed_over: Arc<AtomicUsize>,
 }
 
@@ -230,7 +259,9 @@ impl Hub {
     /// The hub behind these mailboxes of its shards.
     #[must_use]
     pub fn new(mailboxes: Vec<mpsc::Sender<ShardInput>>) -> Self {
-        Self { mailboxes: mailboxes.into(), handed_over: Arc::default() }
+        let mailbox = |inputs| Mailbox { inputs, calls: Gathering::default() };
+        let mailboxes = mailboxes.into_iter().map(mailbox).collect();
+        Self { mailboxes, handed_over: Arc::default() }
     }
 
     /// Gives a connection to the next shard in turn, or to the first after it that has room.
@@ -242,7 +273,7 @@ impl Hub {
         let shards = self.mailboxes.len();
         let mut input = ShardInput::Connection(handover);
         for place in 0..shards {
-            match self.mailboxes[(turn.wrapping_add(place)) % shards].try_send(input) {
+            match self.mailboxes[(turn.wrapping_add(place)) % shards].inputs.try_send(input) {
                 Ok(()) => return Ok(()),
                 Err(error) => input = error.into_inner(),
             }
@@ -253,42 +284,44 @@ impl Hub {
         }
     }
 
-    /// Asks the shard that owns a channel for something, and waits for its answer.
-    pub fn call(
-        &self,
-        channel: ChannelInfo,
-        wanted: Wanted,
-    ) -> impl Future<Output = Reply> + use<> {
+    /// Asks the shard that owns a channel for something, and waits for its answer, which does not keep
+    /// the hub open.
+    pub async fn call(self, channel: ChannelInfo, wanted: Wanted) -> Reply {
         let (reply, answer) = oneshot::channel();
-        let sent = self.owner(channel.id).ok_or(ErrorCode::Draining).and_then(|owner| {
-            owner.try_send(ShardInput::Call(Call { channel, wanted, reply })).map_err(|error| {
-                match error {
-                    TrySendError::Full(_) => ErrorCode::Busy,
-                    TrySendError::Closed(_) => ErrorCode::Draining,
-                }
-            })
-        });
-        async move {
-            if let Err(code) = sent {
-                return Reply::Refused(code.into());
-            }
-            // No answer: the shard has ended, as the process does.
-            answer.await.unwrap_or(Reply::Refused(ErrorCode::Draining.into()))
+        if let Err(code) = self.bring(Call { channel, wanted, reply }).await {
+            return Reply::Refused(code.into());
         }
+        drop(self);
+        // No answer: the shard has ended, as the process does.
+        answer.await.unwrap_or(Reply::Refused(ErrorCode::Draining.into()))
+    }
+
+    /// Brings a call to the shard that owns its channel, together with those that other tasks which are
+    /// ready now have.
+    async fn bring(&self, call: Call) -> Result<(), ErrorCode> {
+        let mailbox = self.owner(call.channel.id).ok_or(ErrorCode::Draining)?;
+        if mailbox.calls.add(call)? {
+            let departure = Departure(mailbox);
+            yield_now().await;
+            drop(departure);
+        }
+        Ok(())
     }
 
     /// Tells the shard that owns a channel of what was imported into it. If it has no room to be told,
     /// that is the errand of a task on this runtime.
     pub fn imported(&self, imported: Imported, runtime: &Handle) {
         let Some(owner) = self.owner(imported.channel) else { return };
-        if let Err(TrySendError::Full(input)) = owner.try_send(ShardInput::Imported(imported)) {
-            let owner = owner.clone();
+        if let Err(TrySendError::Full(input)) =
+            owner.inputs.try_send(ShardInput::Imported(imported))
+        {
+            let owner = owner.inputs.clone();
             // An error means that the shard has ended, as the process does.
             runtime.spawn(async move { owner.send(input).await });
         }
     }
 
-    fn owner(&self, channel: ChannelId) -> Option<&mpsc::Sender<ShardInput>> {
+    fn owner(&self, channel: ChannelId) -> Option<&Mailbox> {
         let shards = u16::try_from(self.mailboxes.len()).ok().filter(|shards| *shards > 0)?;
         self.mailboxes.get(usize::from(crossing::owner(channel, shards).0))
     }
@@ -299,7 +332,7 @@ impl Hub {
             let mut steps = Vec::with_capacity(self.mailboxes.len());
             for mailbox in &*self.mailboxes {
                 let (done, is_done) = oneshot::channel();
-                if mailbox.send(ShardInput::Drain(step, done)).await.is_ok() {
+                if mailbox.inputs.send(ShardInput::Drain(step, done)).await.is_ok() {
                     steps.push(is_done);
                 }
             }
@@ -310,3 +343,6 @@ impl Hub {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,6 +55,22 @@ async fn what_is_posted_by_http_is_received_by_websocket_and_the_other_way_round
 }
 
 #[tokio::test]
+async fn a_name_may_stand_in_the_path_encoded_or_not() {
+    let server = TestServer::start().await;
+    let ada = server.api("ada");
+    let encoded = "/v1/channels/lob%62y/messages";
+    for (path, sequence) in [(MESSAGES, 1), (encoded, 2), (MESSAGES, 3)] {
+        let posted = ada.post(path, &json!({"body": "hello"})).await;
+        assert_eq!(posted.is(201)["sequence"], sequence);
+        let empty = ada.post(path, &json!({"body": ""})).await;
+        empty.is_refused(400, "empty_message");
+    }
+    for path in ["/v1/channels/nowhere/messages", "/v1/channels/nowher%65/messages"] {
+        ada.post(path, &json!({"body": "hello"})).await.is_refused(404, "unknown_channel");
+    }
+}
+
+#[tokio::test]
 async fn a_post_that_is_repeated_keeps_its_place() {
     let mut server = TestServer::start().await;
     let ada = server.api("ada");

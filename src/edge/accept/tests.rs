@@ -1,6 +1,6 @@
 use std::{future::Future, io::Write as _, net::SocketAddr, time::Instant};
 
-use axum::{Extension, http::StatusCode, routing::get};
+use axum::{Extension, Router, http::StatusCode, routing::get};
 use tokio::{net::TcpSocket, task::JoinHandle};
 
 use super::*;

@@ -80,43 +80,6 @@ impl<E: Engine> ChatApi<E> {
         }
     }
 
-    /// All of them.
-    pub fn routes(self) -> Routes {
-        let api = &Arc::new(self);
-        let by_token = Routes::new("")
-            .with(channels::__path_create, channels::create::<E>, api, channels::CREATE_REFUSALS)
-            .with(channels::__path_list, channels::list::<E>, api, &[])
-            .with(channels::__path_mine, channels::mine::<E>, api, &[])
-            .with(channels::__path_show, channels::show::<E>, api, CHANNEL_REFUSALS)
-            .with(channels::__path_change, channels::change::<E>, api, channels::CHANGE_REFUSALS)
-            .with(channels::__path_delete, channels::delete::<E>, api, channels::DELETE_REFUSALS)
-            .with(members::__path_list, members::list::<E>, api, CHANNEL_REFUSALS)
-            .with(members::__path_join, members::join::<E>, api, members::REFUSALS)
-            .with(members::__path_leave, members::leave::<E>, api, members::REFUSALS)
-            .with(members::__path_set, members::set::<E>, api, members::REFUSALS)
-            .with(members::__path_remove, members::remove::<E>, api, members::REFUSALS)
-            .with(messages::__path_post, messages::post::<E>, api, messages::POST_REFUSALS)
-            .with(messages::__path_read, messages::read::<E>, api, messages::READ_REFUSALS)
-            .with(webhooks::__path_make, webhooks::make::<E>, api, webhooks::MAKE_REFUSALS)
-            .with(webhooks::__path_list, webhooks::list::<E>, api, CHANNEL_REFUSALS)
-            .with(webhooks::__path_remove, webhooks::remove::<E>, api, webhooks::REMOVE_REFUSALS)
-            .with(users::__path_find, users::find::<E>, api, &[])
-            .with(
-                transfer::__path_export_channel,
-                transfer::export_channel::<E>,
-                api,
-                transfer::EXPORT_REFUSALS,
-            )
-            .refusing(REFUSALS);
-        let by_secret = webhooks::POST_REFUSALS;
-        by_token.and(Routes::new("").with(
-            webhooks::__path_post,
-            webhooks::post::<E>,
-            api,
-            by_secret,
-        ))
-    }
-
     /// Does what a user wants, and takes of the answer what is expected.
     pub(super) async fn perform<T>(
         &self,
@@ -142,6 +105,37 @@ impl<E: Engine> ChatApi<E> {
         }
         self.body(request).await
     }
+}
+
+/// All of them.
+pub fn routes<E: Engine>(api: &Chat<E>) -> Routes {
+    let by_token = Routes::new("")
+        .with(channels::__path_create, channels::create::<E>, api, channels::CREATE_REFUSALS)
+        .with(channels::__path_list, channels::list::<E>, api, &[])
+        .with(channels::__path_mine, channels::mine::<E>, api, &[])
+        .with(channels::__path_show, channels::show::<E>, api, CHANNEL_REFUSALS)
+        .with(channels::__path_change, channels::change::<E>, api, channels::CHANGE_REFUSALS)
+        .with(channels::__path_delete, channels::delete::<E>, api, channels::DELETE_REFUSALS)
+        .with(members::__path_list, members::list::<E>, api, CHANNEL_REFUSALS)
+        .with(members::__path_join, members::join::<E>, api, members::REFUSALS)
+        .with(members::__path_leave, members::leave::<E>, api, members::REFUSALS)
+        .with(members::__path_set, members::set::<E>, api, members::REFUSALS)
+        .with(members::__path_remove, members::remove::<E>, api, members::REFUSALS)
+        .with(messages::__path_post, messages::post::<E>, api, messages::POST_REFUSALS)
+        .with(messages::__path_read, messages::read::<E>, api, messages::READ_REFUSALS)
+        .with(webhooks::__path_make, webhooks::make::<E>, api, webhooks::MAKE_REFUSALS)
+        .with(webhooks::__path_list, webhooks::list::<E>, api, CHANNEL_REFUSALS)
+        .with(webhooks::__path_remove, webhooks::remove::<E>, api, webhooks::REMOVE_REFUSALS)
+        .with(users::__path_find, users::find::<E>, api, &[])
+        .with(
+            transfer::__path_export_channel,
+            transfer::export_channel::<E>,
+            api,
+            transfer::EXPORT_REFUSALS,
+        )
+        .refusing(REFUSALS);
+    let by_secret = webhooks::POST_REFUSALS;
+    by_token.and(Routes::new("").with(webhooks::__path_post, webhooks::post::<E>, api, by_secret))
 }
 
 /// The codes of an address that names a channel.

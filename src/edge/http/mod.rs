@@ -2,14 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use axum::{
-    Router,
-    extract::Request,
-    http::{HeaderValue, header},
-    middleware::{self, Next},
-    response::Response,
-    routing::get,
-};
+use axum::{Router, extract::Request, routing::get};
 
 use super::{Edge, address, live::Live, upgrade};
 use crate::{auth::Auth, engine::Engine, limits::Limits, wire::code::ErrorCode};
@@ -30,6 +23,7 @@ pub mod openapi;
 pub mod password;
 pub mod problem;
 pub mod revocations;
+pub mod site;
 pub mod token;
 pub mod transfer;
 pub mod users;
@@ -39,6 +33,7 @@ use chat::ChatApi;
 use health::Health;
 use openapi::Routes;
 use problem::Problem;
+use site::Site;
 
 /// What `/` answers until the page exists.
 const WELCOME: &str = "This is hubbub, a realtime chat server.\n\
@@ -102,7 +97,7 @@ impl AuthApi {
 
 /// Everything on the public port of a hub. One whose accounts are elsewhere has no addresses for
 /// them.
-pub fn public<E: Engine>(edge: Edge<E>) -> Router {
+pub fn public<E: Engine>(edge: Edge<E>) -> Site {
     let mut routes = checks("hubbub", &edge.health);
     let (welcome, login) = if edge.auth.is_some() {
         (WELCOME, ABOUT_LOGIN)
@@ -113,24 +108,26 @@ pub fn public<E: Engine>(edge: Edge<E>) -> Router {
         routes = routes.and(accounts_and_tokens(api));
     }
     let chat = ChatApi::new(&edge.desk, &edge.login, &edge.limits);
+    let chat = Arc::new(chat);
+    let posts = messages::shortcut(Arc::clone(&chat), Arc::clone(&edge.metrics));
     let edge = Arc::new(edge);
-    let routes = routes.and(chat.routes().counted(&edge.metrics)).with(
+    let routes = routes.and(chat::routes(&chat).counted(&edge.metrics)).with(
         __path_websocket,
         upgrade::upgrade::<E>,
         &edge,
         WEBSOCKET_REFUSALS,
     );
-    public_pages(routes, welcome, login)
+    public_pages(routes, welcome, login).with(posts)
 }
 
 /// Everything on the public port of an auth service that stands alone.
-pub fn auth(api: &AuthApi, health: &Health) -> Router {
+pub fn auth(api: &AuthApi, health: &Health) -> Site {
     let routes = checks("hubbub auth", health).and(accounts_and_tokens(api));
     public_pages(routes, WELCOME_TO_AUTH, ABOUT_LOGIN)
 }
 
 /// What people find on a public port, beside the addresses of programs.
-fn public_pages(routes: Routes, welcome: &'static str, login: &str) -> Router {
+fn public_pages(routes: Routes, welcome: &'static str, login: &str) -> Site {
     let routes = routes.described(&format!("{ABOUT}\n\n{login}"), ABOUT_TOKEN);
     finish(routes.into_router().route("/", get(async move || welcome)).merge(explorer::router()))
 }
@@ -182,39 +179,13 @@ const WEBSOCKET_REFUSALS: &[ErrorCode] = &[
 #[expect(dead_code, reason = "the document's words for `upgrade`, which is generic")]
 fn websocket() {}
 
-/// Answers the rest of all requests as problems, and what a browser should know about every answer.
-pub fn finish(router: Router) -> Router {
-    router
-        .fallback(async || Problem::new(ErrorCode::NotFound))
-        .method_not_allowed_fallback(async || Problem::new(ErrorCode::MethodNotAllowed))
-        .layer(middleware::from_fn(harden))
-}
-
-/// Refuses heads that mean different things to different readers, and marks every answer.
-async fn harden(request: Request, next: Next) -> Response {
-    let mut response = match check_head(&request) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => axum::response::IntoResponse::into_response(problem),
-    };
-    let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    // Most answers are about somebody, or of this moment. Those that may be kept say so.
-    if !headers.contains_key(header::CACHE_CONTROL) {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    }
-    response
-}
-
-fn check_head(request: &Request) -> Result<(), Problem> {
-    let refusal = |detail: &'static str| Err(Problem::new(ErrorCode::BadRequest).detail(detail));
-    if request.uri().authority().is_some() {
-        return refusal("this is no proxy: the target must be a path");
-    }
-    let hosts = request.headers().get_all(header::HOST).iter().count();
-    if hosts > 1 || (hosts == 0 && request.version() == hyper::Version::HTTP_11) {
-        return refusal("exactly one Host is needed");
-    }
-    Ok(())
+/// Answers the rest of all requests as problems.
+pub fn finish(router: Router) -> Site {
+    Site::new(
+        router
+            .fallback(async || Problem::new(ErrorCode::NotFound))
+            .method_not_allowed_fallback(async || Problem::new(ErrorCode::MethodNotAllowed)),
+    )
 }
 
 #[cfg(test)]

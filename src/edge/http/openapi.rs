@@ -153,9 +153,7 @@ impl Routes {
     pub fn counted(mut self, metrics: &Arc<Metrics>) -> Self {
         let metrics = Arc::clone(metrics);
         self.router = self.router.layer(middleware::map_response(move |answer: Answer| {
-            if let Some(code) = answer.extensions().get::<ErrorCode>() {
-                metrics.refused(*code);
-            }
+            count_refusal(&metrics, &answer);
             std::future::ready(answer)
         }));
         self
@@ -234,6 +232,13 @@ impl Routes {
         let text = document.to_json().expect("a document is made of names and texts");
         let answer = move || async move { ([CONTENT_TYPE], text) };
         self.router.route(PATH, get(answer))
+    }
+}
+
+/// Counts the refusal that an answer is, if it is one.
+pub(super) fn count_refusal(metrics: &Metrics, answer: &Answer) {
+    if let Some(code) = answer.extensions().get::<ErrorCode>() {
+        metrics.refused(*code);
     }
 }
 

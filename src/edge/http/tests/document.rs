@@ -6,7 +6,7 @@ use super::*;
 
 const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 
-async fn document(router: &Router) -> Value {
+async fn document(router: &Site) -> Value {
     let request = ask(Method::GET, "/openapi.json").body(Body::empty()).unwrap();
     let answered = answer_to(router, request).await;
     assert_eq!(answered.headers["content-type"], JSON);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use axum::{
     body::Body,
-    http::{HeaderMap, Method, StatusCode, request::Builder},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, request::Builder},
 };
 use bytesize::ByteSize;
 use http_body_util::BodyExt as _;
@@ -38,8 +38,8 @@ const PASSWORD: &str = "correct horse battery";
 
 /// An auth service that stands alone, with both its ports.
 struct Api {
-    public: Router,
-    internal: Router,
+    public: Site,
+    internal: Site,
     auth: Arc<Auth>,
     secret: Secret,
     _dir: TempDir,
@@ -162,7 +162,7 @@ fn post(path: &str, content_type: &str, body: &str) -> Request {
 }
 
 /// Asks, and holds the answer against the document of the same port.
-async fn answer(router: &Router, request: Request) -> Answered {
+async fn answer(router: &Site, request: Request) -> Answered {
     let (method, path) =
         (request.method().as_str().to_lowercase(), request.uri().path().to_owned());
     let answered = answer_to(router, request).await;
@@ -196,7 +196,7 @@ fn is_like(path: &str, template: &str) -> bool {
     path.len() == template.len() && path.iter().zip(&template).all(is_same)
 }
 
-async fn answer_to(router: &Router, request: Request) -> Answered {
+async fn answer_to(router: &Site, request: Request) -> Answered {
     let response = router.clone().oneshot(request).await.unwrap();
     let (parts, body) = response.into_parts();
     let bytes = body.collect().await.unwrap().to_bytes();
