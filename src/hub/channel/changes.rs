@@ -6,13 +6,15 @@
 
 use std::collections::HashSet;
 
-use super::{Channel, Effect, MemberView, Reply, Role, State};
+use super::{Channel, Effect, MemberView, Reply, Role, State, read_code, refused};
 use crate::{
-    engine::Append,
+    engine::{Append, MessageKey, ReadError},
     hub::{
+        Ticket,
         channel::ChannelView,
         directory::ChannelInfo,
         rights::{Changed, Rights},
+        sequencer::Doubt,
     },
     log::{
         batch::Batch,
@@ -53,6 +55,21 @@ impl KnownRights {
 }
 
 impl Channel {
+    /// The answer to a look-up: ends a publish about which there was doubt.
+    pub fn found(
+        &mut self,
+        ticket: Ticket,
+        doubt: Doubt,
+        answer: Result<Option<MessageKey>, ReadError>,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.finds -= 1;
+        effects.push(match answer {
+            Ok(stored) => self.end(ticket, doubt.settled(stored)),
+            Err(error) => refused(ticket, read_code(&error)),
+        });
+    }
+
     /// Whether what waits for a place cannot be decided on without the rights.
     pub(super) fn needs_rights(&self) -> bool {
         self.access != Access::Open || self.sequencer.has_changes()
