@@ -480,7 +480,7 @@ async fn a_name_is_one_and_any_other_segment_is_no_channel() {
     for path in ["/v1/channels/", "/v1/channels/lobby/", "/v1/channels//messages", "/v1/users/1"] {
         assert_eq!(ada.get(path).await.status, 404, "{path}");
     }
-    for path in ["/metrics", "/debug/profile", "/v1/admin/bans", "/v1/import", "/v1/export"] {
+    for path in ["/metrics", "/debug/profile", "/v1/admin/bans", "/v1/import"] {
         assert_eq!(ada.get(path).await.status, 404, "{path}");
     }
 }
