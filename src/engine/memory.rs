@@ -16,14 +16,14 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::log::{Fault, MemoryLog};
 use super::{
-    Append, AppendError, Caps, Chain, Derived, Engine, Expect, Feed, Mark, MessageKey, ReadError,
-    ReadFrom, RecordError, Refusal, Revision, Table, Versioned,
+    Append, AppendError, Caps, Chain, Derived, Engine, Expect, Feed, Mark, ReadError, ReadFrom,
+    RecordError, Refusal, Revision, Table, Versioned,
 };
 use crate::{
     limits,
     log::{
         batch::{Batch, Entry},
-        place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
+        place::{ChannelId, Cursor, Sequence},
     },
 };
 
@@ -346,16 +346,6 @@ impl Engine for MemoryEngine {
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static {
         let node = self.clone();
         async move { node.read_log(|log| log.read(channel, from, bytes_max)).await }
-    }
-
-    fn find(
-        &self,
-        channel: ChannelId,
-        user: UserId,
-        client_message_id: ClientMessageId,
-    ) -> impl Future<Output = Result<Option<MessageKey>, ReadError>> + Send + 'static {
-        let node = self.clone();
-        async move { node.read_log(|log| Ok(log.find(channel, user, client_message_id))).await }
     }
 
     fn trim(

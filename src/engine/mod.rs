@@ -63,14 +63,6 @@ pub trait Engine: Send + Sync + 'static {
         bytes_max: usize,
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static;
 
-    /// What is stored under the key of a publish, if anything is.
-    fn find(
-        &self,
-        channel: ChannelId,
-        user: UserId,
-        client_message_id: ClientMessageId,
-    ) -> impl Future<Output = Result<Option<MessageKey>, ReadError>> + Send + 'static;
-
     /// Drops entries that lie wholly below `sequence`, and never the last one: retention only. The
     /// keys of what is dropped are free again.
     fn trim(

@@ -89,51 +89,6 @@ pub enum Outcome {
     Changed(Changed, Sequence),
     /// It is not allowed.
     Refused(ErrorCode),
-    /// It is not allowed, but an earlier try may be in the log.
-    Doubtful(Doubt),
-}
-
-/// A message that is refused unless an earlier try of it is in the log.
-///
-/// Only the newest keys are in memory, and a message that is refused never reaches the log's
-/// transaction, which knows all. So after a restart who tries again what filled a quota would be told
-/// that there was no room for it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Doubt {
-    /// Who published.
-    pub user: UserId,
-    /// The client's number for it.
-    pub client_message_id: ClientMessageId,
-    /// A digest of what it says.
-    pub digest: u64,
-    /// Why it is refused if there was none.
-    pub code: ErrorCode,
-}
-
-impl Doubt {
-    /// What became of the message, by the key that is stored.
-    #[must_use]
-    pub fn settled(self, stored: Option<MessageKey>) -> Outcome {
-        match stored {
-            Some(stored) if stored.digest == self.digest => Outcome::Repeated(stored.sequence),
-            Some(_) => Outcome::Conflict,
-            None => Outcome::Refused(self.code),
-        }
-    }
-}
-
-impl Draft {
-    fn refused(&self, code: ErrorCode) -> Outcome {
-        // To others, who may not know of the channel, it says nothing more.
-        let may_know = code != ErrorCode::UnknownChannel;
-        match self.client_message_id.filter(|_| may_know) {
-            Some(client_message_id) => {
-                let (user, digest) = (self.user, self.digest);
-                Outcome::Doubtful(Doubt { user, client_message_id, digest, code })
-            }
-            None => Outcome::Refused(code),
-        }
-    }
 }
 
 /// The drafts of one channel on the way to their sequences.
@@ -252,8 +207,7 @@ impl Sequencer {
                     break;
                 }
                 Judgement::Refuse(code) => {
-                    let outcome = draft.refused(code);
-                    self.forget(&draft, &mut |ticket| end(ticket, outcome.clone()));
+                    self.forget(&draft, &mut |ticket| end(ticket, Outcome::Refused(code)));
                     continue;
                 }
             }

@@ -504,7 +504,6 @@ impl World {
                 }
                 Effect::Sealed => return Err("the channel was sealed".into()),
                 Effect::ReadRights
-                | Effect::Find(..)
                 | Effect::Learn(_)
                 | Effect::ForgetMember(_)
                 | Effect::Forget => {

@@ -81,17 +81,6 @@ impl MemoryLog {
         self.caps
     }
 
-    /// Answers as [`Engine::find`](crate::engine::Engine::find) does, at once.
-    #[must_use]
-    pub fn find(
-        &self,
-        channel: ChannelId,
-        user: UserId,
-        client_message_id: ClientMessageId,
-    ) -> Option<MessageKey> {
-        self.keys.get(&(channel, user, client_message_id)).copied()
-    }
-
     /// Appends as [`Engine::append`](crate::engine::Engine::append) does, at once.
     ///
     /// # Errors

@@ -30,14 +30,14 @@ use self::{
     writer::{Work, Writer},
 };
 use super::{
-    Append, AppendError, Caps, Chain, Derived, Durability, Engine, Expect, Feed, Mark, MessageKey,
-    ReadError, ReadFrom, RecordError, Refusal, Revision, Table, Versioned,
+    Append, AppendError, Caps, Chain, Derived, Durability, Engine, Expect, Feed, Mark, ReadError,
+    ReadFrom, RecordError, Refusal, Revision, Table, Versioned,
 };
 use crate::{
     limits,
     log::{
         batch::Entry,
-        place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
+        place::{ChannelId, Cursor, Sequence},
     },
 };
 
@@ -60,7 +60,6 @@ const PAGE_BYTES: u64 = 4096;
 type AppendReply = oneshot::Sender<Result<Cursor, AppendError>>;
 type ChainReply = oneshot::Sender<Result<Vec<Cursor>, AppendError>>;
 type MarkReply = oneshot::Sender<Result<Mark, ReadError>>;
-type FindReply = oneshot::Sender<Result<Option<MessageKey>, ReadError>>;
 type ReadReply = oneshot::Sender<Result<Vec<Entry>, ReadError>>;
 type RecordReply<T> = oneshot::Sender<Result<T, RecordError>>;
 
@@ -299,20 +298,6 @@ impl Engine for SqliteEngine {
         let (reply, answer) = oneshot::channel();
         let fits = chain.bytes() <= limits::CHAIN_BYTES_MAX;
         appended(self.append_if(fits, Work::Chain(chain, reply)), answer)
-    }
-
-    fn find(
-        &self,
-        channel: ChannelId,
-        user: UserId,
-        client_message_id: ClientMessageId,
-    ) -> impl Future<Output = Result<Option<MessageKey>, ReadError>> + Send + 'static {
-        let (reply, answer) = oneshot::channel();
-        let sent = self.read_log(Query::Find { channel, user, client_message_id, reply });
-        async move {
-            sent?;
-            answer.await.unwrap_or(Err(ReadError::StorageUnavailable))
-        }
     }
 
     fn mark(&self) -> impl Future<Output = Result<Mark, ReadError>> + Send + 'static {

@@ -10,19 +10,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, params};
+use rusqlite::{Connection, OpenFlags, Row, params};
 use tokio::sync::oneshot;
 
-use super::{
-    FindReply, MarkReply, ReadReply, RecordReply, keep_plans, records, stats::Stats,
-    transaction::stored_key,
-};
+use super::{MarkReply, ReadReply, RecordReply, keep_plans, records, stats::Stats};
 use crate::{
     engine::{Mark, ReadError, ReadFrom, RecordError, Table, Versioned},
     limits,
     log::{
         batch::{Batch, BatchError, Entry},
-        place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
+        place::{ChannelId, Cursor, Sequence},
     },
 };
 
@@ -30,8 +27,6 @@ use crate::{
 pub(super) enum Query {
     /// For entries of a channel.
     Log { channel: ChannelId, from: ReadFrom, bytes_max: usize, reply: ReadReply },
-    /// For what is stored under the key of a publish.
-    Find { channel: ChannelId, user: UserId, client_message_id: ClientMessageId, reply: FindReply },
     /// For a cut through all channels.
     Mark { reply: MarkReply },
     /// For a record.
@@ -86,14 +81,6 @@ impl Reader {
                     };
                     self.answer(reply, answer, ReadError::StorageUnavailable);
                 }
-                Ok(Query::Find { channel, user, client_message_id, reply }) => self.answer(
-                    reply,
-                    |connection| {
-                        let found = stored_key(connection, channel, user, client_message_id);
-                        found.optional().map(Ok)
-                    },
-                    ReadError::StorageUnavailable,
-                ),
                 Ok(Query::Mark { reply }) => {
                     self.answer(
                         reply,

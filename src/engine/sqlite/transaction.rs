@@ -216,7 +216,7 @@ impl<'a> Transaction<'a> {
             if insert.execute(params![channel.0, key.user.0, id, sequence, digest])? == 1 {
                 claimed.push((key.user, key.client_message_id));
             } else {
-                let stored = stored_key(self.connection, channel, key.user, key.client_message_id)?;
+                let stored = self.stored_key(channel, key.user, key.client_message_id)?;
                 assert!(stored.sequence < first_sequence, "an append names each key once");
                 duplicates.push(stored);
             }
@@ -225,6 +225,28 @@ impl<'a> Transaction<'a> {
             self.free_keys(channel, claimed)?;
         }
         Ok(duplicates)
+    }
+
+    fn stored_key(
+        &self,
+        channel: ChannelId,
+        user: UserId,
+        client_message_id: ClientMessageId,
+    ) -> rusqlite::Result<MessageKey> {
+        self.connection
+            .prepare_cached(
+                "SELECT sequence, digest FROM message_keys
+                 WHERE channel = ?1 AND user = ?2 AND client_message_id = ?3",
+            )?
+            .query_row(params![channel.0, user.0, client_message_id.0.cast_signed()], |row| {
+                let (sequence, digest): (i64, i64) = (row.get(0)?, row.get(1)?);
+                Ok(MessageKey {
+                    user,
+                    client_message_id,
+                    sequence: Sequence(sequence.cast_unsigned()),
+                    digest: digest.cast_unsigned(),
+                })
+            })
     }
 
     fn free_keys(
@@ -269,29 +291,6 @@ impl<'a> Transaction<'a> {
 }
 
 const PACKED_KEY_BYTES: usize = 12;
-
-/// The stored key of a publish.
-pub(super) fn stored_key(
-    connection: &Connection,
-    channel: ChannelId,
-    user: UserId,
-    client_message_id: ClientMessageId,
-) -> rusqlite::Result<MessageKey> {
-    connection
-        .prepare_cached(
-            "SELECT sequence, digest FROM message_keys
-             WHERE channel = ?1 AND user = ?2 AND client_message_id = ?3",
-        )?
-        .query_row(params![channel.0, user.0, client_message_id.0.cast_signed()], |row| {
-            let (sequence, digest): (i64, i64) = (row.get(0)?, row.get(1)?);
-            Ok(MessageKey {
-                user,
-                client_message_id,
-                sequence: Sequence(sequence.cast_unsigned()),
-                digest: digest.cast_unsigned(),
-            })
-        })
-}
 
 /// The keys as `batches.keys` holds them: user and number of each, little-endian.
 fn pack(keys: &[MessageKey]) -> Vec<u8> {

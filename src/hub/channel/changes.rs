@@ -6,15 +6,13 @@
 
 use std::collections::HashSet;
 
-use super::{Channel, Effect, MemberView, Reply, Role, State, read_code, refused};
+use super::{Channel, Effect, MemberView, Reply, Role, State};
 use crate::{
-    engine::{Append, MessageKey, ReadError},
+    engine::Append,
     hub::{
-        Ticket,
         channel::ChannelView,
         directory::ChannelInfo,
         rights::{Changed, Rights},
-        sequencer::Doubt,
     },
     log::{
         batch::Batch,
@@ -55,21 +53,6 @@ impl KnownRights {
 }
 
 impl Channel {
-    /// The answer to a look-up: ends a publish about which there was doubt.
-    pub fn found(
-        &mut self,
-        ticket: Ticket,
-        doubt: Doubt,
-        answer: Result<Option<MessageKey>, ReadError>,
-        effects: &mut Vec<Effect>,
-    ) {
-        self.finds -= 1;
-        effects.push(match answer {
-            Ok(stored) => self.end(ticket, doubt.settled(stored)),
-            Err(error) => refused(ticket, read_code(&error)),
-        });
-    }
-
     /// Whether what waits for a place cannot be decided on without the rights.
     pub(super) fn needs_rights(&self) -> bool {
         self.access != Access::Open || self.sequencer.has_changes()

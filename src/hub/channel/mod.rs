@@ -19,7 +19,7 @@ use super::{
     directory::ChannelInfo,
     fanout::{Delivery, Subscriber},
     rights::{Judge, Rights},
-    sequencer::{Accepted, Doubt, Draft, Outcome, Sequencer},
+    sequencer::{Accepted, Draft, Outcome, Sequencer},
 };
 use crate::{
     engine::{Append, AppendError, Caps, ReadError, ReadFrom, Refusal},
@@ -48,8 +48,6 @@ pub enum Effect {
     Append(Append),
     /// Read the log, and hand the answer to [`Channel::read_done`].
     Read(ReadFrom, Purpose),
-    /// Look up whether an earlier try is in the log, and hand the answer to [`Channel::found`].
-    Find(Ticket, Doubt),
     /// Call [`Channel::recover`] after a while.
     RecoverLater,
     /// Put the frame of this batch into the outboxes of all live subscribers: those who have joined
@@ -92,7 +90,6 @@ impl Effect {
             | Self::Ended(connection) => Some(*connection),
             Self::Append(_)
             | Self::Read(..)
-            | Self::Find(..)
             | Self::RecoverLater
             | Self::FanOut(_)
             | Self::Sealed
@@ -157,8 +154,6 @@ pub struct Channel {
     is_catching_up: bool,
     /// Pages that are being read.
     history_reads: u32,
-    /// Publishes that are looked up in the log.
-    finds: u32,
     /// Entries that extended no chain and were skipped.
     junk: u64,
 }
@@ -225,7 +220,6 @@ impl Channel {
             is_appending: false,
             is_catching_up: false,
             history_reads: 0,
-            finds: 0,
             junk: 0,
         }
     }
@@ -265,7 +259,7 @@ impl Channel {
     /// Whether no publish is under way.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.sequencer.is_idle() && self.finds == 0
+        self.sequencer.is_idle()
     }
 
     /// Whether [`Channel::next_append`] would form a batch, or read what it needs for that.
@@ -309,10 +303,7 @@ impl Channel {
         let append = self.sequencer.next_batch(self.id, &self.head, id, now_ms, judge, end);
         self.is_appending = append.is_some();
         effects.extend(append.map(Effect::Append));
-        for (ticket, outcome) in ended {
-            self.finds += u32::from(matches!(outcome, Outcome::Doubtful(_)));
-            effects.push(self.end(ticket, outcome));
-        }
+        effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
     }
 
     /// The engine's answer to the append in flight.
@@ -730,7 +721,6 @@ impl Channel {
         let (sequence, timestamp_ms) = match outcome {
             Outcome::Conflict => return refused(ticket, ErrorCode::IdempotencyConflict),
             Outcome::Refused(code) => return refused(ticket, code),
-            Outcome::Doubtful(doubt) => return Effect::Find(ticket, doubt),
             Outcome::Changed(changed, sequence) => {
                 return Effect::Reply(ticket, self.changed_reply(changed, sequence));
             }

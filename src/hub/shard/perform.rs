@@ -6,14 +6,13 @@ use tokio::task::spawn_local;
 
 use super::{Port, Shard, State};
 use crate::{
-    engine::{Append, AppendError, Engine, MessageKey, ReadError, ReadFrom},
+    engine::{Append, AppendError, Engine, ReadError, ReadFrom},
     hub::{
-        Asked, ConnectionKey, Ticket,
+        Asked, ConnectionKey,
         channel::{Channel, Effect, Purpose},
         directory::{ChannelInfo, DirectoryError},
         fanout::{Deflated, Delivery, SharedFrames, Subscriber, control_frame},
         rights::Rights,
-        sequencer::Doubt,
     },
     limits::RECOVERY_PAUSE,
     log::{
@@ -128,7 +127,6 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 self.metrics.channels_sealed.inc();
             }
             Effect::Read(from, purpose) => self.read(channel, from, purpose),
-            Effect::Find(ticket, doubt) => self.find(channel, ticket, doubt),
             Effect::ReadRights => self.read_rights(channel),
             Effect::Learn(info) => self.directory().learn(info),
             Effect::ForgetMember(user) => self.directory().forget_member(channel, user),
@@ -201,21 +199,6 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             };
             shard.with_channel(channel, |channel, effects| channel.rights_read(answer, effects));
             // What waits can be decided on now.
-            shard.mark_ready(channel);
-        });
-    }
-
-    fn find(self: &Rc<Self>, channel: ChannelId, ticket: Ticket, doubt: Doubt) {
-        let shard = Rc::clone(self);
-        let answer = self.engine.find(channel, doubt.user, doubt.client_message_id);
-        spawn_local(async move {
-            let answer: Result<Option<MessageKey>, ReadError> = answer.await;
-            if let Err(error) = &answer {
-                tracing::warn!(channel = channel.0, %error, "a message was not looked up");
-            }
-            shard.with_channel(channel, |channel, effects| {
-                channel.found(ticket, doubt, answer, effects);
-            });
             shard.mark_ready(channel);
         });
     }

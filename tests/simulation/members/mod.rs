@@ -21,7 +21,7 @@ use hubbub::{
         },
         fanout::{Delivery, Subscriber},
         rights::{Author, Change, Rights},
-        sequencer::{Doubt, Draft, Wish},
+        sequencer::{Draft, Wish},
     },
     log::{
         batch::{Batch, put_record},
@@ -102,7 +102,6 @@ struct Node {
 enum UnderWay {
     Append(Append),
     Read(ReadFrom, Purpose),
-    Find(Ticket, Doubt),
     Rights,
     /// The record has been read, the members have not.
     MembersOf(Option<ChannelRecord>),
@@ -115,8 +114,6 @@ struct Operation {
     user: UserId,
     wanted: Wanted,
     is_answered: bool,
-    /// With what it is refused unless an earlier try of it is found.
-    doubt: Option<ErrorCode>,
 }
 
 #[derive(Debug)]
@@ -422,13 +419,6 @@ impl Members {
                 };
                 self.act(node, |channel, effects| channel.read_done(purpose, answer, effects))
             }
-            UnderWay::Find(ticket, doubt) => {
-                let answer = match fails {
-                    true => Err(ReadError::Busy),
-                    false => Ok(self.log.find(CHANNEL, doubt.user, doubt.client_message_id)),
-                };
-                self.act(node, |channel, effects| channel.found(ticket, doubt, answer, effects))
-            }
             UnderWay::Rights if self.defect == Defect::ForgetsAnswers => Ok(()),
             UnderWay::Rights if fails => {
                 let answer = Err(ErrorCode::StorageUnavailable);
@@ -486,7 +476,7 @@ impl Members {
 
     fn operation(&mut self, node: usize, user: UserId, asked: Asked, wanted: Wanted) -> Ticket {
         let id = u32::try_from(self.operations.len()).unwrap();
-        self.operations.push(Operation { node, user, wanted, is_answered: false, doubt: None });
+        self.operations.push(Operation { node, user, wanted, is_answered: false });
         let generation = self.nodes[node].generation;
         let connection = ConnectionKey { shard: ShardId(0), slot: user.0, generation };
         Ticket { connection, id, asked }
@@ -501,13 +491,6 @@ impl Members {
                 Effect::Append(append) => UnderWay::Append(append),
                 Effect::Read(from, purpose) => UnderWay::Read(from, purpose),
                 Effect::ReadRights => UnderWay::Rights,
-                Effect::Find(ticket, doubt) => {
-                    // It is decided now, and told when the answer is there.
-                    let id = usize::try_from(ticket.id).unwrap();
-                    self.check_refusal(node, &self.operations[id], doubt.code)?;
-                    self.operations[id].doubt = Some(doubt.code);
-                    UnderWay::Find(ticket, doubt)
-                }
                 Effect::RecoverLater => UnderWay::Recover,
                 effect => {
                     self.observe(node, effect)?;
@@ -590,10 +573,13 @@ impl Members {
                 if matches!(given, ErrorCode::Busy | ErrorCode::StorageUnavailable) {
                     return Ok(());
                 }
-                if operation.doubt == Some(given) {
-                    return Ok(());
-                }
-                self.check_refusal(node, operation, given)
+                // What a node has read of another's changes may be newer than what it has applied.
+                let head = self.head_of(node);
+                let due: Vec<_> =
+                    self.states[head..].iter().map(|state| due(state, operation, given)).collect();
+                ensure(due.contains(&Some(given)), || {
+                    format!("{operation:?} was refused with {given}, and {due:?} is due")
+                })
             }
             (Wanted::Publish(record), Reply::Published(published)) => {
                 let found = place(published.sequence);
@@ -635,17 +621,6 @@ impl Members {
             }
             (_, reply) => Err(format!("unexpected {reply:?}")),
         }
-    }
-
-    /// Whether a refusal is due where this node has got to. What it has read of another's changes may be
-    /// newer than what it has applied.
-    fn check_refusal(&self, node: usize, operation: &Operation, given: ErrorCode) -> Checked {
-        let head = self.head_of(node);
-        let due: Vec<_> =
-            self.states[head..].iter().map(|state| due(state, operation, given)).collect();
-        ensure(due.contains(&Some(given)), || {
-            format!("{operation:?} was refused with {given}, and {due:?} is due")
-        })
     }
 
     /// Whether a user may read where this node has got to. What it has read of another's changes may be

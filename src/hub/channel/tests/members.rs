@@ -75,7 +75,7 @@ impl Held {
         act(&mut self.channel, &mut effects);
         for effect in effects {
             match effect {
-                Effect::Append(_) | Effect::Read(..) | Effect::Find(..) | Effect::ReadRights => {
+                Effect::Append(_) | Effect::Read(..) | Effect::ReadRights => {
                     self.wanted.push(effect);
                 }
                 effect => self.told.push(effect),
@@ -104,10 +104,6 @@ impl Held {
             Effect::Read(from, purpose) => {
                 let answer = self.log.read(ID, from, purpose.bytes_max());
                 self.act(|channel, effects| channel.read_done(purpose, answer, effects));
-            }
-            Effect::Find(ticket, doubt) => {
-                let stored = self.log.find(ID, doubt.user, doubt.client_message_id);
-                self.act(|channel, effects| channel.found(ticket, doubt, Ok(stored), effects));
             }
             _ => {
                 let rights = Rights::new(self.record.clone(), self.members.clone());
@@ -373,25 +369,6 @@ fn a_message_that_is_in_the_log_already_takes_no_room_from_another() {
     held.publish_as(4, OWNER, Some(ClientMessageId(3)));
     held.settle();
     assert_eq!(held.told(), ["published 1", "2 to all", "published 2", "quota_exhausted"]);
-}
-
-#[test]
-fn who_tries_again_learns_the_place_also_where_nothing_more_is_taken() {
-    let mut held = Held::with_quota(1);
-    held.publish_as(1, OWNER, Some(ClientMessageId(1)));
-    held.settle();
-    held.channel = Channel::new(&held.record.info(), held.log.caps());
-    held.told();
-    held.publish_as(2, OWNER, Some(ClientMessageId(1)));
-    held.publish_as(3, OWNER, Some(ClientMessageId(2)));
-    held.publish(4, OWNER);
-    held.turn();
-    assert!(!held.channel.is_idle() && !held.channel.is_evictable(), "somebody waits");
-    held.settle();
-    let mut told = held.told();
-    told.sort_unstable();
-    assert_eq!(told, ["published 1", "quota_exhausted", "quota_exhausted"]);
-    assert!(held.channel.is_idle());
 }
 
 #[test]
