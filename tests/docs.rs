@@ -5,11 +5,17 @@
 use std::{collections::HashMap, process::Command};
 
 use clap::Args as _;
-use hubbub::config::{Config, Flags};
+use hubbub::{
+    config::{Config, Flags},
+    edge::http::problem,
+    wire::code::ErrorCode,
+};
 
 const README: &str = include_str!("../README.md");
 const PROTOCOL: &str = include_str!("../docs/PROTOCOL.md");
 const AUTH: &str = include_str!("../docs/AUTH.md");
+const API: &str = include_str!("../docs/API.md");
+const IMPORT: &str = include_str!("../docs/IMPORT.md");
 
 /// What the README and the help call a default that is empty.
 const NONE: &str = "none";
@@ -86,7 +92,7 @@ fn commands(document: &'static str) -> impl Iterator<Item = &'static str> {
 #[test]
 fn every_command_of_the_documents_has_its_flags() {
     let mut checked = 0;
-    for command in commands(README).chain(commands(PROTOCOL)).chain(commands(AUTH)) {
+    for command in [README, PROTOCOL, AUTH, API, IMPORT].into_iter().flat_map(commands) {
         let command = command.split(" #").next().unwrap();
         let words: Vec<_> = command.split_whitespace().collect();
         let is_word = |word: &&&str| word.bytes().all(|byte| byte.is_ascii_lowercase());
@@ -107,6 +113,23 @@ fn every_command_of_the_documents_has_its_flags() {
         checked += 1;
     }
     assert!(checked >= 5, "only {checked} commands were found");
+}
+
+/// The rows of the table that say which names a status has.
+#[test]
+fn the_api_document_has_the_status_of_each_code() {
+    let table = API.lines().skip_while(|line| !line.starts_with("| status | names |")).skip(2);
+    let mut checked = 0;
+    for row in table.take_while(|line| line.starts_with('|')) {
+        let (status, names) = row.trim_matches('|').split_once('|').unwrap();
+        for name in names.split('`').skip(1).step_by(2) {
+            let code = ErrorCode::ALL.iter().find(|code| code.name() == name);
+            let code = code.unwrap_or_else(|| panic!("there is no code {name}"));
+            assert_eq!(problem::status(*code).as_str(), status.trim(), "{name}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 20, "only {checked} codes were found");
 }
 
 /// The help is text; what it says of the defaults is held here.

@@ -21,6 +21,7 @@ mod auth;
 mod channel;
 mod hub;
 mod smoke;
+mod transfer;
 
 /// How long anything may take. Far more than it does: who gets here has found a fault.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -13,7 +13,8 @@ fn good(report: &str) -> Vec<String> {
     good.map(|step| step["step"].as_str().unwrap().to_owned()).collect()
 }
 
-const STEPS: [&str; 6] = ["token", "channel", "post", "receive", "list", "history"];
+const STEPS: [&str; 8] =
+    ["token", "channel", "post", "receive", "list", "history", "export", "delete"];
 
 #[test]
 fn a_server_is_tried_from_end_to_end_and_nothing_stays_behind() {
@@ -21,9 +22,8 @@ fn a_server_is_tried_from_end_to_end_and_nothing_stays_behind() {
     let home = home.path();
     let (_server, address) = serve(home);
     add_account(home, &address, "ada");
-    let output = run(home, &["smoke", &address, "--as", "ada", "--json"]);
-    let report = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(good(&report)[..6], STEPS, "{report}");
+    let report = success(&run(home, &["smoke", &address, "--as", "ada", "--json"]));
+    assert_eq!(good(&report), STEPS, "{report}");
     let mine = run(home, &["channel", "list", "--mine", "--as", "ada", "--server", &address]);
     assert_eq!(success(&mine), "");
 }
@@ -35,8 +35,8 @@ fn an_account_of_its_own_will_do_and_so_will_tls() {
     issue_certificate(home);
     let (_server, address) = serve_with(home, &TLS);
     let smoke = ["smoke", &address, "--sign-up", "--json", "--ca", "cert.pem"];
-    let report = String::from_utf8(run(home, &smoke).stdout).unwrap();
-    assert_eq!(good(&report)[..6], STEPS, "{report}");
+    let report = success(&run(home, &smoke));
+    assert_eq!(good(&report), STEPS, "{report}");
     let stranger = run(home, &["smoke", &address, "--sign-up"]);
     let line = String::from_utf8(stranger.stdout.clone()).unwrap();
     assert!(line.starts_with("FAIL token") && line.contains("certificate"), "{line}");

@@ -1,17 +1,41 @@
 """What Schemathesis sends, and what else it looks at in every answer."""
 
 import itertools
+import json
 import os
+import pathlib
+import tomllib
 
+import requests
 import schemathesis
+from hypothesis import strategies
+from schemathesis.openapi import media_type
 
 numbers = itertools.count()
+
+CONFIG_FILE = pathlib.Path(__file__).with_name("schemathesis.toml")
+CHANNELS = tomllib.loads(CONFIG_FILE.read_text("utf-8"))["dictionaries"]["channels"]["values"]
+# Operations after which a channel is not for `eve` any more, or takes nothing.
+DESTRUCTIVE = {"change_channel", "delete_channel", "leave_channel", "remove_webhook"}
 
 # Operations that nothing made up gets a success from.
 UNREACHABLE = {
     "open_websocket": "wants an upgrade",
     "change_password": "wants the password that is right",
 }
+
+# Lines of an import: messages of a channel of its own, and what is no record.
+message = strategies.fixed_dictionaries(
+    {
+        "channel": strategies.just("imported"),
+        "author": strategies.sampled_from(["ada", "bob"]),
+        "time": strategies.integers(0, 253402300799999),
+        "body": strategies.text(max_size=20),
+    },
+    optional={"id": strategies.text(max_size=70), "user": strategies.text(max_size=5)},
+)
+line = message.map(lambda it: json.dumps(it).encode()) | strategies.binary(max_size=20)
+media_type("application/x-ndjson", strategies.lists(line, max_size=8).map(b"\n".join))
 
 
 def whole(value):
@@ -33,6 +57,30 @@ def before_call(context, case, kwargs):
     creates = operation_id in ("create_account", "admin_create_account")
     if creates and isinstance(case.body, dict) and case.body.get("username") == "ada":
         case.body = {**case.body, "username": f"ada-{os.getpid()}-{next(numbers)}"}
+    path = case.path_parameters
+    if operation_id in DESTRUCTIVE and path.get("channel") in CHANNELS:
+        path.update(doomed(case.operation.base_url))
+    # Nobody guesses a secret; what else is wrong with a request is seen behind it only.
+    if operation_id == "post_to_webhook" and next(numbers) % 2:
+        path["webhook_id"], path["secret"] = os.environ["WEBHOOK"].split("/")
+
+
+def doomed(url):
+    """A channel that is there to be broken, with a webhook and an owner beside `eve`."""
+    name = f"d{os.getpid()}-{next(numbers)}"
+
+    def ask(method, path, body):
+        bearer = {"Authorization": f"Bearer {os.environ['TOKEN']}"}
+        answer = requests.request(
+            method, f"{url}/v1/channels{path}", json=body, headers=bearer, timeout=10
+        )
+        answer.raise_for_status()
+        return answer.json()
+
+    ask("POST", "", {"name": name})
+    ask("PUT", f"/{name}/members/2", {"role": "owner"})
+    webhook = ask("POST", f"/{name}/webhooks", {"name": "ci"})
+    return {"channel": name, "webhook_id": webhook["webhook_id"]}
 
 
 @schemathesis.check

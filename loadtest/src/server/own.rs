@@ -127,6 +127,8 @@ impl Ground {
         let folder = self.flags.scratch(what)?;
         let mut setup = Setup::new(self.flags.binary.clone(), free_address()?, folder.path())?;
         setup.cores = self.servers;
+        // What there is, is what was put there.
+        setup.environment.push(("HUBBUB__CHANNELS__CREATED_AT_START".into(), "[]".into()));
         let server = setup.start().await?;
         let tokens = tokens::sign(setup.listen, &setup.data_dir, users).await?;
         Ok(Own { server: Some(server), setup, tokens, folder })

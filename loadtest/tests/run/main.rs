@@ -7,6 +7,7 @@
 mod harness;
 mod proxy;
 
+mod bulk;
 mod chaos;
 mod defects;
 mod deflate;

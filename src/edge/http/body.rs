@@ -93,27 +93,40 @@ fn bad_request(detail: impl Into<std::borrow::Cow<'static, str>>) -> Problem {
     Problem::new(ErrorCode::BadRequest).detail(detail)
 }
 
-fn format(request: &Request, takes: Takes) -> Result<Format, Problem> {
-    let refusal =
-        |detail: &'static str| Err(Problem::new(ErrorCode::UnsupportedMediaType).detail(detail));
+/// The media type of a body. It may not be compressed: that could be a bomb, and ours are too short to
+/// need it.
+///
+/// # Errors
+/// 415, if it is.
+pub(super) fn media_type(request: &Request) -> Result<&str, Problem> {
     let headers = request.headers();
-    // A compressed body could be a bomb, and ours are too short to need it.
     if headers.contains_key(header::CONTENT_ENCODING) {
-        return refusal("request bodies may not be encoded");
+        return Err(unsupported("request bodies may not be encoded"));
     }
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
+    Ok(content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim())
+}
+
+/// A body of a type that an address does not take.
+pub(super) fn unsupported(detail: &'static str) -> Problem {
+    Problem::new(ErrorCode::UnsupportedMediaType).detail(detail)
+}
+
+fn format(request: &Request, takes: Takes) -> Result<Format, Problem> {
+    let media_type = media_type(request)?;
+    if media_type.eq_ignore_ascii_case("application/json") {
         return Ok(Format::Json);
     }
     match takes {
-        Takes::JsonOrForm if essence.eq_ignore_ascii_case("application/x-www-form-urlencoded") => {
+        Takes::JsonOrForm
+            if media_type.eq_ignore_ascii_case("application/x-www-form-urlencoded") =>
+        {
             Ok(Format::Form)
         }
         Takes::JsonOrForm => {
-            refusal("expected application/json or application/x-www-form-urlencoded")
+            Err(unsupported("expected application/json or application/x-www-form-urlencoded"))
         }
-        Takes::Json => refusal("expected application/json"),
+        Takes::Json => Err(unsupported("expected application/json")),
     }
 }
 

@@ -81,11 +81,11 @@ impl From<ChannelView> for Channel {
 pub struct QuotaBody {
     /// Messages, at least 1.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u64>, minimum = 1)]
+    #[schema(value_type = u64, required = false, format = "uint64", minimum = 1)]
     messages_max: Option<NonZeroU64>,
     /// Bytes of their bodies, at least 1.
     #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u64>, minimum = 1)]
+    #[schema(value_type = u64, required = false, format = "uint64", minimum = 1)]
     bytes_max: Option<NonZeroU64>,
 }
 
@@ -128,6 +128,7 @@ pub struct NewChannel {
     name: String,
     /// What it is about: at most 512 bytes, without control characters.
     #[serde(default)]
+    #[schema(max_length = 512)]
     topic: String,
     /// Absent: public.
     #[serde(default)]
@@ -137,31 +138,41 @@ pub struct NewChannel {
     posting: Posting,
     /// Absent: no bound.
     #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     quota: Option<QuotaBody>,
 }
 
 /// What is to be otherwise. What is absent stays as it is.
-#[derive(Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
-#[derive(Default)]
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub struct NewSettings {
     /// Another name: the old one is free then.
-    #[serde(deserialize_with = "given")]
-    #[schema(min_length = 1, max_length = 64, pattern = "^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$")]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(
+        nullable = false,
+        min_length = 1,
+        max_length = 64,
+        pattern = "^[a-z0-9]([a-z0-9._-]*[a-z0-9])?$"
+    )]
     name: Option<String>,
     /// What it is about: at most 512 bytes, without control characters.
-    #[serde(deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false, max_length = 512)]
     topic: Option<String>,
-    #[serde(deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     visibility: Option<Visibility>,
-    #[serde(deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     posting: Option<Posting>,
     /// Whether it takes no message any more.
-    #[serde(deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     archived: Option<bool>,
     /// All of the quota. Only where there has been one from the beginning: it can be another one, but not
     /// none.
-    #[serde(deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     quota: Option<QuotaBody>,
 }
 

@@ -85,10 +85,11 @@ pub struct MemberList {
 
 /// What a user is to be.
 #[derive(Default, Deserialize, ToSchema)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct NewRole {
     /// Absent: a member.
-    #[serde(deserialize_with = "given")]
+    #[serde(default, deserialize_with = "given")]
+    #[schema(nullable = false)]
     role: Option<Role>,
 }
 

@@ -16,6 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use utoipa::ToSchema;
 
 use super::{
+    body::{media_type, unsupported},
     chat::{Caller, Chat, Query, bad_request, in_time, refused_with},
     openapi::Routes,
     problem::Problem,
@@ -306,18 +307,11 @@ async fn import<E: Engine>(
 }
 
 fn check_ndjson(request: &Request) -> Result<(), Problem> {
-    let refusal =
-        |detail: &'static str| Err(Problem::new(ErrorCode::UnsupportedMediaType).detail(detail));
-    let headers = request.headers();
-    if headers.contains_key(header::CONTENT_ENCODING) {
-        return refusal("request bodies may not be encoded");
-    }
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let essence = content_type.unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    let media_type = media_type(request)?;
     let is_ndjson = [NDJSON, "application/ndjson", "application/jsonl"]
         .iter()
-        .any(|known| essence.eq_ignore_ascii_case(known));
-    if is_ndjson { Ok(()) } else { refusal("expected application/x-ndjson") }
+        .any(|known| media_type.eq_ignore_ascii_case(known));
+    if is_ndjson { Ok(()) } else { Err(unsupported("expected application/x-ndjson")) }
 }
 
 /// The problem that an import is which did not come to its end.
