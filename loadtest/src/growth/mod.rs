@@ -219,9 +219,7 @@ impl Store {
             let cursor = cursors.last().and_then(Option::as_deref);
             let page: Value = talk.get(&channels_path(cursor)).await?.expect(200)?;
             let names = page["channels"].as_array().map_or(0, |it| it.len() as u64);
-            let listed = page["channels"].as_array().into_iter().flatten();
-            // A server makes a lobby when it starts.
-            channels += listed.filter(|channel| channel["name"] != "lobby").count() as u64;
+            channels += names;
             match page["next"].as_str() {
                 Some(next) if names > 0 => cursors.push(Some(next.to_owned())),
                 _ => break,
@@ -233,7 +231,7 @@ impl Store {
             "{channels} channels are listed, and not {}",
             self.stock.channels()
         );
-        // The last page may be short, or without anything.
+        // Behind the last full page there may be one without anything.
         cursors.truncate(usize::try_from(channels / PAGE)?);
         Ok(cursors)
     }

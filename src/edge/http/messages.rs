@@ -33,6 +33,7 @@ use crate::{
         place::{ClientMessageId, Durability, Position, Sequence, UserId},
         settings::{Posting, Settings, Visibility},
     },
+    metrics::Metrics,
     wire::{
         channels::by_name,
         code::ErrorCode,
