@@ -390,12 +390,16 @@ impl Pending {
             if self.lies_in_one_gap()
                 && let (Some(first_ms), Some(last_ms)) = (times.clone().min(), times.max())
             {
-                return vec![whole(first_ms, last_ms).derived(channel)];
+                let span = whole(first_ms, last_ms).derived(channel);
+                return vec![span, times::newest(channel, self.last_ms)];
             }
-            return self.rows(channel).collect();
         }
         let mut derived: Vec<Derived> = self.rows(channel).collect();
+        // Also where it is no news: the commit that was to say so may have had nothing new.
         derived.push(times::newest(channel, self.last_ms));
+        if self.last_ms == self.floor_ms {
+            return derived;
+        }
         let mut span: Option<Span> = None;
         let mut sequence = first_sequence;
         for item in self.runs.iter().flat_map(|run| &run.part.items[run.items.clone()]) {

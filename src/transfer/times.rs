@@ -159,7 +159,8 @@ impl Old {
 pub enum Place {
     /// Within a span.
     Span,
-    /// Before the span that ends at this time, and after the one before that.
+    /// Before the span that ends at this time, and after the one before that. At the end of time: after
+    /// the last one.
     Gap(u64),
 }
 
@@ -170,6 +171,9 @@ pub struct Past<E> {
     held: VecDeque<Held>,
     stragglers: HashMap<ChannelId, Stragglers>,
     stragglers_held: usize,
+    /// New ones of the next commit, and of the one under way: their rows may not be there yet.
+    gathered: HashSet<(ChannelId, u64)>,
+    under_way: HashSet<(ChannelId, u64)>,
 }
 
 /// A range of a channel's time of which everything is known.
@@ -193,7 +197,14 @@ impl<E: Engine> Past<E> {
     /// Nothing is kept yet.
     #[must_use]
     pub fn new(engine: Arc<E>) -> Self {
-        Self { engine, held: VecDeque::new(), stragglers: HashMap::new(), stragglers_held: 0 }
+        Self {
+            engine,
+            held: VecDeque::new(),
+            stragglers: HashMap::new(),
+            stragglers_held: 0,
+            gathered: HashSet::new(),
+            under_way: HashSet::new(),
+        }
     }
 
     /// Where an old line's time lies, if it is new. `None`: it is there already.
@@ -213,12 +224,24 @@ impl<E: Engine> Past<E> {
         Ok(Some(place))
     }
 
-    /// A new straggler is on its way into the log.
+    /// A new straggler is in the next commit. Its row may not be there when others are read.
     pub fn add_straggler(&mut self, channel: ChannelId, identity: u64) {
-        if let Some(Stragglers::All(known)) = self.stragglers.get_mut(&channel)
-            && known.insert(identity)
-        {
-            self.stragglers_held += 1;
+        self.gathered.insert((channel, identity));
+    }
+
+    /// What was gathered is under way.
+    pub fn begin_commit(&mut self) {
+        self.under_way = std::mem::take(&mut self.gathered);
+    }
+
+    /// What was under way is in the log.
+    pub fn end_commit(&mut self) {
+        for (channel, identity) in self.under_way.drain() {
+            if let Some(Stragglers::All(known)) = self.stragglers.get_mut(&channel)
+                && known.insert(identity)
+            {
+                self.stragglers_held += 1;
+            }
         }
     }
 
@@ -230,6 +253,8 @@ impl<E: Engine> Past<E> {
     /// Forgets everything: it is read again.
     pub fn forget(&mut self) {
         self.held.clear();
+        self.gathered.clear();
+        self.under_way.clear();
         self.stragglers.clear();
         self.stragglers_held = 0;
     }
@@ -261,20 +286,24 @@ impl<E: Engine> Past<E> {
         let next = match found.first() {
             Some((key, found)) => {
                 let last_ms = key.strip_prefix(&prefix).and_then(|time| time.parse().ok());
-                last_ms.map(|last_ms| Ok((last_ms, parse::<SpanRecord>(&found.value)?)))
+                last_ms.map(|last_ms: u64| {
+                    parse::<SpanRecord>(&found.value).map(|span| (last_ms, span))
+                })
             }
             None => None,
         };
-        // Without a span the newest one is older than the line, and nobody would have asked.
-        let (last_ms, span) = next.unwrap_or(Err(PastError::Damaged))?;
         let mut held = Held {
             channel,
-            first_ms: span.first_ms,
-            last_ms,
-            place: Place::Span,
+            first_ms: time_ms,
+            last_ms: time_ms,
+            place: Place::Gap(u64::MAX),
             identities: Vec::new(),
             claims: HashMap::new(),
         };
+        // Behind the last span: the newest line turned out to be known by its id, and is in none.
+        let Some(next) = next else { return Ok(held) };
+        let (last_ms, span) = next?;
+        (held.first_ms, held.last_ms, held.place) = (span.first_ms, last_ms, Place::Span);
         if time_ms < span.first_ms {
             held.place = Place::Gap(last_ms);
             held.first_ms = time_ms;
@@ -305,6 +334,10 @@ impl<E: Engine> Past<E> {
     }
 
     async fn is_straggler(&mut self, channel: ChannelId, old: &Old) -> Result<bool, PastError> {
+        let on_its_way = (channel, old.own_identity());
+        if self.gathered.contains(&on_its_way) || self.under_way.contains(&on_its_way) {
+            return Ok(true);
+        }
         if !self.stragglers.contains_key(&channel) {
             self.read_stragglers(channel).await?;
         }

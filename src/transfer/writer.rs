@@ -313,6 +313,7 @@ impl<E: Engine> Writer<E> {
     /// Sends what was gathered to the engine.
     fn commit(&mut self) {
         let blocks = std::mem::take(&mut self.window).blocks;
+        self.past.begin_commit();
         let mut commits = Vec::new();
         for (name, channel) in &mut self.channels {
             if channel.pending.count() == 0 {
@@ -360,6 +361,7 @@ impl<E: Engine> Writer<E> {
             }
         };
         let Some(UnderWay { mut blocks, .. }) = self.under_way.take() else { return Ok(()) };
+        self.past.end_commit();
         for Committed { name, before, head, is_unlimited, known } in committed {
             let Some(channel) = self.channels.get_mut(&name) else { continue };
             channel.head = head;

@@ -442,6 +442,30 @@ fn entry() -> impl Strategy<Value = Entry> {
     })
 }
 
+#[tokio::test]
+async fn a_newest_line_that_is_known_by_its_id_leaves_no_hole_in_time() {
+    let site = Site::new();
+    let numbered = |time| line("ada", time, "numbered", r#","id":"17""#);
+    site.import(&numbered(1)).await;
+    assert_eq!(site.import(&numbered(4)).await.known, 1);
+    let between = line("ada", 2, "between", "");
+    assert_eq!(site.import(&between).await.added, 1);
+    assert_eq!(site.import(&between).await.known, 1);
+    assert_eq!(site.restarted().import(&between).await.known, 1);
+}
+
+#[tokio::test]
+async fn a_late_line_is_known_that_was_on_its_way_when_others_were_read() {
+    let site = Site::new();
+    site.import(&line("ada", 25, "first", "")).await;
+    // The second of its moment goes in as a late line before those of the channel are looked up.
+    let late = line("ada", 25, "second", "");
+    let three = late.clone() + &line("ada", 26, "newer", "") + &line("ada", 1, "oldest", "");
+    assert_eq!(site.import(&three).await.added, 3);
+    let stats = site.import(&late).await;
+    assert_eq!((stats.added, stats.known), (0, 1));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
