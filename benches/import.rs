@@ -95,7 +95,7 @@ fn import(parent: &std::path::Path, pieces: &[Bytes], channels: usize) {
         on_thread_start: Arc::new(|| {}),
         imported: Arc::new(|_, _, _| {}),
     };
-    let importer =
+    let (importer, _) =
         Importer::start(Arc::clone(&engine), directory, options).expect("there are threads");
     let runtime = Builder::new_current_thread().enable_time().build().expect("a runtime");
     for (what, added) in [("import", LINES), ("the same again", 0)] {

@@ -97,6 +97,7 @@ pub struct Server<E> {
     internal_shutdown: watch::Sender<bool>,
     hub_threads: Vec<JoinHandle<()>>,
     internal_thread: JoinHandle<()>,
+    import_thread: JoinHandle<()>,
 }
 
 /// Why a server does not start.
@@ -317,7 +318,8 @@ fn start_on<E: Engine>(
         Some(auth) => admin::auth(&AuthApi::new(auth, &live, &config.limits)),
         None => Routes::new(""),
     };
-    let importer = importer(config, &plan_rest, &engine, &directory, &hub, edge.handle())?;
+    let (importer, import_thread) =
+        importer(config, &plan_rest, &engine, &directory, &hub, edge.handle())?;
     let bulk = Bulk::new(Arc::clone(&engine), Arc::clone(&directory), importer);
     let admin = admin.and(admin::hub(&bans)).and(bulk.routes());
     let internal_thread = internal::spawn(
@@ -377,6 +379,7 @@ fn start_on<E: Engine>(
         internal_shutdown,
         hub_threads,
         internal_thread,
+        import_thread,
     })
 }
 
@@ -440,6 +443,8 @@ impl<E: Engine> Server<E> {
         drop(self.hub);
         admin_access::renounce(&self.data_dir, self.internal);
         end_internally(&self.edge, &self.internal_shutdown, &self.internal_thread);
+        // With the port the last who could import is gone.
+        wait_for(&self.edge, &self.import_thread);
         self.edge.shutdown_timeout(DRAIN_RESERVE / 2);
         if in_time {
             // A thread that panicked has said so already.
@@ -459,7 +464,7 @@ fn importer<E: Engine>(
     directory: &Arc<Directory<E>>,
     hub: &Hub,
     edge: &Handle,
-) -> Result<Importer, StartError> {
+) -> Result<(Importer, JoinHandle<()>), StartError> {
     let (hub, edge, cores) = (hub.downgrade(), edge.clone(), cores.clone());
     let options = ImportOptions {
         message_bytes_max: usize::try_from(config.limits.message_bytes_max.as_u64())
@@ -479,6 +484,11 @@ fn importer<E: Engine>(
 fn end_internally(runtime: &Runtime, shutdown: &watch::Sender<bool>, thread: &JoinHandle<()>) {
     // An error means that nobody listens any more.
     let _ = shutdown.send(true);
+    wait_for(runtime, thread);
+}
+
+/// Waits for the end of a thread, but not for long.
+fn wait_for(runtime: &Runtime, thread: &JoinHandle<()>) {
     let ended = async {
         while !thread.is_finished() {
             sleep(DRAIN_CHECK_INTERVAL).await;

@@ -8,7 +8,7 @@ use std::{
     fmt, io, mem,
     pin::{Pin, pin},
     sync::{Arc, atomic::AtomicBool},
-    thread,
+    thread::{self, JoinHandle},
 };
 
 use bytes::Bytes;
@@ -130,7 +130,8 @@ pub enum ImportFailure {
 }
 
 impl Importer {
-    /// Starts the importer's threads.
+    /// Starts the importer's threads. The one whose handle is answered holds the engine; it ends when
+    /// nobody is left to import.
     ///
     /// # Errors
     /// When the system gives us no thread.
@@ -138,20 +139,20 @@ impl Importer {
         engine: Arc<E>,
         directory: Arc<Directory<E>>,
         options: ImportOptions,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, JoinHandle<()>)> {
         let ImportOptions { message_bytes_max, on_thread_start, imported } = options;
         let message_bytes_max = message_bytes_max.min(IMPORT_BODY_BYTES_MAX);
         let authors = Arc::new(Authors::default());
         let decoders = Decoders::start(message_bytes_max, &authors, &on_thread_start)?;
         let (writer, mailbox) = mpsc::channel(IMPORT_JOBS_MAX);
         let runtime = Builder::new_current_thread().enable_time().build()?;
-        thread::Builder::new().name("import-writer".to_owned()).spawn(move || {
+        let thread = thread::Builder::new().name("import-writer".to_owned()).spawn(move || {
             on_thread_start();
             let task = Writer::new(engine, directory, authors, imported, mailbox);
             runtime.block_on(task.run());
         })?;
         let places = Arc::new(Semaphore::new(IMPORTS_MAX));
-        Ok(Self { message_bytes_max, decoders, writer, places })
+        Ok((Self { message_bytes_max, decoders, writer, places }, thread))
     }
 
     /// Imports a body.

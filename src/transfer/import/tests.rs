@@ -51,7 +51,7 @@ impl Site {
             }),
         };
         let importer = Importer::start(Arc::clone(&engine), Arc::clone(&directory), options);
-        Self { engine, directory, told, importer: importer.unwrap() }
+        Self { engine, directory, told, importer: importer.unwrap().0 }
     }
 
     /// The same log after a restart.
@@ -411,7 +411,7 @@ async fn what_sqlite_holds_is_known_after_a_restart() {
             on_thread_start: Arc::new(|| {}),
             imported: Arc::new(|_, _, _| {}),
         };
-        let importer = Importer::start(Arc::clone(&engine), directory, options).unwrap();
+        let (importer, _) = Importer::start(Arc::clone(&engine), directory, options).unwrap();
         let stats = importer.import(whole(&text)).await.unwrap().stats;
         assert_eq!(stats.added, added);
         assert_eq!(stats.added + stats.known, text.lines().count() as u64);
