@@ -266,7 +266,7 @@ pub struct ImportResult {
     report: Report,
 }
 
-/// The codes that [`import`] refuses with.
+/// The codes that an import refuses with.
 pub const IMPORT_REFUSALS: &[ErrorCode] = &[
     ErrorCode::QuotaExhausted,
     ErrorCode::Busy,
