@@ -8,7 +8,9 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
-use super::directory::records::{ChannelRecord, NameRecord, channel_key, membership};
+use super::directory::records::{
+    ChannelRecord, NameRecord, channel_key, format, membership, name_key,
+};
 use crate::{
     engine::{Derived, Table},
     limits::MEMBERS_MAX,
@@ -248,7 +250,7 @@ impl Rights {
     #[must_use]
     pub fn derived(&self, changed: &Changed, sequence: Sequence) -> Vec<Derived> {
         let id = ChannelId(self.record.id);
-        let mut after = self.clone_record();
+        let mut after = self.record.clone();
         match changed {
             Changed::Member(user, role) => {
                 after.member_count = self.count_after(*user, *role);
@@ -261,8 +263,8 @@ impl Rights {
                     let owned = NameRecord::of(id);
                     derived.push(Derived {
                         table: Table::Channels,
-                        key: super::directory::records::name_key(&settings.name),
-                        value: Some(super::directory::records::format(&owned)),
+                        key: name_key(&settings.name),
+                        value: Some(format(&owned)),
                     });
                     derived.extend(self.unlist());
                 }
@@ -283,7 +285,7 @@ impl Rights {
     /// The records of a channel that has accepted so much.
     #[must_use]
     pub fn derived_usage(&self, usage: Usage) -> Vec<Derived> {
-        let mut after = self.clone_record();
+        let mut after = self.record.clone();
         after.usage = usage;
         after.derived().collect()
     }
@@ -293,10 +295,6 @@ impl Rights {
         let name = &self.record.name;
         let listed = Derived { table: Table::PublicChannels, key: name.clone(), value: None };
         [NameRecord::free(name, Epoch(self.record.epoch)), listed]
-    }
-
-    fn clone_record(&self) -> ChannelRecord {
-        self.record.clone()
     }
 
     fn count_after(&self, user: UserId, role: Option<Role>) -> u32 {

@@ -1,7 +1,8 @@
 //! Stage 4: a draft → its place in the channel. Hot. Pure: the caller brings the time.
 //!
 //! Owns what waits for a sequence, the one batch in flight, and the memory of recent keys. What may be
-//! in a batch is decided by the [`Judge`] when the batch is formed; whether a batch was committed is found out by `channel.rs`, which says so.
+//! in a batch is decided by the [`Judge`] when the batch is formed; whether a batch was committed is
+//! found out by `channel`, which says so.
 //!
 //! A message with a number that the judge does not let in may be in the log already, and its sender be
 //! owed its sequence: only the engine knows. It is set aside until that is asked, and judged again if

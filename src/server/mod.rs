@@ -252,7 +252,6 @@ fn start_on<E: Engine>(
     edge.block_on(directory.index_older()).map_err(StartError::Directory)?;
     edge.block_on(create_channels(&directory, &config.channels.created_at_start))?;
 
-    let plan_rest = plan.rest.clone();
     let rest = plan.rest.clone();
     let on_worker_start = move || pin(rest.as_deref());
     let data_dir = config.server.data_dir.clone();
@@ -319,7 +318,7 @@ fn start_on<E: Engine>(
         None => Routes::new(""),
     };
     let (importer, import_thread) =
-        importer(config, &plan_rest, &engine, &directory, &hub, edge.handle())?;
+        importer(config, &plan.rest, &engine, &directory, &hub, edge.handle())?;
     let bulk = Bulk::new(Arc::clone(&engine), Arc::clone(&directory), importer);
     let admin = admin.and(admin::hub(&bans)).and(bulk.routes());
     let internal_thread = internal::spawn(

@@ -146,6 +146,12 @@ impl Author {
     }
 }
 
+impl From<&Member> for Author {
+    fn from(member: &Member) -> Self {
+        Self::new(member.user.as_deref(), &member.name)
+    }
+}
+
 /// What a worker answers.
 #[derive(Debug)]
 pub enum Decoded {

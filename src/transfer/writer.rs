@@ -417,18 +417,12 @@ impl<E: Engine> Writer<E> {
 
     /// Makes the channel of a line unless it is there. Answers whether it is new.
     async fn make_channel(&self, line: &ChannelLine) -> Result<bool, WriteError> {
-        let authors = line.members.iter().map(|member| Author {
-            user: member.user.as_deref().map(Into::into),
-            name: member.name.as_str().into(),
-        });
+        let authors = line.members.iter().map(Author::from);
         let numbered = number_all(&self.directory, &self.authors, authors.collect()).await?;
         let numbers: HashMap<Author, UserId> = numbered.into_iter().collect();
         let members = line.members.iter().filter_map(|member| {
-            let author = Author {
-                user: member.user.as_deref().map(Into::into),
-                name: member.name.as_str().into(),
-            };
-            Some((*numbers.get(&author)?, member.role?))
+            let number = numbers.get(&Author::from(member)).expect("all of them have numbers");
+            Some((*number, member.role?))
         });
         let (settings, members) = (line.settings(), members.collect::<Vec<_>>());
         let (created_ms, now_ms) = (line.created_ms, clock::unix_ms());
