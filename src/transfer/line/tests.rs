@@ -324,7 +324,7 @@ fn what_is_made_to_be_slow_is_refused_soon() {
         (nested(&"0".repeat(300_000), 1), LineError::NotJson(25)),
         (nested("\"\\", 1), LineError::NotJson(27)),
     ] {
-        // Twice, since another process may have had the core; in a build that is not optimised.
+        // Work that grows with the square of a line this long takes minutes, even at its fastest.
         let fastest = (0..5)
             .map(|_| {
                 let started = Instant::now();
@@ -332,7 +332,7 @@ fn what_is_made_to_be_slow_is_refused_soon() {
                 started.elapsed()
             })
             .min();
-        assert!(fastest < Some(Duration::from_millis(20)), "{fastest:?} for {error}");
+        assert!(fastest < Some(Duration::from_secs(1)), "{fastest:?} for {error}");
     }
     let longest = format!("{prefix}{}\"}}", "\\n".repeat(BODY_MAX));
     assert_eq!(message(&longest).unwrap().body.len(), BODY_MAX);
