@@ -14,6 +14,7 @@ pub mod clock;
 pub mod config;
 pub mod limits;
 pub mod metrics;
+pub mod priority;
 
 pub mod server;
 

@@ -525,7 +525,7 @@ pub const NUMBER_ATTEMPTS_MAX: usize = 64;
 /// Numbers that a process reserves at once. Those that it has not given out are lost with it.
 pub const NUMBER_BLOCK: u32 = 64;
 /// Channels that a shard keeps loaded although nobody is subscribed. Beyond it, idle ones are let go.
-pub const IDLE_CHANNELS_LOADED_MAX: usize = 10_000;
+pub const IDLE_CHANNELS_LOADED_MAX: usize = 16_384;
 /// Pause before a read that failed in the middle of a recovery is tried again.
 pub const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
 const _: () = assert!(BATCH_BYTES_MAX < TRANSACTION_BYTES_MAX, "a transaction holds a full batch");
@@ -565,7 +565,7 @@ pub const IMPORT_ID_BYTES_MAX: usize = 64;
 /// line.
 pub const IMPORT_DEPTH_MAX: usize = 128;
 /// Bytes of an import that a worker decodes at a time, but for a single line that is longer.
-pub const IMPORT_CHUNK_BYTES: usize = 256 * 1024;
+pub const IMPORT_CHUNK_BYTES: usize = 512 * 1024;
 /// Threads that decode imports.
 pub const IMPORT_DECODERS: usize = 2;
 /// Imports at the same time. Beyond it: refused as busy.

@@ -37,6 +37,7 @@ const LAYERS: &[&[&str]] = &[
 const BESIDE: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("clock", &[]),
+    ("priority", &[]),
     // They count and close by code: the codes are words of the contract, and know nobody.
     ("metrics", &["limits", "wire::code"]),
     ("websocket", &["limits", "wire::code"]),
@@ -47,7 +48,7 @@ const BESIDE: &[(&str, &[&str])] = &[
 ];
 
 /// Which modules every layer may use.
-const FOR_ALL: &[&str] = &["limits", "clock", "metrics", "websocket", "config"];
+const FOR_ALL: &[&str] = &["limits", "clock", "priority", "metrics", "websocket", "config"];
 
 /// Names that only some may say: the name, who may, why the others may not.
 const ONLY: &[(&str, &[&str], &str)] = &[

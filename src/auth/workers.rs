@@ -36,7 +36,7 @@ use self::{
     stats::Stats,
 };
 use super::password::{self, Cost, HashError, Memory, Password, SALT_BYTES, Verdict};
-use crate::limits;
+use crate::{limits, priority};
 
 mod mailbox;
 pub mod stats;
@@ -435,7 +435,7 @@ impl Shared {
     fn spawn(self: &Arc<Self>, number: u64) -> io::Result<()> {
         let shared = Arc::clone(self);
         let thread = std::thread::Builder::new().name(format!("auth-{number}")).spawn(move || {
-            be_nice();
+            priority::lower_to(NICENESS);
             (shared.on_start)();
             // A panic is our bug, and it costs the one whose password it was an answer. Without
             // this it would cost the pool a worker, until nobody can log in.
@@ -638,13 +638,4 @@ fn retry_after(wait: Duration) -> Duration {
 
 fn average(before: Duration, sample: Duration) -> Duration {
     if before.is_zero() { sample } else { (before * 7 + sample) / 8 }
-}
-
-/// Lowers the priority of this thread alone: Linux takes a thread id for a process id here.
-/// (`SCHED_BATCH` would be a hint more; rustix has no safe call for it.)
-fn be_nice() {
-    let thread = Some(rustix::thread::gettid());
-    if let Err(error) = rustix::process::setpriority_process(thread, NICENESS) {
-        tracing::warn!(%error, "the priority of a password worker could not be lowered");
-    }
 }

@@ -5,7 +5,7 @@
 //! further, and the kernel chooses the cores.
 
 use std::{
-    fs::DirBuilder, io, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::PathBuf,
+    fs::DirBuilder, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::PathBuf,
     sync::Arc, thread::JoinHandle, time::Duration,
 };
 
@@ -32,6 +32,7 @@ use crate::{
     },
     limits::DRAIN_RESERVE,
     metrics::Metrics,
+    priority,
 };
 
 /// How far below a hub's the priority of the process is. Its password workers are lower still.
@@ -62,7 +63,7 @@ pub struct AuthServer {
 /// When a part of it cannot start. What has started ends with the process.
 pub fn start(config: &Config) -> Result<AuthServer, StartError> {
     // Before any other thread is there: those that are started from now on inherit it.
-    be_nice();
+    priority::lower_to(NICENESS);
     let live = Arc::new(Live::new(config.edge.clone())?);
     let runtime = Builder::new_multi_thread()
         .thread_name("edge")
@@ -164,15 +165,5 @@ impl AuthServer {
         super::end_internally(&self.runtime, &self.internal_shutdown, &self.internal_thread);
         self.runtime.shutdown_timeout(DRAIN_RESERVE / 2);
         in_time
-    }
-}
-
-/// Lowers the priority of this thread, and of those that it starts, if it is not as low already.
-fn be_nice() {
-    let thread = Some(rustix::thread::gettid());
-    let lowered = rustix::process::getpriority_process(thread)
-        .and_then(|now| rustix::process::setpriority_process(thread, now.max(NICENESS)));
-    if let Err(error) = lowered {
-        tracing::warn!(error = %io::Error::from(error), "the priority could not be lowered");
     }
 }

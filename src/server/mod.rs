@@ -5,6 +5,7 @@
 //! hub            one thread for each shard              a core each, of its own
 //! log            one writer, a few readers              the other cores
 //! auth           argon2 workers, the account store      the other cores, the workers niced
+//! import         decoders, one writer                   all cores, at the lowest priority
 //! internal       health, metrics, administration        the other cores
 //! ```
 
@@ -64,6 +65,7 @@ use crate::{
     limits::{DRAIN_CHECK_INTERVAL, DRAIN_RESERVE, LISTEN_BACKLOG, SHARD_MAILBOX_MAX},
     log::settings::Settings,
     metrics::Metrics,
+    priority,
     transfer::import::{ImportOptions, Importer},
 };
 
@@ -318,7 +320,7 @@ fn start_on<E: Engine>(
         None => Routes::new(""),
     };
     let (importer, import_thread) =
-        importer(config, &plan.rest, &engine, &directory, &hub, edge.handle())?;
+        importer(config, &engine, &directory, &hub, edge.handle())?;
     let bulk = Bulk::new(Arc::clone(&engine), Arc::clone(&directory), importer);
     let admin = admin.and(admin::hub(&bans)).and(bulk.routes());
     let internal_thread = internal::spawn(
@@ -458,17 +460,17 @@ impl<E: Engine> Server<E> {
 /// Starts the threads that import. The shards are told of what is new.
 fn importer<E: Engine>(
     config: &Config,
-    cores: &Option<Vec<usize>>,
     engine: &Arc<E>,
     directory: &Arc<Directory<E>>,
     hub: &Hub,
     edge: &Handle,
 ) -> Result<(Importer, JoinHandle<()>), StartError> {
-    let (hub, edge, cores) = (hub.downgrade(), edge.clone(), cores.clone());
+    let (hub, edge) = (hub.downgrade(), edge.clone());
     let options = ImportOptions {
         message_bytes_max: usize::try_from(config.limits.message_bytes_max.as_u64())
             .unwrap_or(usize::MAX),
-        on_thread_start: Arc::new(move || pin(cores.as_deref())),
+        // On any core, the hub's too, where nobody else wants it.
+        on_thread_start: Arc::new(|| priority::lower_to(priority::LOWEST)),
         imported: Arc::new(move |channel, after, head| {
             if let Some(hub) = hub.upgrade() {
                 hub.imported(Imported { channel, after, head }, &edge);

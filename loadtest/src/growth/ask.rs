@@ -77,11 +77,25 @@ impl Stock {
     /// So many requests of each kind, in turn.
     pub(super) fn requests(&self, each: u64, random: &mut SmallRng) -> Vec<Request> {
         let turns = (0..each).flat_map(|_| Ask::ALL);
-        turns.map(|ask| self.request(ask, random)).collect()
+        turns
+            .map(|ask| {
+                let channel = random.random_range(0..self.channels());
+                self.request(ask, channel, random)
+            })
+            .collect()
     }
 
-    fn request(&self, ask: Ask, random: &mut SmallRng) -> Request {
-        let number = random.random_range(0..self.channels());
+    /// One of each kind about each channel: what the server does for a channel's first request only is
+    /// done then.
+    pub(super) fn first_requests(&self, random: &mut SmallRng) -> Vec<Request> {
+        let mut requests = Vec::new();
+        for channel in 0..self.channels() {
+            requests.extend(Ask::ALL.map(|ask| self.request(ask, channel, random)));
+        }
+        requests
+    }
+
+    fn request(&self, ask: Ask, number: u64, random: &mut SmallRng) -> Request {
         let channel = self.shape.channel(number);
         let mut json = None;
         let path = match ask {
@@ -207,9 +221,22 @@ mod tests {
     }
 
     #[test]
+    fn every_channel_has_a_first_request_of_each_kind() {
+        let stock = stock(2_500);
+        let requests = stock.first_requests(&mut SmallRng::seed_from_u64(1));
+        let about: BTreeSet<_> = requests.iter().map(|it| (it.ask, it.path.as_str())).collect();
+        for channel in 0..stock.channels() {
+            let path = format!("/v1/channels/{}", stock.shape.channel(channel));
+            assert!(about.contains(&(Ask::Channel, path.as_str())));
+            assert!(about.contains(&(Ask::Publish, format!("{path}/messages").as_str())));
+        }
+        assert_eq!(requests.len() as u64, stock.channels() * Ask::ALL.len() as u64);
+    }
+
+    #[test]
     fn a_page_that_is_not_full_is_a_complaint() {
         let full: Vec<_> = (0..50).collect();
-        let request = |ask| stock(2_500).request(ask, &mut SmallRng::seed_from_u64(1));
+        let request = |ask| stock(2_500).request(ask, 7, &mut SmallRng::seed_from_u64(1));
         let right = |ask| match ask {
             Ask::Channels => json!({"channels": full}),
             Ask::Newest | Ask::Older => json!({"messages": full}),

@@ -3,7 +3,8 @@
 //!
 //! Both are alive all the time on the same cores, and only one is asked at a time, in slices, so that
 //! what slows the machine for a while slows both. Every page is full at every fill: answers are
-//! equally long, and what differs is only what is stored.
+//! equally long. Before it is measured, a server has had a request about each of its channels: so what
+//! differs is only what is stored.
 
 use std::time::Instant;
 
@@ -29,6 +30,7 @@ use crate::{
     report::words::{count, grouped},
     server::{
         own::{self, Ground, Own},
+        talk::Talk,
         usage::Usage,
     },
     spread::Spread,
@@ -36,8 +38,8 @@ use crate::{
 
 /// One request of an import.
 const CHUNK_BYTES: u64 = 1024 * 1024;
-/// Of each kind, before a step is measured.
-const WARM_UP: u64 = 200;
+/// Requests a second, of all kinds, while every channel gets its first: as fast as they are answered.
+const FIRST_RATE: f64 = 100_000.0;
 
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Flags {
@@ -236,15 +238,20 @@ impl Store {
         Ok(cursors)
     }
 
-    async fn ask(
-        &self,
-        flags: &Flags,
-        each: u64,
-        checks: bool,
-        random: &mut SmallRng,
-    ) -> Result<Waits> {
-        let talks = (0..flags.connections).map(|_| self.own.user(0)).collect();
-        measure::slice(talks, self.stock.requests(each, random), flags.rate, checks).await
+    /// Asks about every channel once, and takes the answers apart.
+    async fn ask_first(&self, flags: &Flags, random: &mut SmallRng) -> Result<()> {
+        let requests = self.stock.first_requests(random);
+        measure::slice(self.talks(flags), requests, FIRST_RATE, true).await?;
+        Ok(())
+    }
+
+    async fn ask(&self, flags: &Flags, random: &mut SmallRng) -> Result<Waits> {
+        let requests = self.stock.requests(flags.requests, random);
+        measure::slice(self.talks(flags), requests, flags.rate, false).await
+    }
+
+    fn talks(&self, flags: &Flags) -> Vec<Talk> {
+        (0..flags.connections).map(|_| self.own.user(0)).collect()
     }
 }
 
@@ -256,15 +263,15 @@ async fn compare(
     random: &mut SmallRng,
 ) -> Result<Vec<Asked>> {
     for store in [small, large] {
-        store.ask(flags, WARM_UP.min(flags.requests), true, random).await?;
+        store.ask_first(flags, random).await?;
     }
     let mut slices: Vec<[Waits; 2]> = Vec::new();
     for slice in 0..flags.slices {
         // Who is asked first changes.
         let is_turned = slice % 2 == 1;
         let order = if is_turned { [large, small] } else { [small, large] };
-        let one = order[0].ask(flags, flags.requests, false, random).await?;
-        let other = order[1].ask(flags, flags.requests, false, random).await?;
+        let one = order[0].ask(flags, random).await?;
+        let other = order[1].ask(flags, random).await?;
         slices.push(if is_turned { [other, one] } else { [one, other] });
     }
     Ok(Ask::ALL.map(|ask| Asked::of(ask, &slices)).to_vec())
