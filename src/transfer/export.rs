@@ -305,12 +305,13 @@ impl<E: Engine> Export<E> {
         let unwritable = |source| ExportError::Record { cursor: at, source };
         let mut records = Vec::with_capacity(batch.count.into());
         for record in batch.records() {
-            records.push(stored::read(record.map_err(damaged)?).map_err(unwritable)?);
+            let record = stored::read(record.map_err(damaged)?);
+            records.push(record.and_then(StoredRecord::known).map_err(unwritable)?);
         }
         let authors = records.iter().map(|record| record.user);
         let members = records.iter().filter_map(|record| match record.content {
             Content::Membership { user, .. } => Some(user),
-            Content::Body(_) | Content::Settings(_) | Content::Deletion => None,
+            Content::Body(_) | Content::Settings(_) | Content::Deletion | Content::Unknown => None,
         });
         self.users.read(&self.directory, &self.format, authors.chain(members)).await?;
         let Some(walk) = &self.walk else { return Ok(()) };
@@ -366,7 +367,7 @@ impl Line<'_> {
                 out.extend_from_slice(b",\"body\":");
                 ndjson::string(out, body);
             }
-            Content::Membership { user, role } => {
+            Content::Membership { user, role, .. } => {
                 out.extend_from_slice(b",\"member\":");
                 write_member(out, self.users.known(*user), *role);
             }
@@ -374,7 +375,7 @@ impl Line<'_> {
                 out.extend_from_slice(b",\"settings\":");
                 ndjson::json(out, &SettingsLine::named(settings));
             }
-            Content::Deletion => {}
+            Content::Deletion | Content::Unknown => {}
         }
         out.extend_from_slice(b"}\n");
     }

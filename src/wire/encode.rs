@@ -14,7 +14,7 @@ use super::{
     channels::{self, ChannelView, MemberView},
     code::ErrorCode,
     proto,
-    record::{self, Written},
+    stored::{self, StoredRecord},
 };
 use crate::log::{
     batch::{Batch, Records},
@@ -56,9 +56,9 @@ impl Run {
     }
 
     /// The records, each with its sequence. `None` in place of what is none.
-    pub fn written(&self) -> impl Iterator<Item = (Sequence, Option<Written>)> {
+    pub fn written(&self) -> impl Iterator<Item = (Sequence, Option<StoredRecord<'_>>)> {
         let numbers = (self.first_sequence.0..).map(Sequence);
-        numbers.zip(Records::new(&self.records).map(|record| record::read(record.ok()?)))
+        numbers.zip(Records::new(&self.records).map(|record| stored::read(record.ok()?).ok()))
     }
 
     /// How many records there are.

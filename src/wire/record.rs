@@ -9,7 +9,8 @@ use crate::log::{
     settings::{Posting, Quota, Role, Settings, Visibility},
 };
 
-/// What a record says, as far as the channel itself must know.
+/// What a record says, as far as the channel itself must know. All that it says:
+/// [`stored::read`](super::stored::read).
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Content {
     /// A message whose body has so many bytes.
@@ -25,53 +26,6 @@ pub enum Content {
     Deletion,
     /// Something that a later version has written, or nothing.
     Unknown,
-}
-
-/// A record, read whole.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Written {
-    /// Who wrote it, or did it.
-    pub user: UserId,
-    /// The author's number for it.
-    pub client_message_id: Option<ClientMessageId>,
-    /// Of an imported record: when it was written, in milliseconds since 1970; 0: the time of its
-    /// batch is its time.
-    pub written_at_ms: u64,
-    /// What it says.
-    pub said: Said,
-}
-
-/// What a record says to who reads it: an imported one too.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Said {
-    /// A message.
-    Body(String),
-    /// What a user was from there on; `None`: no member.
-    Member(UserId, Option<Role>),
-    /// What the channel was from there on.
-    Settings(Settings),
-    /// The channel is no more.
-    Deletion,
-    /// Something that a later version has written, or nothing.
-    Unknown,
-}
-
-/// Reads a record whole. `None`: it is none.
-#[must_use]
-pub fn read(record: &[u8]) -> Option<Written> {
-    let proto::Record { user_id, client_message_id, content, written_at_ms } =
-        proto::Record::decode(record).ok()?;
-    let said = match content {
-        Some(Wire::Body(body)) => Said::Body(body),
-        Some(Wire::Membership(membership)) => {
-            Said::Member(UserId(membership.user_id), role_of(membership.role))
-        }
-        Some(Wire::Settings(settings)) => Said::Settings(settings_of(settings)),
-        Some(Wire::Deletion(_)) => Said::Deletion,
-        None => Said::Unknown,
-    };
-    let client_message_id = (client_message_id != 0).then_some(ClientMessageId(client_message_id));
-    Some(Written { user: UserId(user_id), client_message_id, written_at_ms, said })
 }
 
 /// The field of a body, length-delimited: `hubbub.v1.Record.body`.
@@ -270,17 +224,13 @@ mod tests {
         ) {
             let id = (id != 0).then_some(ClientMessageId(id));
             let bytes = body.len();
-            let record = encode::record(UserId(user), id, body.clone());
+            let record = encode::record(UserId(user), id, body);
             prop_assert_eq!(content(&record), Content::Body { bytes });
-            let said = Said::Body(body);
-            let written =
-                Written { user: UserId(user), client_message_id: id, written_at_ms: 0, said };
-            prop_assert_eq!(read(&record), Some(written));
         }
 
         #[test]
         fn any_bytes_say_something_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-            let _ = (content(&bytes), read(&bytes));
+            let _ = content(&bytes);
         }
 
         #[test]
@@ -319,8 +269,6 @@ mod tests {
         let mut record = proto::Record::decode(&*membership(UserId(1), UserId(2), None)).unwrap();
         record.written_at_ms = 1;
         assert_eq!(content(&record.encode_to_vec()), Content::Unknown);
-        let written = read(&record.encode_to_vec()).unwrap();
-        assert_eq!((written.written_at_ms, written.said), (1, Said::Member(UserId(2), None)));
         record.content = Some(Wire::Body("hi".to_owned()));
         assert_eq!(content(&record.encode_to_vec()), Content::Body { bytes: 2 });
     }

@@ -1,7 +1,7 @@
 //! A record of a log, read where it lies. Hot. Pure.
 //!
-//! For who walks through whole logs, and wants all that a record says: a body is not copied, and no
-//! message of the generated type is made, which is the oracle of the tests.
+//! For who wants all that a record says: a body is not copied, and no message of the generated type
+//! is made, which is the oracle of the tests.
 
 use prost::{
     DecodeError, Message as _,
@@ -41,16 +41,35 @@ pub enum Content<'a> {
     Membership {
         /// The user.
         user: UserId,
-        /// What the user is; `None`: no member any more.
+        /// What the user is; `None`: no member any more, or something that is not known here.
         role: Option<Role>,
+        /// Whether this version knows what the user is.
+        is_known: bool,
     },
     /// What the channel is from here on.
     Settings(Box<Settings>),
     /// The channel is no more.
     Deletion,
+    /// Something that a later version has written, or nothing.
+    Unknown,
 }
 
-/// Why bytes from a log are not a record.
+impl StoredRecord<'_> {
+    /// The record, for who must understand all that it says.
+    ///
+    /// # Errors
+    /// When a later version has written it.
+    pub fn known(self) -> Result<Self, RecordFormatError> {
+        match self.content {
+            Content::Unknown | Content::Membership { is_known: false, .. } => {
+                Err(RecordFormatError::UnknownContent)
+            }
+            _ => Ok(self),
+        }
+    }
+}
+
+/// Why bytes from a log are not a record, or not one that is understood.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
 pub enum RecordFormatError {
     /// They break the encoding.
@@ -70,7 +89,7 @@ impl From<DecodeError> for RecordFormatError {
 /// Reads one record, as [`Batch::records`](crate::log::batch::Batch::records) answers it.
 ///
 /// # Errors
-/// When the bytes are none, or one of a later version.
+/// When the bytes are none.
 pub fn read(mut record: &[u8]) -> Result<StoredRecord<'_>, RecordFormatError> {
     let (mut user, mut client_message_id, mut written_at_ms, mut content) = (0, 0, 0, None);
     while !record.is_empty() {
@@ -103,7 +122,7 @@ pub fn read(mut record: &[u8]) -> Result<StoredRecord<'_>, RecordFormatError> {
         user: UserId(user),
         client_message_id: (client_message_id != 0).then_some(ClientMessageId(client_message_id)),
         written_at_ms: (written_at_ms != 0).then_some(written_at_ms),
-        content: content.ok_or(RecordFormatError::UnknownContent)?,
+        content: content.unwrap_or(Content::Unknown),
     })
 }
 
@@ -116,12 +135,9 @@ fn membership(mut bytes: &[u8]) -> Result<Content<'_>, RecordFormatError> {
             (tag, wire_type) => skip(tag, wire_type, &mut bytes)?,
         }
     }
-    // A role that is not known is not the end of a membership.
     let known = i32::try_from(role).ok().and_then(role_of);
-    if role != 0 && known.is_none() {
-        return Err(RecordFormatError::UnknownContent);
-    }
-    Ok(Content::Membership { user: UserId(user), role: known })
+    let is_known = role == 0 || known.is_some();
+    Ok(Content::Membership { user: UserId(user), role: known, is_known })
 }
 
 /// A number of 32 bits. Who wrote more has written something else.
@@ -149,16 +165,19 @@ mod tests {
     use prost::{Message as _, encoding};
 
     use super::*;
-    use crate::wire::{encode, proto, record};
+    use crate::wire::{
+        encode, proto,
+        record::{self, Origin},
+    };
 
     #[test]
     fn what_is_no_record_is_an_error() {
         let whole = encode::record(UserId(7), Some(ClientMessageId(9)), "hello".to_owned());
         assert!(read(&whole).is_ok());
         for length in 1..whole.len() {
-            assert!(read(&whole[..length]).is_err(), "{length}");
+            let cut = read(&whole[..length]).and_then(StoredRecord::known);
+            assert!(cut.is_err(), "{length}");
         }
-        assert_eq!(read(b""), Err(RecordFormatError::UnknownContent));
         assert_eq!(read(b"\x1a\x01\xff"), Err(RecordFormatError::Malformed), "no UTF-8");
         assert_eq!(read(b"\x08\x80\x80\x80\x80\x10\x1a\x00"), Err(RecordFormatError::Malformed));
     }
@@ -166,21 +185,41 @@ mod tests {
     #[test]
     fn contents_that_are_no_message_are_told_apart() {
         fn content(record: &[u8]) -> Result<Content<'_>, RecordFormatError> {
-            read(record).map(|record| record.content)
+            read(record)?.known().map(|record| record.content)
         }
         for role in [None, Some(Role::Member), Some(Role::Moderator), Some(Role::Owner)] {
             let written = record::membership(UserId(5), UserId(7), role);
-            let expected = Content::Membership { user: UserId(7), role };
+            let expected = Content::Membership { user: UserId(7), role, is_known: true };
             assert_eq!(content(&written), Ok(expected));
         }
         let settings = Settings { topic: "all".to_owned(), ..Settings::open("lobby") };
         let written = record::settings(UserId(5), &settings);
         assert_eq!(content(&written), Ok(Content::Settings(Box::new(settings))));
         assert_eq!(content(&record::deletion(UserId(5))), Ok(Content::Deletion));
+    }
 
-        assert_eq!(content(b"\x08\x01\x3a\x00"), Err(RecordFormatError::UnknownContent));
-        let unknown_role = b"\x22\x04\x08\x07\x10\x09";
-        assert_eq!(content(unknown_role), Err(RecordFormatError::UnknownContent));
+    #[test]
+    fn what_a_later_version_wrote_is_read_and_is_not_known() {
+        let unknown_role = Content::Membership { user: UserId(7), role: None, is_known: false };
+        for (bytes, content) in [
+            (&b""[..], Content::Unknown),
+            (b"\x08\x01\x3a\x00", Content::Unknown),
+            (b"\x22\x04\x08\x07\x10\x09", unknown_role),
+        ] {
+            let record = read(bytes).unwrap();
+            assert_eq!(record.content, content);
+            assert_eq!(record.known(), Err(RecordFormatError::UnknownContent));
+        }
+    }
+
+    #[test]
+    fn an_imported_membership_is_told_like_any_other() {
+        let origin = Origin { user: UserId(1), client_message_id: None, written_at_ms: 1 };
+        let bytes = record::membership(origin, UserId(2), None);
+        let content = Content::Membership { user: UserId(2), role: None, is_known: true };
+        let (user, written_at_ms) = (UserId(1), Some(1));
+        let expected = StoredRecord { user, client_message_id: None, written_at_ms, content };
+        assert_eq!(read(&bytes), Ok(expected));
     }
 
     proptest! {

@@ -39,7 +39,7 @@ use crate::{
         code::ErrorCode,
         decode::{self, PageFrom},
         encode::{Published, Reply, Run},
-        record::{Said, Written},
+        stored::{Content, StoredRecord},
     },
 };
 
@@ -376,12 +376,12 @@ impl<E: Engine> ChatApi<E> {
         let (head, runs) = self.gather(user, channel, page).await?;
         let mut entries = Vec::with_capacity(runs.iter().map(Run::count).sum());
         for run in &runs {
-            for (sequence, written) in run.written() {
-                let Some(written) = written else {
+            for (sequence, record) in run.written() {
+                let Some(record) = record else {
                     tracing::error!(channel = id.0, %sequence, "a record of the log cannot be read");
                     return Err(ErrorCode::Internal.into());
                 };
-                entries.push(self.entry(sequence, run.timestamp_ms, written).await?);
+                entries.push(self.entry(sequence, run.timestamp_ms, record).await?);
             }
         }
         Ok((head, entries))
@@ -428,12 +428,12 @@ impl<E: Engine> ChatApi<E> {
         &self,
         sequence: Sequence,
         timestamp_ms: u64,
-        written: Written,
+        record: StoredRecord<'_>,
     ) -> Result<Entry, Problem> {
-        let Written { user, client_message_id, written_at_ms, said } = written;
+        let StoredRecord { user, client_message_id, written_at_ms, content } = record;
         let mut entry = Entry {
             sequence: sequence.0,
-            time: Time(if written_at_ms > 0 { written_at_ms } else { timestamp_ms }),
+            time: Time(written_at_ms.unwrap_or(timestamp_ms)),
             user_id: user.0,
             author: self.name_of(user).await?,
             id: client_message_id.map(|id| id.0.to_string()),
@@ -441,15 +441,15 @@ impl<E: Engine> ChatApi<E> {
             member: None,
             settings: None,
         };
-        match said {
-            Said::Body(body) => entry.body = Some(body),
-            Said::Member(user, role) => {
+        match content {
+            Content::Body(body) => entry.body = Some(body.to_owned()),
+            Content::Membership { user, role, .. } => {
                 let name = self.name_of(user).await?;
                 entry.member = Some(MemberChange { user_id: user.0, name, role: role.into() });
             }
-            Said::Settings(settings) => entry.settings = Some(settings.into()),
+            Content::Settings(settings) => entry.settings = Some((*settings).into()),
             // Nobody reads a channel after its end; and what is not known has no words.
-            Said::Deletion | Said::Unknown => {}
+            Content::Deletion | Content::Unknown => {}
         }
         Ok(entry)
     }

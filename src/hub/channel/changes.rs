@@ -6,23 +6,23 @@
 
 use std::collections::HashSet;
 
-use super::{Channel, Effect, MemberView, Reply, Role, State};
+use super::{Channel, Effect, State};
 use crate::{
     engine::Append,
     hub::{
-        channel::ChannelView,
         directory::ChannelInfo,
         rights::{Changed, Rights},
     },
     log::{
         batch::Batch,
         place::{Cursor, Head, Sequence, UserId},
-        settings::Access,
+        settings::{Access, Role},
         tail::Tail,
     },
     wire::{
+        channels::{ChannelView, MemberView},
         code::ErrorCode,
-        encode::Control,
+        encode::{Control, Reply},
         record::{self, Content},
     },
 };
@@ -199,28 +199,6 @@ impl Channel {
                 effects.push(Effect::Forget);
                 self.end_subscriptions(ErrorCode::UnknownChannel, |_| true, effects);
             }
-        }
-    }
-
-    /// Ends delivery to the connections of some users, and tells them why.
-    pub(super) fn end_subscriptions(
-        &mut self,
-        code: ErrorCode,
-        is_concerned: impl Fn(UserId) -> bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        let live = self.live.extract_if(|_, user| is_concerned(*user)).map(|(key, _)| (key, true));
-        let replays = self
-            .replays
-            .extract_if(|_, replay| is_concerned(replay.user))
-            .map(|(key, _)| (key, false));
-        for (connection, was_live) in live.chain(replays) {
-            if was_live {
-                effects.push(Effect::Leave(connection));
-            }
-            let ended = Control::SubscriptionEnded { channel: self.id, refusal: code.into() };
-            effects.push(Effect::Tell(connection, ended));
-            effects.push(Effect::Ended(connection));
         }
     }
 

@@ -10,124 +10,40 @@
 //!
 //! Invariant: a subscriber is either live and has been handed everything up to the head, or it is
 //! replaying and has been handed everything up to its own place. So none misses or repeats anything.
+//!
+//! Here is the log's side: what goes into it, and what comes of each entry. Beside it: who subscribes
+//! (`subscriptions`), pages (`history`), members and settings (`changes`).
 
 use std::{collections::HashMap, mem, sync::Arc};
 
-use self::changes::KnownRights;
+pub use self::effect::{Effect, Purpose};
+use self::{changes::KnownRights, subscriptions::Replay};
 use super::{
     ConnectionKey, Format, Ticket,
     directory::ChannelInfo,
-    fanout::{Delivery, Subscriber},
+    fanout::Delivery,
     rights::{Author, Judge, Rights},
     sequencer::{Accepted, Draft, Outcome, Sequencer, Wish},
 };
 use crate::{
-    engine::{Append, AppendError, Caps, MessageKey, ReadError, ReadFrom, Refusal},
-    limits::{DRAFTS_MAX, READ_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, TAIL_BYTES_MAX},
+    engine::{AppendError, Caps, MessageKey, ReadError, ReadFrom, Refusal},
     log::{
         batch::Entry,
         place::{BatchId, ChannelId, ClientMessageId, Cursor, Head, Position, Sequence, UserId},
-        settings::{Access, Role},
+        settings::Access,
         tail::Tail,
     },
     wire::{
-        channels::{ChannelView, MemberView},
         code::ErrorCode,
         decode::Page,
-        encode::{Control, Published, Refusal as WireRefusal, Reply},
+        encode::{Published, Reply},
     },
 };
 
 mod changes;
+mod effect;
 mod history;
-
-/// What the shard must do for a channel.
-#[derive(Debug)]
-pub enum Effect {
-    /// Hand this to the engine, and its answer to [`Channel::appended`].
-    Append(Append),
-    /// Read the log, and hand the answer to [`Channel::read_done`].
-    Read(ReadFrom, Purpose),
-    /// Call [`Channel::recover`] after a while.
-    RecoverLater,
-    /// Put the frame of this batch into the outboxes of all live subscribers: those who have joined
-    /// by an effect before this one, and have not left.
-    FanOut(Arc<Delivery>),
-    /// Put what this batch holds after a place into one connection's outbox.
-    Replay(Subscriber, Arc<Delivery>, Sequence),
-    /// The connection has been handed everything before, and is live from here on.
-    Join(Subscriber),
-    /// The connection, which has joined, is no longer live.
-    Leave(ConnectionKey),
-    /// Answer a command.
-    Reply(Ticket, Reply),
-    /// Tell a connection something.
-    Tell(ConnectionKey, Control),
-    /// The connection is no longer a subscriber, nor about to be one, though it did not ask for that.
-    Ended(ConnectionKey),
-    /// The stored log is damaged: an operator must know.
-    Sealed,
-    /// Ask the engine which of these publishes are in the log, and hand the answer to
-    /// [`Channel::keys_found`].
-    FindKeys(Vec<(UserId, ClientMessageId)>),
-    /// Read the channel's record and its members, and hand them to [`Channel::rights_read`].
-    ReadRights,
-    /// Whoever looks this channel up must find it so.
-    Learn(ChannelInfo),
-    /// A user is no member any more: whoever looks that up must find it so.
-    ForgetMember(UserId),
-    /// The channel is no more: nobody may find it, and its data is to be removed.
-    Forget,
-}
-
-impl Effect {
-    /// The one connection that it concerns, if it does.
-    #[must_use]
-    pub const fn connection(&self) -> Option<ConnectionKey> {
-        match self {
-            Self::Replay(Subscriber { connection, .. }, ..)
-            | Self::Join(Subscriber { connection, .. })
-            | Self::Leave(connection)
-            | Self::Reply(Ticket { connection, .. }, _)
-            | Self::Tell(connection, _)
-            | Self::Ended(connection) => Some(*connection),
-            Self::Append(_)
-            | Self::Read(..)
-            | Self::RecoverLater
-            | Self::FanOut(_)
-            | Self::Sealed
-            | Self::FindKeys(_)
-            | Self::ReadRights
-            | Self::Learn(_)
-            | Self::ForgetMember(_)
-            | Self::Forget => None,
-        }
-    }
-}
-
-/// Why a channel reads its log.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Purpose {
-    /// To learn its head and fill its tail.
-    Load,
-    /// To find what was committed after its head.
-    CatchUp,
-    /// To serve a resume.
-    Replay(ConnectionKey),
-    /// To serve a page to a user.
-    History(Ticket, UserId, Page),
-}
-
-impl Purpose {
-    /// How many bytes of the log are wanted at once.
-    #[must_use]
-    pub const fn bytes_max(self) -> usize {
-        match self {
-            Self::Load => TAIL_BYTES_MAX,
-            Self::CatchUp | Self::Replay(_) | Self::History(..) => READ_BYTES_MAX,
-        }
-    }
-}
+mod subscriptions;
 
 /// One channel.
 #[derive(Debug)]
@@ -146,8 +62,8 @@ pub struct Channel {
     live: HashMap<ConnectionKey, UserId>,
     replays: HashMap<ConnectionKey, Replay>,
     sequencer: Sequencer,
-    /// What waits for the head to be known or to be current, at most [`DRAFTS_MAX`]. Beyond it:
-    /// `busy`.
+    /// What waits for the head to be known or to be current, at most
+    /// [`DRAFTS_MAX`](crate::limits::DRAFTS_MAX). Beyond it: `busy`.
     waiting: Vec<Waiting>,
     /// Something was committed that the read of the log under way may have passed by: look again.
     is_stale: bool,
@@ -191,16 +107,6 @@ impl State {
 enum Waiting {
     Subscribe(Ticket, Format, UserId, Option<Position>),
     History(Ticket, UserId, Page),
-}
-
-/// A subscriber that is still being handed what it missed.
-#[derive(Debug)]
-struct Replay {
-    subscriber: Subscriber,
-    user: UserId,
-    /// The last sequence that it has been handed.
-    handed: Sequence,
-    bytes: usize,
 }
 
 impl Channel {
@@ -439,58 +345,6 @@ impl Channel {
         }
     }
 
-    /// Starts delivery to a connection.
-    pub fn subscribe(
-        &mut self,
-        ticket: Ticket,
-        format: Format,
-        user: UserId,
-        since: Option<Position>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let connection = ticket.connection;
-        if let Some(code) = self.state.refusal() {
-            effects.push(refused(ticket, code));
-            effects.push(Effect::Ended(connection));
-        } else if self.may_serve() {
-            self.subscribe_now(ticket, format, user, since, false, effects);
-        } else if self.waiting.len() < DRAFTS_MAX {
-            self.waiting.push(Waiting::Subscribe(ticket, format, user, since));
-            self.prepare(effects);
-        } else {
-            effects.push(refused(ticket, ErrorCode::Busy));
-            effects.push(Effect::Ended(connection));
-        }
-    }
-
-    /// Ends delivery to a connection, as it asked.
-    pub fn unsubscribe(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
-        let was_any = self.leave(ticket.connection, effects);
-        effects.push(if was_any {
-            Effect::Reply(ticket, Reply::Unsubscribed(self.id))
-        } else {
-            refused(ticket, ErrorCode::NotSubscribed)
-        });
-    }
-
-    /// Ends delivery to a connection, which may be gone. Whether there was or was to be any.
-    pub fn leave(&mut self, connection: ConnectionKey, effects: &mut Vec<Effect>) -> bool {
-        let was_live = self.live.remove(&connection).is_some();
-        if was_live {
-            effects.push(Effect::Leave(connection));
-        }
-        let was_replaying = self.replays.remove(&connection).is_some();
-        let waited = self.waiting.len();
-        self.waiting.retain(|waiting| match waiting {
-            Waiting::Subscribe(ticket, ..) if ticket.connection == connection => {
-                effects.push(refused(*ticket, ErrorCode::NotSubscribed));
-                false
-            }
-            _ => true,
-        });
-        was_live || was_replaying || self.waiting.len() < waited
-    }
-
     /// The answer to a read.
     pub fn read_done(
         &mut self,
@@ -607,124 +461,6 @@ impl Channel {
             self.is_appending = true;
         } else {
             self.sequencer.retake();
-        }
-    }
-
-    fn subscribe_now(
-        &mut self,
-        ticket: Ticket,
-        format: Format,
-        user: UserId,
-        since: Option<Position>,
-        is_current: bool,
-        effects: &mut Vec<Effect>,
-    ) {
-        let connection = ticket.connection;
-        if let Err(code) = self.may_read(user) {
-            effects.push(refused(ticket, code));
-            return effects.push(Effect::Ended(connection));
-        }
-        let head = self.head.position();
-        let is_ahead = since.is_some_and(|since| since.sequence > head.sequence);
-        if is_ahead && !is_current && self.waiting.len() < DRAFTS_MAX {
-            // The client may come from a node that has seen more of the log than this one.
-            self.waiting.push(Waiting::Subscribe(ticket, format, user, since));
-            return self.catch_up(effects);
-        }
-        if let Some(since) = since
-            && (since.epoch != head.epoch || is_ahead)
-        {
-            let code = if since.epoch == head.epoch {
-                ErrorCode::PositionAhead
-            } else {
-                ErrorCode::EpochChanged
-            };
-            let refusal = WireRefusal { head: Some(head), ..code.into() };
-            effects.push(Effect::Reply(ticket, Reply::Refused(refusal)));
-            return effects.push(Effect::Ended(connection));
-        }
-        effects.push(Effect::Reply(
-            ticket,
-            Reply::Subscribed { channel: self.id, name: Arc::clone(&self.name), head },
-        ));
-        let subscriber = Subscriber { connection, format };
-        let handed = since.map_or(head.sequence, |since| since.sequence);
-        let replay = Replay { subscriber, user, handed, bytes: 0 };
-        let missed = self.tail.start().0.saturating_sub(handed.0);
-        if missed == 0 || missed > REPLAY_MESSAGES_MAX {
-            self.join(replay, effects);
-        } else {
-            self.replays.insert(connection, replay);
-            effects
-                .push(Effect::Read(ReadFrom::Holding(handed.next()), Purpose::Replay(connection)));
-        }
-    }
-
-    /// A page of what a subscriber missed has been read.
-    fn replayed(
-        &mut self,
-        connection: ConnectionKey,
-        entries: Vec<Entry>,
-        effects: &mut Vec<Effect>,
-    ) {
-        let Some(mut replay) = self.replays.remove(&connection) else { return };
-        let before = replay.handed;
-        for entry in entries {
-            let batch = Arc::new(entry.batch);
-            // The log may be ahead of what has been applied here; that comes live.
-            if batch.last_sequence() <= replay.handed || batch.first_sequence > self.head.sequence {
-                continue;
-            }
-            // Retention may have taken what lies before: then that is a gap, and said so.
-            self.leave_gap(&mut replay, Sequence(batch.first_sequence.0 - 1), effects);
-            replay.bytes += batch.records.len();
-            let delivery = Arc::new(Delivery::new(self.id, Arc::clone(&batch)));
-            effects.push(Effect::Replay(replay.subscriber, delivery, replay.handed));
-            replay.handed = batch.last_sequence();
-        }
-        let is_over = replay.handed == before || replay.bytes >= REPLAY_BYTES_MAX;
-        if is_over || replay.handed >= self.tail.start() {
-            self.join(replay, effects);
-        } else {
-            let from = ReadFrom::Holding(replay.handed.next());
-            self.replays.insert(connection, replay);
-            effects.push(Effect::Read(from, Purpose::Replay(connection)));
-        }
-    }
-
-    fn replay_failed(
-        &mut self,
-        connection: ConnectionKey,
-        error: &ReadError,
-        effects: &mut Vec<Effect>,
-    ) {
-        if matches!(error, ReadError::Damaged { .. }) {
-            return self.seal(effects);
-        }
-        // What cannot be read now is left to history, which answers with the error itself.
-        if let Some(replay) = self.replays.remove(&connection) {
-            self.join(replay, effects);
-        }
-    }
-
-    /// Hands a subscriber the rest from the tail, and makes it live.
-    fn join(&mut self, mut replay: Replay, effects: &mut Vec<Effect>) {
-        self.leave_gap(&mut replay, self.tail.start(), effects);
-        for delivery in self.tail.after(replay.handed) {
-            effects.push(Effect::Replay(replay.subscriber, Arc::clone(delivery), replay.handed));
-            replay.handed = delivery.batch.last_sequence();
-        }
-        if self.live.insert(replay.subscriber.connection, replay.user).is_none() {
-            effects.push(Effect::Join(replay.subscriber));
-        }
-    }
-
-    /// Tells a subscriber that what lies between its place and `to` is not replayed.
-    fn leave_gap(&self, replay: &mut Replay, to: Sequence, effects: &mut Vec<Effect>) {
-        if replay.handed < to {
-            let gap = Control::Gap { channel: self.id, from: replay.handed.next(), to };
-            effects.push(Effect::Tell(replay.subscriber.connection, gap));
-            replay.handed = to;
         }
     }
 

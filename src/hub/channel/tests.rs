@@ -2,11 +2,16 @@ use super::*;
 use crate::{
     engine::memory::MemoryLog,
     hub::{Asked, ShardId, rights::Author, sequencer::Wish},
+    limits::{READ_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, TAIL_BYTES_MAX},
     log::{
         batch::Batch,
         place::{ClientMessageId, Durability, Epoch},
     },
-    wire::{Encoding, decode::PageFrom, encode},
+    wire::{
+        Encoding,
+        decode::PageFrom,
+        encode::{self, Control},
+    },
 };
 
 mod members;

@@ -420,6 +420,10 @@ async fn what_cannot_be_written_is_an_error_and_never_left_out() {
         (message(nobody, 0, "hi"), ExportError::UnknownUser(nobody)),
         (wire_record::membership(ada, nobody, None), ExportError::UnknownUser(nobody)),
         (Bytes::from_static(b"\x08\x01\x3a\x00"), unknown(RecordFormatError::UnknownContent)),
+        (
+            Bytes::from_static(b"\x08\x01\x22\x04\x08\x01\x10\x09"),
+            unknown(RecordFormatError::UnknownContent),
+        ),
         (Bytes::from_static(b"\x1a\x01\xff"), unknown(RecordFormatError::Malformed)),
     ];
     for (record, expected) in cases {

@@ -9,7 +9,7 @@ use crate::{
     },
     log::{
         batch::put_record,
-        settings::{Posting, Quota, Settings, Usage, Visibility},
+        settings::{Posting, Quota, Role, Settings, Usage, Visibility},
     },
     wire::{channels::Update, record},
 };

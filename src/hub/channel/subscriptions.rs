@@ -1,0 +1,229 @@
+//! The subscribers of a channel: how a connection comes to be live, is handed what it missed on the
+//! way, and leaves. Pure.
+//!
+//! What is missed is read from the log page by page, and its end comes from the tail, in one step with
+//! becoming live. What is not replayed is told as a gap.
+
+use std::sync::Arc;
+
+use super::{Channel, Effect, Purpose, Waiting, refused};
+use crate::{
+    engine::{ReadError, ReadFrom},
+    hub::{
+        ConnectionKey, Format, Ticket,
+        fanout::{Delivery, Subscriber},
+    },
+    limits::{DRAFTS_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX},
+    log::{
+        batch::Entry,
+        place::{Position, Sequence, UserId},
+    },
+    wire::{
+        code::ErrorCode,
+        encode::{Control, Refusal, Reply},
+    },
+};
+
+/// A subscriber that is still being handed what it missed.
+#[derive(Debug)]
+pub(super) struct Replay {
+    subscriber: Subscriber,
+    pub(super) user: UserId,
+    /// The last sequence that it has been handed.
+    handed: Sequence,
+    bytes: usize,
+}
+
+impl Channel {
+    /// Starts delivery to a connection.
+    pub fn subscribe(
+        &mut self,
+        ticket: Ticket,
+        format: Format,
+        user: UserId,
+        since: Option<Position>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let connection = ticket.connection;
+        if let Some(code) = self.state.refusal() {
+            effects.push(refused(ticket, code));
+            effects.push(Effect::Ended(connection));
+        } else if self.may_serve() {
+            self.subscribe_now(ticket, format, user, since, false, effects);
+        } else if self.waiting.len() < DRAFTS_MAX {
+            self.waiting.push(Waiting::Subscribe(ticket, format, user, since));
+            self.prepare(effects);
+        } else {
+            effects.push(refused(ticket, ErrorCode::Busy));
+            effects.push(Effect::Ended(connection));
+        }
+    }
+
+    /// Ends delivery to a connection, as it asked.
+    pub fn unsubscribe(&mut self, ticket: Ticket, effects: &mut Vec<Effect>) {
+        let was_any = self.leave(ticket.connection, effects);
+        effects.push(if was_any {
+            Effect::Reply(ticket, Reply::Unsubscribed(self.id))
+        } else {
+            refused(ticket, ErrorCode::NotSubscribed)
+        });
+    }
+
+    /// Ends delivery to a connection, which may be gone. Whether there was or was to be any.
+    pub fn leave(&mut self, connection: ConnectionKey, effects: &mut Vec<Effect>) -> bool {
+        let was_live = self.live.remove(&connection).is_some();
+        if was_live {
+            effects.push(Effect::Leave(connection));
+        }
+        let was_replaying = self.replays.remove(&connection).is_some();
+        let waited = self.waiting.len();
+        self.waiting.retain(|waiting| match waiting {
+            Waiting::Subscribe(ticket, ..) if ticket.connection == connection => {
+                effects.push(refused(*ticket, ErrorCode::NotSubscribed));
+                false
+            }
+            _ => true,
+        });
+        was_live || was_replaying || self.waiting.len() < waited
+    }
+
+    pub(super) fn subscribe_now(
+        &mut self,
+        ticket: Ticket,
+        format: Format,
+        user: UserId,
+        since: Option<Position>,
+        is_current: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let connection = ticket.connection;
+        if let Err(code) = self.may_read(user) {
+            effects.push(refused(ticket, code));
+            return effects.push(Effect::Ended(connection));
+        }
+        let head = self.head.position();
+        let is_ahead = since.is_some_and(|since| since.sequence > head.sequence);
+        if is_ahead && !is_current && self.waiting.len() < DRAFTS_MAX {
+            // The client may come from a node that has seen more of the log than this one.
+            self.waiting.push(Waiting::Subscribe(ticket, format, user, since));
+            return self.catch_up(effects);
+        }
+        if let Some(since) = since
+            && (since.epoch != head.epoch || is_ahead)
+        {
+            let code = if since.epoch == head.epoch {
+                ErrorCode::PositionAhead
+            } else {
+                ErrorCode::EpochChanged
+            };
+            let refusal = Refusal { head: Some(head), ..code.into() };
+            effects.push(Effect::Reply(ticket, Reply::Refused(refusal)));
+            return effects.push(Effect::Ended(connection));
+        }
+        effects.push(Effect::Reply(
+            ticket,
+            Reply::Subscribed { channel: self.id, name: Arc::clone(&self.name), head },
+        ));
+        let subscriber = Subscriber { connection, format };
+        let handed = since.map_or(head.sequence, |since| since.sequence);
+        let replay = Replay { subscriber, user, handed, bytes: 0 };
+        let missed = self.tail.start().0.saturating_sub(handed.0);
+        if missed == 0 || missed > REPLAY_MESSAGES_MAX {
+            self.join(replay, effects);
+        } else {
+            self.replays.insert(connection, replay);
+            effects
+                .push(Effect::Read(ReadFrom::Holding(handed.next()), Purpose::Replay(connection)));
+        }
+    }
+
+    /// A page of what a subscriber missed has been read.
+    pub(super) fn replayed(
+        &mut self,
+        connection: ConnectionKey,
+        entries: Vec<Entry>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some(mut replay) = self.replays.remove(&connection) else { return };
+        let before = replay.handed;
+        for entry in entries {
+            let batch = Arc::new(entry.batch);
+            // The log may be ahead of what has been applied here; that comes live.
+            if batch.last_sequence() <= replay.handed || batch.first_sequence > self.head.sequence {
+                continue;
+            }
+            // Retention may have taken what lies before: then that is a gap, and said so.
+            self.leave_gap(&mut replay, Sequence(batch.first_sequence.0 - 1), effects);
+            replay.bytes += batch.records.len();
+            let delivery = Arc::new(Delivery::new(self.id, Arc::clone(&batch)));
+            effects.push(Effect::Replay(replay.subscriber, delivery, replay.handed));
+            replay.handed = batch.last_sequence();
+        }
+        let is_over = replay.handed == before || replay.bytes >= REPLAY_BYTES_MAX;
+        if is_over || replay.handed >= self.tail.start() {
+            self.join(replay, effects);
+        } else {
+            let from = ReadFrom::Holding(replay.handed.next());
+            self.replays.insert(connection, replay);
+            effects.push(Effect::Read(from, Purpose::Replay(connection)));
+        }
+    }
+
+    pub(super) fn replay_failed(
+        &mut self,
+        connection: ConnectionKey,
+        error: &ReadError,
+        effects: &mut Vec<Effect>,
+    ) {
+        if matches!(error, ReadError::Damaged { .. }) {
+            return self.seal(effects);
+        }
+        // What cannot be read now is left to history, which answers with the error itself.
+        if let Some(replay) = self.replays.remove(&connection) {
+            self.join(replay, effects);
+        }
+    }
+
+    /// Hands a subscriber the rest from the tail, and makes it live.
+    fn join(&mut self, mut replay: Replay, effects: &mut Vec<Effect>) {
+        self.leave_gap(&mut replay, self.tail.start(), effects);
+        for delivery in self.tail.after(replay.handed) {
+            effects.push(Effect::Replay(replay.subscriber, Arc::clone(delivery), replay.handed));
+            replay.handed = delivery.batch.last_sequence();
+        }
+        if self.live.insert(replay.subscriber.connection, replay.user).is_none() {
+            effects.push(Effect::Join(replay.subscriber));
+        }
+    }
+
+    /// Tells a subscriber that what lies between its place and `to` is not replayed.
+    fn leave_gap(&self, replay: &mut Replay, to: Sequence, effects: &mut Vec<Effect>) {
+        if replay.handed < to {
+            let gap = Control::Gap { channel: self.id, from: replay.handed.next(), to };
+            effects.push(Effect::Tell(replay.subscriber.connection, gap));
+            replay.handed = to;
+        }
+    }
+
+    /// Ends delivery to the connections of some users, and tells them why.
+    pub(super) fn end_subscriptions(
+        &mut self,
+        code: ErrorCode,
+        is_concerned: impl Fn(UserId) -> bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        let live = self.live.extract_if(|_, user| is_concerned(*user)).map(|(key, _)| (key, true));
+        let replays = self
+            .replays
+            .extract_if(|_, replay| is_concerned(replay.user))
+            .map(|(key, _)| (key, false));
+        for (connection, was_live) in live.chain(replays) {
+            if was_live {
+                effects.push(Effect::Leave(connection));
+            }
+            let ended = Control::SubscriptionEnded { channel: self.id, refusal: code.into() };
+            effects.push(Effect::Tell(connection, ended));
+            effects.push(Effect::Ended(connection));
+        }
+    }
+}
