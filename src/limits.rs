@@ -309,6 +309,9 @@ pub const ENTRY_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const CHAIN_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Entries that a trim drops in one transaction. What exceeds it waits for the next.
 pub const TRIM_STEP_ENTRIES: u32 = 256;
+/// How long the log writer waits for a further chain of an import, whose chains come one after the
+/// other. Other work comes in between and waits as long.
+pub const CHAIN_GATHER: Duration = Duration::from_micros(100);
 /// Trims that the log writer has begun. Beyond it: refused as busy.
 pub const TRIMS_MAX: usize = 64;
 /// Channels whose last entry the log writer keeps in memory. Beyond it they are read again.
@@ -596,6 +599,10 @@ pub const IMPORT_STRAGGLERS_PER_SCAN: usize = 4_096;
 pub const IMPORT_WINDOW_BYTES: usize = 4 * 1024 * 1024;
 /// Records from which it takes none.
 pub const IMPORT_WINDOW_RECORDS: usize = 65_536;
+/// Record bytes from which an import's next commit waits for no further block.
+pub const IMPORT_LINGER_BYTES: usize = 1024 * 1024;
+/// How long it waits for one.
+pub const IMPORT_LINGER: Duration = Duration::from_millis(4);
 /// Largest body that an import takes, whatever else may be published. Beyond it: an invalid line.
 pub const IMPORT_BODY_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// What a line that came late takes of a commit beside its record.

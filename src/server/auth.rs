@@ -5,8 +5,8 @@
 //! further, and the kernel chooses the cores.
 
 use std::{
-    fs::DirBuilder, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::PathBuf,
-    sync::Arc, thread::JoinHandle, time::Duration,
+    fs::DirBuilder, net::SocketAddr, os::unix::fs::DirBuilderExt as _, path::PathBuf, sync::Arc,
+    thread::JoinHandle, time::Duration,
 };
 
 use tokio::{

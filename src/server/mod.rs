@@ -319,8 +319,7 @@ fn start_on<E: Engine>(
         Some(auth) => admin::auth(&AuthApi::new(auth, &live, &config.limits)),
         None => Routes::new(""),
     };
-    let (importer, import_thread) =
-        importer(config, &engine, &directory, &hub, edge.handle())?;
+    let (importer, import_thread) = importer(config, &engine, &directory, &hub, edge.handle())?;
     let bulk = Bulk::new(Arc::clone(&engine), Arc::clone(&directory), importer);
     let admin = admin.and(admin::hub(&bans)).and(bulk.routes());
     let internal_thread = internal::spawn(

@@ -9,19 +9,20 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    future::Future,
+    future::{Future, pending},
     pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use thiserror::Error;
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
-    time::{sleep, timeout},
+    time::{Instant, sleep},
 };
 
 use super::{
@@ -36,8 +37,8 @@ use crate::{
     hub::directory::{ChannelInfo, Directory, DirectoryError, records::ChannelRecord},
     limits::{
         IMPORT_ATTEMPTS_MAX, IMPORT_CHAINS_MAX, IMPORT_CHANNELS_LOADED_MAX, IMPORT_IDLE,
-        IMPORT_LOOKUPS_MAX, IMPORT_MOMENT_MAX, IMPORT_PAUSE, IMPORT_READ_BYTES_MAX,
-        IMPORT_WINDOW_BYTES, IMPORT_WINDOW_RECORDS, READ_BYTES_MAX,
+        IMPORT_LINGER, IMPORT_LINGER_BYTES, IMPORT_LOOKUPS_MAX, IMPORT_MOMENT_MAX, IMPORT_PAUSE,
+        IMPORT_READ_BYTES_MAX, IMPORT_WINDOW_BYTES, IMPORT_WINDOW_RECORDS, READ_BYTES_MAX,
     },
     log::{
         batch::{Batch, Entry},
@@ -130,6 +131,24 @@ struct Window {
     blocks: Vec<BlockOnItsWay>,
     records: usize,
     bytes: usize,
+    /// When the first of them came.
+    began: Option<Instant>,
+}
+
+impl Window {
+    const fn has_room(&self) -> bool {
+        self.records < IMPORT_WINDOW_RECORDS && self.bytes < IMPORT_WINDOW_BYTES
+    }
+
+    /// Whether it is to be committed now: a commit costs about the same for few records as for many.
+    fn is_ripe(&self) -> bool {
+        self.bytes >= IMPORT_LINGER_BYTES || self.ripe_in().is_some_and(|it| it.is_zero())
+    }
+
+    /// How long it is to wait for more. `None`: there is nothing in it.
+    fn ripe_in(&self) -> Option<Duration> {
+        self.began.map(|began| IMPORT_LINGER.saturating_sub(began.elapsed()))
+    }
 }
 
 struct BlockOnItsWay {
@@ -141,6 +160,14 @@ struct BlockOnItsWay {
 struct UnderWay {
     blocks: Vec<BlockOnItsWay>,
     commits: Pin<Box<dyn Future<Output = Result<Vec<Committed>, WriteError>> + Send>>,
+}
+
+/// The end of the commit under way; never, where there is none.
+async fn settling(under_way: &mut Option<UnderWay>) -> Result<Vec<Committed>, WriteError> {
+    match under_way {
+        Some(under_way) => (&mut under_way.commits).await,
+        None => pending().await,
+    }
 }
 
 /// A channel's part of a commit.
@@ -178,34 +205,30 @@ impl<E: Engine> Writer<E> {
 
     /// Works until nobody is left to ask, and what was asked is done.
     pub async fn run(mut self) {
+        let mut is_open = true;
         loop {
-            let has_room = self.window.records < IMPORT_WINDOW_RECORDS
-                && self.window.bytes < IMPORT_WINDOW_BYTES;
-            let work = match &mut self.under_way {
-                Some(under_way) => {
-                    tokio::select! {
-                        biased;
-                        result = &mut under_way.commits => {
-                            self.settled(result);
-                            None
-                        }
-                        Some(work) = self.mailbox.recv(), if has_room => Some(work),
+            let is_idle = self.under_way.is_none();
+            if is_idle && !self.window.blocks.is_empty() && (self.window.is_ripe() || !is_open) {
+                self.commit();
+                continue;
+            }
+            if is_idle && !is_open {
+                return;
+            }
+            let has_room = self.window.has_room();
+            let pause = self.window.ripe_in().unwrap_or(IMPORT_IDLE);
+            tokio::select! {
+                biased;
+                result = settling(&mut self.under_way), if !is_idle => self.settled(result),
+                work = self.mailbox.recv(), if is_open && has_room => match work {
+                    Some(work) => self.take(work).await,
+                    None => is_open = false,
+                },
+                () = sleep(pause), if is_idle => {
+                    if self.window.blocks.is_empty() {
+                        self.forget();
                     }
                 }
-                None => match timeout(IMPORT_IDLE, self.mailbox.recv()).await {
-                    Ok(Some(work)) => Some(work),
-                    Ok(None) => return,
-                    Err(_) => {
-                        self.forget();
-                        continue;
-                    }
-                },
-            };
-            if let Some(work) = work {
-                self.take(work).await;
-            }
-            if self.under_way.is_none() && !self.window.blocks.is_empty() {
-                self.commit();
             }
         }
     }
@@ -226,6 +249,7 @@ impl<E: Engine> Writer<E> {
             }
             Work::Write(block, has_failed, reply) => {
                 let written = Written::default();
+                self.window.began.get_or_insert_with(Instant::now);
                 self.window.blocks.push(BlockOnItsWay { written, has_failed, reply });
                 if let Err(error) = self.add(block).await {
                     self.fail(&error);

@@ -55,7 +55,7 @@ mod tests;
 const DATABASE_FILE: &str = "hubbub.db";
 const LOCK_FILE: &str = "hubbub.lock";
 /// SQLite's default, spelled out because the bounds of the write-ahead log are counted in it.
-const PAGE_BYTES: u64 = 4096;
+const PAGE_BYTES: u64 = 8192;
 
 type AppendReply = oneshot::Sender<Result<Cursor, AppendError>>;
 type ChainReply = oneshot::Sender<Result<Vec<Cursor>, AppendError>>;

@@ -10,7 +10,10 @@
 use std::{
     collections::{HashMap, VecDeque},
     path::PathBuf,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        mpsc::{self, RecvTimeoutError, TryRecvError},
+    },
     time::Instant,
 };
 
@@ -132,11 +135,12 @@ impl Writer {
     fn gather(&mut self) -> (Group, bool) {
         let mut group = Group::default();
         let mut next = if self.trims.is_empty() {
-            self.mailbox.recv().map_err(|_| mpsc::TryRecvError::Disconnected)
+            self.mailbox.recv().map_err(|_| TryRecvError::Disconnected)
         } else {
             self.mailbox.try_recv()
         };
         loop {
+            let is_chain = matches!(next, Ok(Work::Chain(..)));
             match next {
                 Ok(Work::Append(append, reply)) => {
                     group.count += 1;
@@ -159,15 +163,22 @@ impl Writer {
                 Ok(Work::Trim(_, reply)) => answer(reply, Err(RecordError::Busy)),
                 #[cfg(test)]
                 Ok(Work::Meddle(meddle)) => meddle(self),
-                Ok(Work::Close) | Err(mpsc::TryRecvError::Disconnected) => return (group, true),
-                Err(mpsc::TryRecvError::Empty) => return (group, false),
+                Ok(Work::Close) | Err(TryRecvError::Disconnected) => return (group, true),
+                Err(TryRecvError::Empty) => return (group, false),
             }
             if group.count >= limits::TRANSACTION_BATCHES_MAX
                 || group.bytes >= limits::TRANSACTION_BYTES_MAX
             {
                 return (group, false);
             }
-            next = self.mailbox.try_recv();
+            next = if is_chain {
+                self.mailbox.recv_timeout(limits::CHAIN_GATHER).map_err(|error| match error {
+                    RecvTimeoutError::Timeout => TryRecvError::Empty,
+                    RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+                })
+            } else {
+                self.mailbox.try_recv()
+            };
         }
     }
 
