@@ -1,6 +1,7 @@
 //! The project's own commands, run as `cargo xtask …`.
 
 mod autobahn;
+mod counts;
 mod fuzz;
 mod peers;
 mod report;
