@@ -93,6 +93,16 @@ pub(crate) fn quick() -> Result<Outcome> {
     Ok(Outcome::Failed { counted, output: differences.join("\n"), log })
 }
 
+/// Fetches who runs the quick part.
+pub(crate) fn prepare() -> Result<()> {
+    kosoku().map(drop)
+}
+
+fn kosoku() -> Result<PathBuf> {
+    let python = python_venv("kosoku", &root().join("tests/autobahn/kosoku.txt"))?;
+    Ok(python.with_file_name("kosoku"))
+}
+
 const BUILD_ECHO: [&str; 5] = ["build", "--package", "hubbub", "--example", "websocket_echo"];
 
 fn echo_path() -> PathBuf {
@@ -144,8 +154,7 @@ fn run(echo: &Path, runner: Runner, cases: &[&str]) -> Result<Verdicts> {
             suite.arg(wstest).args(["--mode", "fuzzingclient", "--spec"]).arg(spec);
         }
         Runner::Kosoku => {
-            let python = python_venv("kosoku", &root().join("tests/autobahn/kosoku.txt"))?;
-            suite.arg(python.with_file_name("kosoku")).args(["-p", "2", "-o"]).arg(&folder);
+            suite.arg(kosoku()?).args(["-p", "2", "-o"]).arg(&folder);
             for case in cases.iter().filter(|_| cases != ALL) {
                 suite.args(["-i", case]);
             }

@@ -17,8 +17,6 @@ use crate::{report::log_file, root, target};
 
 /// Ours, unless the machine has one already.
 const CARGO_DENY: &str = "0.20.2";
-/// Likewise.
-const CARGO_FUZZ: &str = "0.13.2";
 
 /// The oldest Python that the interop tests are written for.
 const PYTHON_MINOR_MIN: u32 = 11;
@@ -38,11 +36,6 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
     cargo_tool("cargo-deny", CARGO_DENY)
 }
 
-/// A cargo-fuzz of our version, built once. `None` where crates.io cannot be reached: the log says.
-pub(crate) fn cargo_fuzz() -> Option<PathBuf> {
-    cargo_tool("cargo-fuzz", CARGO_FUZZ).ok()
-}
-
 /// Whether rustup has a nightly toolchain. It is never fetched: that would be hundreds of megabytes.
 pub(crate) fn nightly() -> bool {
     let list = Command::new("rustup").args(["toolchain", "list"]).output();
@@ -56,8 +49,9 @@ fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
     if version_of(&installed).is_some_and(|installed| installed == version) {
         return Ok(installed);
     }
-    // Unoptimised: it runs for a second and would compile for minutes.
+    // Unoptimised and without debug information: it runs for a second and would compile for minutes.
     let mut install = cargo(["install", "--quiet", "--locked", "--debug", "--force"]);
+    install.env("CARGO_PROFILE_DEV_DEBUG", "none");
     install.args(["--version", version, name, "--root"]).arg(target().join("tools"));
     install.arg("--target-dir").arg(target().join("tools/build"));
     succeed(name, install)?;
