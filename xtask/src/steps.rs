@@ -53,7 +53,7 @@ const STEPS: &[Step] = &[
     Step::new("schemathesis", "the API against its documents", schemathesis)
         .after(|| python_of("schemathesis").map(drop)),
     Step::new("interop", "ws, websockets, aiohttp and Chromium", interop).after(interop_peers),
-    Step::new("fuzz", "the WebSocket layer and tokens: 8 s each", fuzz::step).after(fuzz::prepare),
+    Step::new("fuzz", "WebSocket, tokens, imports: 5 s each", fuzz::step).after(fuzz::prepare),
     Step::new("release", "cargo build --release", release).after(|| release().map(drop)),
     Step::new("reference", "100 users, every delivery audited", reference),
     Step::new("chaos", "20 restarts under 100 users, every delivery audited", chaos),
