@@ -14,7 +14,9 @@ use crate::{
     lane::Lane,
     report::{Counted, Outcome, Report, cargo_tests, check_unless, one_check, unittests},
     root, target,
-    tools::{Command, cargo, cargo_deny, chromium, npm_packages, python_venv},
+    tools::{
+        BUILD_SERVER_AND_ECHO, Command, cargo, cargo_deny, chromium, npm_packages, python_venv,
+    },
 };
 
 /// One step: a name to choose it by, a line for people, and what it does.
@@ -166,7 +168,9 @@ const AT_THE_DOOR: [&str; 9] = [
 ];
 
 fn shards(name: &str, shards: &str, left_out: &[&str]) -> Result<Outcome> {
-    let mut tests = cargo(["test", "--test", "server", "--no-fail-fast", "--"]);
+    // Of the whole workspace, as in `test`: without the other members' features half of the dependencies
+    // would be compiled anew, and the server with them.
+    let mut tests = cargo(["test", "--workspace", "--test", "server", "--no-fail-fast", "--"]);
     tests.args(left_out.iter().flat_map(|module| ["--skip", *module]));
     tests.env("SHARDS", shards);
     cargo_tests(name, tests)
@@ -246,8 +250,7 @@ fn python_peers(
     pattern: &str,
     prepare: impl FnOnce(&mut Command) -> Result<()>,
 ) -> Result<Outcome> {
-    let build =
-        one_check(&format!("{name}-server"), cargo(["build", "--package", "hubbub", "--bins"]))?;
+    let build = one_check(&format!("{name}-server"), cargo(BUILD_SERVER_AND_ECHO))?;
     if let Outcome::Failed { .. } = build {
         return Ok(build);
     }

@@ -24,6 +24,12 @@ const PYTHON_MINOR_MIN: u32 = 11;
 /// The Python of the Autobahn suite.
 const PYTHON_2: &str = "2.7.18";
 
+/// What others talk to, as `cargo test --workspace` has built it. Cargo compiles dependencies with the
+/// features that all packages of a command want, examples their dev-dependencies too; without the
+/// others or without an example most would be compiled anew.
+pub(crate) const BUILD_SERVER_AND_ECHO: [&str; 6] =
+    ["build", "--workspace", "--bin", "hubbub", "--example", "websocket_echo"];
+
 /// A cargo command, run from the root of the workspace.
 pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
