@@ -34,6 +34,14 @@ pub(crate) const BUILD_SERVER_AND_ECHO: [&str; 6] =
 pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(arguments).current_dir(root());
+    // What cargo tells this program of its own package. ring is compiled anew, and all above it, when
+    // these are others than the last time, as they are not there for who calls cargo by hand.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&*name);
+        }
+    }
     cargo
 }
 
