@@ -1,7 +1,7 @@
-//! What the fuzz targets share: the server's WebSocket layer with a client's way to feed it, and the
-//! half of its tokens that verifies.
+//! What the fuzz targets share: the server's WebSocket layer with a client's way to feed it, the half
+//! of its tokens that verifies, and the lines of its imports.
 //!
-//! Both are pure and name nothing but the bounds and the codes, so their files are compiled in here
+//! All are pure and name little beside the bounds and the codes, so their files are compiled in here
 //! by themselves: with the whole server, and SQLite in it, a fuzz build would take minutes.
 
 #[path = "../../src/limits.rs"]
@@ -15,6 +15,18 @@ pub mod token {
     pub mod key;
     pub mod outside;
     pub mod verify;
+}
+/// Lines, how a body is cut into them, and how they are written.
+#[path = "../../src/transfer"]
+pub mod transfer {
+    pub mod cut;
+    pub mod line;
+    pub mod ndjson;
+}
+/// What lines say of channels.
+#[path = "../../src/log"]
+pub mod log {
+    pub mod settings;
 }
 /// The codes alone.
 #[path = "../../src/wire"]
@@ -32,6 +44,15 @@ use websocket::{
 
 #[global_allocator]
 static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
+
+/// Does this, and aborts if it takes more memory.
+pub fn within<T>(bytes: usize, work: impl FnOnce() -> T) -> T {
+    let limit = ALLOCATOR.allocated() + bytes;
+    ALLOCATOR.set_limit(limit).expect("it is more than what is allocated");
+    let done = work();
+    ALLOCATOR.set_limit(usize::MAX).expect("anything is allowed again");
+    done
+}
 
 /// What a reader keeps beside messages: what has begun, in a box, and a control frame's payload.
 const BESIDE_MESSAGES_BYTES: usize = 512;
@@ -95,10 +116,9 @@ impl Session<'_> {
         } else {
             (self.message_bytes_max, 0)
         };
-        let limit = ALLOCATOR.allocated() + bound + inflated + BESIDE_MESSAGES_BYTES;
-        ALLOCATOR.set_limit(limit).expect("it is more than what is allocated");
-        self.each(&mut stream, inflater, |_| ());
-        ALLOCATOR.set_limit(usize::MAX).expect("anything is allowed again");
+        within(bound + inflated + BESIDE_MESSAGES_BYTES, || {
+            self.each(&mut stream, inflater, |_| ())
+        });
     }
 
     fn each(

@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use utoipa::ToSchema;
 
+use crate::limits::{CHANNEL_NAME_BYTES_MAX, TOPIC_BYTES_MAX};
+
 /// What a member may do. Each may do what those before it may.
 #[derive(
     Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize, ToSchema,
@@ -178,4 +180,38 @@ pub enum Access {
     Public,
     /// To read and to publish: whether the user is a member.
     Private,
+}
+
+/// Whether a channel may have this name: lower-case letters, digits and `.` `_` `-` between them,
+/// so that no two names look alike and every name fits a URL.
+#[must_use]
+pub fn is_channel_name(name: &str) -> bool {
+    let bytes = name.as_bytes();
+    let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    bytes.len() <= CHANNEL_NAME_BYTES_MAX
+        && bytes.first().is_some_and(is_alphanumeric)
+        && bytes.last().is_some_and(is_alphanumeric)
+        && bytes.iter().all(|byte| is_alphanumeric(byte) || b"._-".contains(byte))
+}
+
+/// Whether a topic is one: not too long, and without control characters.
+#[must_use]
+pub fn is_topic(topic: &str) -> bool {
+    topic.len() <= TOPIC_BYTES_MAX && !topic.contains(char::is_control)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_name_fits_a_url_and_looks_like_no_other() {
+        for name in ["a", "lobby", "dev-2.x", "a_b", "0"] {
+            assert!(is_channel_name(name), "{name}");
+        }
+        let long = "a".repeat(CHANNEL_NAME_BYTES_MAX + 1);
+        for name in ["", "Lobby", "a b", ".a", "a.", "-", "é", "a/b", "a\u{200b}", &long] {
+            assert!(!is_channel_name(name), "{name}");
+        }
+    }
 }

@@ -19,8 +19,7 @@ use crate::{
         IMPORT_DEPTH_MAX, IMPORT_ID_BYTES_MAX, SUBJECT_BYTES_MAX, USER_NAME_BYTES_MAX,
         import_line_bytes_max,
     },
-    log::settings::{self, Posting, Quota, Role, Visibility},
-    wire::{channels::is_topic, decode::is_channel_name},
+    log::settings::{self, Posting, Quota, Role, Visibility, is_channel_name, is_topic},
 };
 
 mod scan;

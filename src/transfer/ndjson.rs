@@ -46,7 +46,7 @@ impl<'a> SettingsLine<'a> {
 }
 
 /// Writes what is rare.
-pub(super) fn json(out: &mut Vec<u8>, value: &impl Serialize) {
+pub fn json(out: &mut Vec<u8>, value: &impl Serialize) {
     serde_json::to_writer(out, value).expect("numbers and strings always have a JSON form");
 }
 

@@ -5,15 +5,15 @@
 
 use super::{
     code::ErrorCode,
-    decode::{ChannelRef, is_channel_name},
+    decode::ChannelRef,
     proto::{self, client_envelope::Command as Wire},
     record::{posting_of, quota_of, role_number, role_of, settings_to_proto, visibility_of},
 };
 use crate::{
-    limits::{LISTED_DEFAULT, LISTED_MAX, TOPIC_BYTES_MAX, USER_NAME_BYTES_MAX},
+    limits::{LISTED_DEFAULT, LISTED_MAX, USER_NAME_BYTES_MAX},
     log::{
         place::{ChannelId, Sequence, UserId},
-        settings::{Posting, Quota, Role, Settings, Usage, Visibility},
+        settings::{Posting, Quota, Role, Settings, Usage, Visibility, is_channel_name, is_topic},
     },
 };
 
@@ -120,12 +120,6 @@ impl ListPage {
         let limit = if limit == 0 { LISTED_DEFAULT } else { limit.min(LISTED_MAX) };
         Self { after: (!after.is_empty()).then_some(after), limit: limit as usize }
     }
-}
-
-/// Whether a topic is one: not too long, and without control characters.
-#[must_use]
-pub fn is_topic(topic: &str) -> bool {
-    topic.len() <= TOPIC_BYTES_MAX && !topic.contains(char::is_control)
 }
 
 /// Takes a channel command out of an envelope; `None`: it is another command.

@@ -13,10 +13,7 @@ use super::{
     proto::{self, client_envelope},
 };
 use crate::{
-    limits::{
-        CHANNEL_NAME_BYTES_MAX, HISTORY_MESSAGES_DEFAULT, HISTORY_MESSAGES_MAX,
-        USERS_PER_LOOKUP_MAX,
-    },
+    limits::{HISTORY_MESSAGES_DEFAULT, HISTORY_MESSAGES_MAX, USERS_PER_LOOKUP_MAX},
     log::place::{ChannelId, ClientMessageId, Epoch, Position, Sequence, UserId},
 };
 
@@ -195,18 +192,6 @@ fn by_id(id: u32) -> Result<ChannelRef, ErrorCode> {
     Ok(ChannelRef::Id(ChannelId(id)))
 }
 
-/// Whether a channel may have this name: lower-case letters, digits and `.` `_` `-` between them,
-/// so that no two names look alike and every name fits a URL.
-#[must_use]
-pub fn is_channel_name(name: &str) -> bool {
-    let bytes = name.as_bytes();
-    let is_alphanumeric = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    bytes.len() <= CHANNEL_NAME_BYTES_MAX
-        && bytes.first().is_some_and(is_alphanumeric)
-        && bytes.last().is_some_and(is_alphanumeric)
-        && bytes.iter().all(|byte| is_alphanumeric(byte) || b"._-".contains(byte))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -258,17 +243,6 @@ mod tests {
                 json(&format!(r#"{{"id":7,"history":{{"channelId":1,"limit":{asked}}}}}"#));
             let Ok(Command::History { page, .. }) = history else { panic!("{history:?}") };
             assert_eq!(page, Page { from: PageFrom::Newest, limit });
-        }
-    }
-
-    #[test]
-    fn a_channel_name_fits_a_url_and_looks_like_no_other() {
-        for name in ["a", "lobby", "dev-2.x", "a_b", "0"] {
-            assert!(is_channel_name(name), "{name}");
-        }
-        let long = "a".repeat(CHANNEL_NAME_BYTES_MAX + 1);
-        for name in ["", "Lobby", "a b", ".a", "a.", "-", "é", "a/b", "a\u{200b}", &long] {
-            assert!(!is_channel_name(name), "{name}");
         }
     }
 

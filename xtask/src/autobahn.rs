@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use crate::{
     report::{Counted, Outcome, log_file, one_check},
     root, target,
-    tools::{Command, cargo, python_venv, wstest},
+    tools::{BUILD_SERVER_AND_ECHO, Command, cargo, python_venv, wstest},
 };
 
 /// Cases of the suite.
@@ -78,7 +78,7 @@ pub(crate) fn full(runner: Option<Runner>, accept: bool) -> Result<ExitCode> {
 
 /// Runs the quick part, for CI.
 pub(crate) fn quick() -> Result<Outcome> {
-    let build = one_check("autobahn-echo", cargo(BUILD_ECHO))?;
+    let build = one_check("autobahn-echo", cargo(BUILD_SERVER_AND_ECHO))?;
     if let Outcome::Failed { .. } = build {
         return Ok(build);
     }
@@ -93,7 +93,15 @@ pub(crate) fn quick() -> Result<Outcome> {
     Ok(Outcome::Failed { counted, output: differences.join("\n"), log })
 }
 
-const BUILD_ECHO: [&str; 5] = ["build", "--package", "hubbub", "--example", "websocket_echo"];
+/// Fetches who runs the quick part.
+pub(crate) fn prepare() -> Result<()> {
+    kosoku().map(drop)
+}
+
+fn kosoku() -> Result<PathBuf> {
+    let python = python_venv("kosoku", &root().join("tests/autobahn/kosoku.txt"))?;
+    Ok(python.with_file_name("kosoku"))
+}
 
 fn echo_path() -> PathBuf {
     target().join("debug/examples/websocket_echo")
@@ -114,7 +122,7 @@ fn report_folder(run_name: &str) -> PathBuf {
 }
 
 fn build_echo() -> Result<PathBuf> {
-    let status = cargo(BUILD_ECHO).status().context("cargo could not be started")?;
+    let status = cargo(BUILD_SERVER_AND_ECHO).status().context("cargo could not be started")?;
     ensure!(status.success(), "the echo could not be built");
     Ok(echo_path())
 }
@@ -144,8 +152,7 @@ fn run(echo: &Path, runner: Runner, cases: &[&str]) -> Result<Verdicts> {
             suite.arg(wstest).args(["--mode", "fuzzingclient", "--spec"]).arg(spec);
         }
         Runner::Kosoku => {
-            let python = python_venv("kosoku", &root().join("tests/autobahn/kosoku.txt"))?;
-            suite.arg(python.with_file_name("kosoku")).args(["-p", "2", "-o"]).arg(&folder);
+            suite.arg(kosoku()?).args(["-p", "2", "-o"]).arg(&folder);
             for case in cases.iter().filter(|_| cases != ALL) {
                 suite.args(["-i", case]);
             }

@@ -1,7 +1,9 @@
 //! The project's own commands, run as `cargo xtask …`.
 
 mod autobahn;
+mod counts;
 mod fuzz;
+mod lane;
 mod peers;
 mod report;
 mod steps;
@@ -29,6 +31,9 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
+    /// Builds and fetches what the steps of `test` need, and says so of each; `test` runs this.
+    #[command(name = lane::PREPARE, hide = true)]
+    Prepare,
     /// Compares the wire contract with the last released one.
     Contract {
         /// Takes the contract as it is now for the released one, and writes the golden files anew.
@@ -68,6 +73,10 @@ fn main() -> ExitCode {
             Ok(ExitCode::SUCCESS)
         }
         Command::Test { only, .. } => steps::run(&only),
+        Command::Prepare => {
+            steps::prepare();
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Peers { install, arguments } => peers::run(install, &arguments),
         Command::Contract { accept } => steps::contract(accept),
         Command::Autobahn { runner, accept } => autobahn::full(runner, accept),

@@ -13,18 +13,31 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{root, target};
+use crate::{counts, root, target};
 
 /// The lines of a failed step's output that are shown; the log has all.
 const SHOWN_LINES_MAX: usize = 200;
 
+/// The failed tests of a step whose output is shown; the others are only named.
+const SHOWN_FAILURES_MAX: usize = 20;
+
 /// How many tests (or checks) of a step passed, failed and were skipped.
 #[derive(Clone, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Counted {
-    passed: u32,
-    failed: u32,
+    pub(crate) passed: u32,
+    pub(crate) failed: u32,
     /// Why, once for each that was skipped.
-    skipped: Vec<String>,
+    pub(crate) skipped: Vec<String>,
+    /// Those that failed, as far as their names are known.
+    pub(crate) failures: Vec<Failure>,
+}
+
+/// A test that failed.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct Failure {
+    pub(crate) test: String,
+    /// What it printed, within bounds.
+    pub(crate) said: String,
 }
 
 impl Counted {
@@ -39,16 +52,25 @@ impl Counted {
         Self { skipped: vec![reason.to_owned()], ..Self::default() }
     }
 
+    /// The same, with a step's name before every reason and every test.
+    fn named(mut self, step: &str) -> Self {
+        let name = |text: &mut String| *text = format!("{step}: {text}");
+        self.skipped.iter_mut().for_each(name);
+        self.failures.iter_mut().map(|failure| &mut failure.test).for_each(name);
+        self
+    }
+
     fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
+        self.failures.extend(other.failures);
     }
 }
 
 impl fmt::Display for Counted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { passed, failed, skipped } = self;
+        let Self { passed, failed, skipped, failures: _ } = self;
         write!(f, "{passed} passed, {failed} failed, {} skipped", skipped.len())?;
         skipped.iter().try_for_each(|reason| write!(f, "\nskipped: {reason}"))
     }
@@ -87,7 +109,8 @@ impl Report {
         let (counted, failure) = match outcome {
             Ok(Outcome::Counted(counted)) => (counted, None),
             Ok(Outcome::Failed { counted, output, log }) => {
-                (counted, Some(format!("{}\n(all of it: {})", tail(&output), log.display())))
+                let shown = shown(&counted.failures, &output);
+                (counted, Some(format!("{shown}\n(all of it: {})", log.display())))
             }
             Err(error) => (Counted { failed: 1, ..Counted::default() }, Some(format!("{error:#}"))),
         };
@@ -107,8 +130,7 @@ impl Report {
             println!("{failure}\n── {name} FAILED\n");
             self.failed_steps.push(name);
         }
-        let reasons = counted.skipped.iter().map(|reason| format!("{name}: {reason}")).collect();
-        self.total.add(Counted { skipped: reasons, ..counted });
+        self.total.add(counted.named(name));
     }
 
     /// The last line, and the exit code that goes with it.
@@ -116,6 +138,9 @@ impl Report {
         println!();
         for reason in &self.total.skipped {
             println!("skipped: {reason}");
+        }
+        for failure in &self.total.failures {
+            println!("failed: {}", failure.test);
         }
         if !self.failed_steps.is_empty() {
             println!("failed steps: {}", self.failed_steps.join(", "));
@@ -154,14 +179,14 @@ pub(crate) fn check_unless(needs: &str, name: &str, mut command: Command) -> Res
     })
 }
 
-/// Runs `cargo test`, and counts by its `test result:` lines.
+/// Runs `cargo test`, and counts by what its test programs say.
 pub(crate) fn cargo_tests(name: &str, command: Command) -> Result<Outcome> {
-    counted_by(name, command, count_cargo_tests)
+    counted_by(name, command, counts::cargo_tests)
 }
 
-/// Runs Python's unittest, and counts by its last lines.
+/// Runs Python's unittest, and counts by what it says.
 pub(crate) fn unittests(name: &str, command: Command) -> Result<Outcome> {
-    counted_by(name, command, count_unittests)
+    counted_by(name, command, counts::unittests)
 }
 
 fn counted_by(name: &str, mut command: Command, count: fn(&str) -> Counted) -> Result<Outcome> {
@@ -196,46 +221,19 @@ pub(crate) fn log_file(name: &str) -> Result<(File, PathBuf)> {
     Ok((file, path))
 }
 
-/// Reads `test result: ok. 12 passed; 0 failed; 1 ignored; …` of every test program.
-fn count_cargo_tests(output: &str) -> Counted {
-    let mut counted = Counted::default();
-    for line in output.lines() {
-        let Some(numbers) = line.strip_prefix("test result: ") else { continue };
-        counted.passed += number_before(numbers, "passed");
-        counted.failed += number_before(numbers, "failed");
-        for _ in 0..number_before(numbers, "ignored") {
-            counted.skipped.push("a test is marked #[ignore]".to_owned());
-        }
+/// What is shown of a step that failed: what the failed tests said and then all their names, or the
+/// end of its output when no names are known.
+fn shown(failures: &[Failure], output: &str) -> String {
+    if failures.is_empty() {
+        return tail(output);
     }
-    counted
-}
-
-/// Reads `test_a (…) ... ok`, and `FAILED (failures=1, errors=1, skipped=1)` at the end.
-fn count_unittests(output: &str) -> Counted {
-    let mut counted = Counted::default();
-    for line in output.lines() {
-        if line.ends_with(" ... ok") {
-            counted.passed += 1;
-        } else if let Some((_, reason)) = line.split_once(" ... skipped ") {
-            counted.skipped.push(reason.trim_matches(['\'', '"']).to_owned());
-        } else if line.starts_with("FAILED (") {
-            counted.failed = number_after(line, "failures=") + number_after(line, "errors=");
-        } else if line.starts_with("Ran 0 tests") {
-            // The folder was not found, or its names do not fit.
-            counted.failed = 1;
-        }
+    let mut shown = String::new();
+    for Failure { test, said } in failures.iter().take(SHOWN_FAILURES_MAX) {
+        shown += &format!("---- {test}\n{said}\n\n");
     }
-    counted
-}
-
-fn number_before(text: &str, word: &str) -> u32 {
-    let before = text.find(word).map_or("", |at| text[..at].trim_end());
-    before.rsplit(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0)
-}
-
-fn number_after(text: &str, word: &str) -> u32 {
-    let after = text.find(word).map_or("", |at| &text[at + word.len()..]);
-    after.split(|c: char| !c.is_ascii_digit()).next().and_then(|n| n.parse().ok()).unwrap_or(0)
+    shown += "failures:";
+    failures.iter().for_each(|failure| shown += &format!("\n    {}", failure.test));
+    shown
 }
 
 fn tail(output: &str) -> String {
@@ -245,30 +243,7 @@ fn tail(output: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
-
-    use super::{Outcome, check_unless, count_cargo_tests, count_unittests, tail};
-
-    #[test]
-    fn the_results_of_all_test_programs_are_added_up() {
-        let counted = count_cargo_tests(
-            "running 3 tests\n\
-             test result: ok. 12 passed; 0 failed; 1 ignored; 0 measured; 0 filtered out\n\
-             test result: FAILED. 3 passed; 2 failed; 0 ignored; 0 measured; 0 filtered out\n",
-        );
-        assert_eq!((counted.passed, counted.failed, counted.skipped.len()), (15, 2, 1));
-    }
-
-    #[test]
-    fn a_unittest_run_is_counted_with_the_reason_of_each_skip() {
-        let counted = count_unittests(
-            "test_a (test.A) ... ok\ntest_b (test.A) ... FAIL\n\
-             test_c (test.A) ... skipped 'no moon'\n\nRan 3 tests in 0.1s\n\n\
-             FAILED (failures=1, skipped=1)\n",
-        );
-        assert_eq!((counted.passed, counted.failed), (1, 1));
-        assert_eq!(counted.skipped, ["no moon"]);
-    }
+    use super::*;
 
     #[test]
     fn a_check_is_skipped_only_when_it_says_what_it_needs() {
@@ -288,14 +263,21 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_any_test_has_failed() {
-        assert_eq!(count_unittests("Ran 0 tests in 0.000s\n\nOK\n").failed, 1);
-    }
-
-    #[test]
     fn only_the_end_of_a_long_output_is_shown() {
         let output: String = (0..1_000).map(|line| format!("line {line}\n")).collect();
         assert!(tail(&output).starts_with("line 800\n"));
         assert!(tail(&output).ends_with("line 999"));
+    }
+
+    #[test]
+    fn what_failed_tests_said_comes_before_all_their_names() {
+        let failures: Vec<_> = (0..=SHOWN_FAILURES_MAX)
+            .map(|number| Failure { test: format!("t{number}"), said: format!("said {number}") })
+            .collect();
+        let shown = shown(&failures, "the output");
+        assert!(shown.starts_with("---- t0\nsaid 0\n\n---- t1\nsaid 1\n"), "{shown}");
+        let names: String = failures.iter().map(|it| format!("\n    {}", it.test)).collect();
+        assert!(shown.ends_with(&format!("said 19\n\nfailures:{names}")), "{shown}");
+        assert_eq!(super::shown(&[], "the output\n"), "the output");
     }
 }

@@ -11,42 +11,57 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::{
     autobahn, fuzz,
+    lane::Lane,
     report::{Counted, Outcome, Report, cargo_tests, check_unless, one_check, unittests},
     root, target,
-    tools::{Command, cargo, cargo_deny, chromium, npm_packages, python_venv},
+    tools::{
+        BUILD_SERVER_AND_ECHO, Command, cargo, cargo_deny, chromium, npm_packages, python_venv,
+    },
 };
 
 /// One step: a name to choose it by, a line for people, and what it does.
-struct Step {
+pub(crate) struct Step {
     name: &'static str,
     about: &'static str,
+    /// The part of `run` that the [second lane](crate::lane) can do before its turn; `run` finds it
+    /// done, or does it. It has no part in target/debug, whose lock the other steps take.
+    prepare: Option<fn() -> Result<()>>,
     run: fn() -> Result<Outcome>,
 }
 
+impl Step {
+    const fn new(name: &'static str, about: &'static str, run: fn() -> Result<Outcome>) -> Self {
+        Self { name, about, prepare: None, run }
+    }
+
+    const fn after(self, prepare: fn() -> Result<()>) -> Self {
+        Self { prepare: Some(prepare), ..self }
+    }
+}
+
 const STEPS: &[Step] = &[
-    Step { name: "fmt", about: "cargo fmt --all --check", run: fmt },
-    Step { name: "clippy", about: "cargo clippy, warnings are errors", run: clippy },
-    Step { name: "doc", about: "cargo doc, warnings are errors", run: doc },
-    Step { name: "test", about: "cargo test --workspace", run: test },
-    Step { name: "2-shards", about: "the server's tests with 2 shards", run: two_shards },
-    Step { name: "3-shards", about: "those of the shards with 3 shards", run: three_shards },
-    Step { name: "deny", about: "cargo deny: bans, licences, sources", run: deny },
-    Step { name: "advisories", about: "cargo deny: known vulnerabilities", run: advisories },
-    Step { name: "autobahn", about: "RFC 6455 and 7692, the quick part", run: autobahn::quick },
-    Step { name: "python", about: "a Python client, from proto/ alone", run: python },
-    Step { name: "schemathesis", about: "the API against its documents", run: schemathesis },
-    Step { name: "interop", about: "ws, websockets, aiohttp and Chromium", run: interop },
-    Step { name: "fuzz", about: "the WebSocket layer and tokens: 8 s each", run: fuzz::step },
-    Step { name: "release", about: "cargo build --release", run: release },
-    Step { name: "reference", about: "100 users, every delivery audited", run: reference },
-    Step {
-        name: "chaos",
-        about: "20 restarts under 100 users, every delivery audited",
-        run: chaos,
-    },
-    Step { name: "crash", about: "kill -9 under writers, 20 times", run: crash },
-    Step { name: "power-cut", about: "the disk's power cut, 5 times", run: power_cut },
-    Step { name: "control", about: "a server that does lose messages is caught", run: control },
+    Step::new("fmt", "cargo fmt --all --check", fmt),
+    Step::new("clippy", "cargo clippy, warnings are errors", clippy),
+    Step::new("doc", "cargo doc, warnings are errors", doc),
+    Step::new("test", "cargo test --workspace", test),
+    Step::new("2-shards", "the server's tests with 2 shards", two_shards),
+    Step::new("3-shards", "those of the shards with 3 shards", three_shards),
+    Step::new("deny", "cargo deny: bans, licences, sources", deny).after(|| cargo_deny().map(drop)),
+    Step::new("advisories", "cargo deny: known vulnerabilities", advisories),
+    Step::new("autobahn", "RFC 6455 and 7692, the quick part", autobahn::quick)
+        .after(autobahn::prepare),
+    Step::new("python", "a Python client, from proto/ alone", python)
+        .after(|| python_of("python").map(drop)),
+    Step::new("schemathesis", "the API against its documents", schemathesis)
+        .after(|| python_of("schemathesis").map(drop)),
+    Step::new("interop", "ws, websockets, aiohttp and Chromium", interop).after(interop_peers),
+    Step::new("fuzz", "WebSocket, tokens, imports: 5 s each", fuzz::step).after(fuzz::prepare),
+    Step::new("release", "cargo build --release", release).after(|| release().map(drop)),
+    Step::new("reference", "100 users, every delivery audited", reference),
+    Step::new("chaos", "20 restarts under 100 users, every delivery audited", chaos),
+    Step::new("crash", "kill -9 under writers, 20 times", crash),
+    Step::new("power-cut", "the disk's power cut, 5 times", power_cut),
+    Step::new("control", "a server that does lose messages is caught", control),
 ];
 
 /// Runs the steps of these names, or all.
@@ -58,12 +73,30 @@ pub(crate) fn run(only: &[String]) -> Result<ExitCode> {
         bail!("there is no step `{unknown}`; the steps are {}", names.join(", "));
     }
     let mut report = Report::default();
+    // Who names steps waits for these, and for nothing else.
+    let mut lane = if only.is_empty() { Lane::start() } else { None };
     for step in STEPS {
         if only.is_empty() || only.iter().any(|name| name == step.name) {
-            report.step(step.name, step.about, step.run);
+            report.step(step.name, step.about, || {
+                if let (Some(lane), Some(_)) = (&mut lane, step.prepare) {
+                    lane.wait_for(step.name);
+                }
+                (step.run)()
+            });
         }
     }
     Ok(report.finish())
+}
+
+/// Prepares all steps, in their order, and prints the name of each that is prepared.
+pub(crate) fn prepare() {
+    for step in STEPS {
+        if let Some(prepare) = step.prepare {
+            // The step itself tells what fails.
+            let _ = prepare();
+            println!("{}", step.name);
+        }
+    }
 }
 
 /// Prints the table of steps.
@@ -135,7 +168,9 @@ const AT_THE_DOOR: [&str; 9] = [
 ];
 
 fn shards(name: &str, shards: &str, left_out: &[&str]) -> Result<Outcome> {
-    let mut tests = cargo(["test", "--test", "server", "--no-fail-fast", "--"]);
+    // Of the whole workspace, as in `test`: without the other members' features half of the dependencies
+    // would be compiled anew, and the server with them.
+    let mut tests = cargo(["test", "--workspace", "--test", "server", "--no-fail-fast", "--"]);
     tests.args(left_out.iter().flat_map(|module| ["--skip", *module]));
     tests.env("SHARDS", shards);
     cargo_tests(name, tests)
@@ -198,19 +233,29 @@ fn interop() -> Result<Outcome> {
     })
 }
 
+/// What the step `interop` fetches.
+fn interop_peers() -> Result<()> {
+    python_of("interop")?;
+    npm_packages("interop", &root().join("tests/interop")).map(drop)
+}
+
+/// The Python that has what `tests/NAME` needs.
+fn python_of(name: &str) -> Result<PathBuf> {
+    python_venv(name, &root().join("tests").join(name).join("requirements.txt"))
+}
+
 /// Python's unittest on the files of this pattern in `tests/NAME`, beside a server.
 fn python_peers(
     name: &str,
     pattern: &str,
     prepare: impl FnOnce(&mut Command) -> Result<()>,
 ) -> Result<Outcome> {
-    let build =
-        one_check(&format!("{name}-server"), cargo(["build", "--package", "hubbub", "--bins"]))?;
+    let build = one_check(&format!("{name}-server"), cargo(BUILD_SERVER_AND_ECHO))?;
     if let Outcome::Failed { .. } = build {
         return Ok(build);
     }
     let folder = root().join("tests").join(name);
-    let mut unittest = Command::new(python_venv(name, &folder.join("requirements.txt"))?);
+    let mut unittest = Command::new(python_of(name)?);
     unittest.args(["-m", "unittest", "discover", "--verbose", "--pattern", pattern]);
     unittest.arg("--start-directory").arg(&folder);
     unittest.env("HUBBUB", target().join("debug/hubbub"));

@@ -17,8 +17,6 @@ use crate::{report::log_file, root, target};
 
 /// Ours, unless the machine has one already.
 const CARGO_DENY: &str = "0.20.2";
-/// Likewise.
-const CARGO_FUZZ: &str = "0.13.2";
 
 /// The oldest Python that the interop tests are written for.
 const PYTHON_MINOR_MIN: u32 = 11;
@@ -26,21 +24,30 @@ const PYTHON_MINOR_MIN: u32 = 11;
 /// The Python of the Autobahn suite.
 const PYTHON_2: &str = "2.7.18";
 
+/// What others talk to, as `cargo test --workspace` has built it. Cargo compiles dependencies with the
+/// features that all packages of a command want, examples their dev-dependencies too; without the
+/// others or without an example most would be compiled anew.
+pub(crate) const BUILD_SERVER_AND_ECHO: [&str; 6] =
+    ["build", "--workspace", "--bin", "hubbub", "--example", "websocket_echo"];
+
 /// A cargo command, run from the root of the workspace.
 pub(crate) fn cargo<const N: usize>(arguments: [&str; N]) -> Command {
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(arguments).current_dir(root());
+    // What cargo tells this program of its own package. ring is compiled anew, and all above it, when
+    // these are others than the last time, as they are not there for who calls cargo by hand.
+    for (name, _) in env::vars_os() {
+        let name = name.to_string_lossy();
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&*name);
+        }
+    }
     cargo
 }
 
 /// A cargo-deny of our version, built once.
 pub(crate) fn cargo_deny() -> Result<PathBuf> {
     cargo_tool("cargo-deny", CARGO_DENY)
-}
-
-/// A cargo-fuzz of our version, built once. `None` where crates.io cannot be reached: the log says.
-pub(crate) fn cargo_fuzz() -> Option<PathBuf> {
-    cargo_tool("cargo-fuzz", CARGO_FUZZ).ok()
 }
 
 /// Whether rustup has a nightly toolchain. It is never fetched: that would be hundreds of megabytes.
@@ -56,8 +63,9 @@ fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
     if version_of(&installed).is_some_and(|installed| installed == version) {
         return Ok(installed);
     }
-    // Unoptimised: it runs for a second and would compile for minutes.
+    // Unoptimised and without debug information: it runs for a second and would compile for minutes.
     let mut install = cargo(["install", "--quiet", "--locked", "--debug", "--force"]);
+    install.env("CARGO_PROFILE_DEV_DEBUG", "none");
     install.args(["--version", version, name, "--root"]).arg(target().join("tools"));
     install.arg("--target-dir").arg(target().join("tools/build"));
     succeed(name, install)?;

@@ -17,11 +17,10 @@ use super::{
 };
 use crate::{
     engine::Engine,
-    log::settings::{Posting, Quota, Role, Settings, Usage, Visibility},
+    log::settings::{Posting, Quota, Role, Settings, Usage, Visibility, is_channel_name, is_topic},
     wire::{
-        channels::{ChannelCommand, ChannelFilter, ChannelView, Update, is_topic},
+        channels::{ChannelCommand, ChannelFilter, ChannelView, Update},
         code::ErrorCode,
-        decode::is_channel_name,
         encode::Reply,
     },
 };
