@@ -572,10 +572,10 @@ pub const IMPORT_CHUNK_BYTES: usize = 512 * 1024;
 /// Threads that decode imports.
 pub const IMPORT_DECODERS: usize = 2;
 /// Imports at the same time. Beyond it: refused as busy.
-pub const IMPORTS_MAX: usize = 4;
+pub const IMPORTS_MAX: usize = 16;
 /// Chunks and blocks of one import between its body and the log. When so many are, no more of the body
 /// is read.
-pub const IMPORT_CHUNKS_MAX: usize = 16;
+pub const IMPORT_CHUNKS_MAX: usize = 12;
 /// Chunks that wait for a decoder, and blocks that wait for the writer. When full, imports wait: those
 /// that were dropped leave theirs behind.
 pub const IMPORT_JOBS_MAX: usize = IMPORTS_MAX * IMPORT_CHUNKS_MAX;

@@ -72,7 +72,7 @@ pub(crate) struct Flags {
     #[arg(long, default_value_t = 1_024, value_parser = clap::value_parser!(u64).range(1..))]
     requests: u64,
     /// Connections that these come on.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     connections: u32,
     /// Who takes part: all, unless named.
     #[arg(long, value_delimiter = ',', value_enum)]
