@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, watch};
 pub use self::log::{Fault, MemoryLog};
 use super::{
     Append, AppendError, Caps, Chain, Derived, Engine, Expect, Feed, Mark, MessageKey, ReadError,
-    ReadFrom, RecordError, Refusal, Revision, Table, Versioned, put_bytes,
+    ReadFrom, ReadMax, RecordError, Refusal, Revision, Table, Versioned, put_bytes,
 };
 use crate::{
     limits,
@@ -342,10 +342,10 @@ impl Engine for MemoryEngine {
         &self,
         channel: ChannelId,
         from: ReadFrom,
-        bytes_max: usize,
+        max: impl Into<ReadMax>,
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static {
-        let node = self.clone();
-        async move { node.read_log(|log| log.read(channel, from, bytes_max)).await }
+        let (node, max) = (self.clone(), max.into());
+        async move { node.read_log(|log| log.read(channel, from, max)).await }
     }
 
     fn find_keys(

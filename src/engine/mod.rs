@@ -54,13 +54,13 @@ pub trait Engine: Send + Sync + 'static {
     /// before the call, and none that is committed after the answer.
     fn mark(&self) -> impl Future<Output = Result<Mark, ReadError>> + Send + 'static;
 
-    /// Reads entries of a channel, oldest first: as many whole entries as fit `bytes_max`, in the
-    /// bytes of [`Batch::encode`], and at least one if there is one.
+    /// Reads entries of a channel, oldest first: as many whole ones as `max` allows, and at least one if
+    /// there is one.
     fn read(
         &self,
         channel: ChannelId,
         from: ReadFrom,
-        bytes_max: usize,
+        max: impl Into<ReadMax>,
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static;
 
     /// Which of these publishes are in a channel's log: the stored keys of those that are, in any
@@ -305,6 +305,34 @@ pub enum ReadFrom {
     EndingWith(Sequence),
     /// So that the read ends with the last entry.
     Tail,
+}
+
+impl ReadFrom {
+    /// How many messages of a batch lie on the side that is read.
+    #[must_use]
+    pub fn wanted_of(self, batch: &Batch) -> u64 {
+        let (first, last) = (batch.first_sequence, batch.last_sequence());
+        match self {
+            Self::After(_) | Self::Tail => u64::from(batch.count),
+            Self::Holding(from) => (last.0 + 1).saturating_sub(first.max(from).0),
+            Self::EndingWith(to) => (last.min(to).0 + 1).saturating_sub(first.0),
+        }
+    }
+}
+
+/// How much a read brings at most. A number alone is of bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReadMax {
+    /// As [`Batch::encode`] makes them.
+    pub bytes: usize,
+    /// Once so many lie on the side that is read, no further entry comes.
+    pub messages: u64,
+}
+
+impl From<usize> for ReadMax {
+    fn from(bytes: usize) -> Self {
+        Self { bytes, messages: u64::MAX }
+    }
 }
 
 /// Why a read failed.

@@ -93,8 +93,8 @@ impl Appender {
 }
 
 /// The first sequences of the entries.
-async fn firsts(engine: &impl Engine, from: ReadFrom, bytes_max: usize) -> Vec<u64> {
-    let entries = engine.read(LOBBY, from, bytes_max).await.unwrap();
+async fn firsts(engine: &impl Engine, from: ReadFrom, max: impl Into<ReadMax>) -> Vec<u64> {
+    let entries = engine.read(LOBBY, from, max).await.unwrap();
     entries.iter().map(|entry| entry.batch.first_sequence.0).collect()
 }
 
@@ -220,6 +220,22 @@ async fn a_read_begins_and_ends_where_it_should<E: Engine>(engine: &E) {
     ];
     for (from, expected) in cases {
         assert_eq!(firsts(engine, *from, ALL).await, *expected, "{from:?}");
+    }
+    let of_messages: &[(ReadFrom, u64, &[u64])] = &[
+        (After(Cursor(0)), 0, &[1]),
+        (After(Cursor(0)), 3, &[1]),
+        (After(Cursor(0)), 4, &[1, 4]),
+        (Holding(Sequence(6)), 1, &[4]),
+        (Holding(Sequence(6)), 2, &[4, 7]),
+        (Holding(Sequence(0)), 4, &[1, 4]),
+        (EndingWith(Sequence(8)), 2, &[7]),
+        (EndingWith(Sequence(8)), 3, &[4, 7]),
+        (EndingWith(Sequence(u64::MAX)), 7, &[7, 10, 13]),
+        (Tail, 3, &[13]),
+    ];
+    for (from, messages, expected) in of_messages {
+        let max = ReadMax { bytes: ALL, messages: *messages };
+        assert_eq!(firsts(engine, *from, max).await, *expected, "{from:?}, {messages}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use hubbub::{
     engine::{
-        Append, AppendError, Caps, ReadError, ReadFrom, Refusal,
+        Append, AppendError, Caps, ReadError, ReadFrom, ReadMax, Refusal,
         memory::{Fault, MemoryLog},
     },
     hub::{
@@ -404,8 +404,8 @@ impl World {
                     // From the middle of a log with junk nobody can tell which chain is the true
                     // one: an engine whose log may hold junk must answer `Tail` from a known place.
                     let is_tail_of_junk = from == ReadFrom::Tail && self.log.caps().junk_possible;
-                    let bytes_max = if is_tail_of_junk { usize::MAX } else { READ_BYTES };
-                    self.log.read(CHANNEL, from, bytes_max)
+                    let bytes = if is_tail_of_junk { usize::MAX } else { READ_BYTES };
+                    self.log.read(CHANNEL, from, ReadMax { bytes, ..purpose.read_max() })
                 };
                 self.act(node, |channel, effects| channel.read_done(purpose, answer, effects))
             }

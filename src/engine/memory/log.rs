@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::{
     engine::{
         Append, AppendError, Caps, Chain, Derived, Durability, Expect, Mark, MessageKey, ReadError,
-        ReadFrom, RecordError, Refusal, Revision, Table, Versioned,
+        ReadFrom, ReadMax, RecordError, Refusal, Revision, Table, Versioned,
     },
     log::{
         batch::{Batch, BatchError, Entry},
@@ -214,27 +214,29 @@ impl MemoryLog {
         &self,
         channel: ChannelId,
         from: ReadFrom,
-        bytes_max: usize,
+        max: impl Into<ReadMax>,
     ) -> Result<Vec<Entry>, ReadError> {
+        let max = max.into();
         let entries = self.entries(channel);
         let mut found: Vec<Entry> = match from {
             ReadFrom::After(cursor) => {
                 let begin = entries.partition_point(|entry| entry.at <= cursor);
-                fitting(entries[begin..].iter(), bytes_max)
+                fitting(entries[begin..].iter(), from, max)
             }
             // Not a binary search: junk repeats sequences.
             ReadFrom::Holding(sequence) => fitting(
                 entries.iter().skip_while(|entry| entry.batch.last_sequence() < sequence),
-                bytes_max,
+                from,
+                max,
             ),
             ReadFrom::EndingWith(sequence) => {
                 let after_end = entries
                     .iter()
                     .rposition(|entry| entry.batch.first_sequence <= sequence)
                     .map_or(0, |end| end + 1);
-                fitting(entries[..after_end].iter().rev(), bytes_max)
+                fitting(entries[..after_end].iter().rev(), from, max)
             }
-            ReadFrom::Tail => fitting(entries.iter().rev(), bytes_max),
+            ReadFrom::Tail => fitting(entries.iter().rev(), from, max),
         };
         found.sort_by_key(|entry| entry.at);
         match found.iter().find(|entry| self.damaged.contains(&entry.at)) {
@@ -354,13 +356,19 @@ fn chain_of(append: &Append) -> Chain {
 }
 
 /// As many entries as fit, and at least one if there is one.
-fn fitting<'a>(entries: impl Iterator<Item = &'a Entry>, bytes_max: usize) -> Vec<Entry> {
-    let mut bytes = 0;
+fn fitting<'a>(
+    entries: impl Iterator<Item = &'a Entry>,
+    from: ReadFrom,
+    max: ReadMax,
+) -> Vec<Entry> {
+    let (mut bytes, mut messages) = (0, 0);
     entries
         .enumerate()
         .take_while(|(at, entry)| {
+            let is_enough = messages >= max.messages;
             bytes += entry.batch.encoded_bytes();
-            *at == 0 || bytes <= bytes_max
+            messages += from.wanted_of(&entry.batch);
+            *at == 0 || (bytes <= max.bytes && !is_enough)
         })
         .map(|(_, entry)| entry.clone())
         .collect()

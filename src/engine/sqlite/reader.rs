@@ -17,7 +17,7 @@ use super::{
     KeysReply, MarkReply, ReadReply, RecordReply, keep_plans, records, stats::Stats, transaction,
 };
 use crate::{
-    engine::{Mark, ReadError, ReadFrom, RecordError, Table, Versioned},
+    engine::{Mark, ReadError, ReadFrom, ReadMax, RecordError, Table, Versioned},
     limits,
     log::{
         batch::{Batch, BatchError, Entry},
@@ -28,7 +28,7 @@ use crate::{
 /// What a reader is asked.
 pub(super) enum Query {
     /// For entries of a channel.
-    Log { channel: ChannelId, from: ReadFrom, bytes_max: usize, reply: ReadReply },
+    Log { channel: ChannelId, from: ReadFrom, max: ReadMax, reply: ReadReply },
     /// For the keys of publishes.
     Keys { channel: ChannelId, keys: Vec<(UserId, ClientMessageId)>, reply: KeysReply },
     /// For a cut through all channels.
@@ -73,9 +73,9 @@ impl Reader {
         loop {
             let query = self.mailbox.lock().unwrap_or_else(PoisonError::into_inner).recv();
             match query {
-                Ok(Query::Log { channel, from, bytes_max, reply }) => {
+                Ok(Query::Log { channel, from, max, reply }) => {
                     let answer = |connection: &Connection| {
-                        Ok(match read(connection, channel, from, bytes_max) {
+                        Ok(match read(connection, channel, from, max) {
                             Ok(entries) => Ok(entries),
                             Err(Failure::Damaged(cursor, source)) => {
                                 Err(ReadError::Damaged { cursor, source })
@@ -194,7 +194,7 @@ fn read(
     connection: &Connection,
     channel: ChannelId,
     from: ReadFrom,
-    bytes_max: usize,
+    max: ReadMax,
 ) -> Result<Vec<Entry>, Failure> {
     let (sql, place, descending) = match from {
         ReadFrom::After(Cursor(cursor)) => (AFTER, cursor, false),
@@ -206,7 +206,7 @@ fn read(
     let mut statement = connection.prepare_cached(sql)?;
     let mut rows = statement.query(params![channel.0, place])?;
     let mut entries = Vec::new();
-    let mut bytes_left = bytes_max;
+    let (mut bytes_left, mut messages) = (max.bytes, 0);
     while let Some(row) = rows.next()? {
         let entry = entry_of(channel, row)?;
         let bytes = entry.batch.encoded_bytes();
@@ -214,7 +214,11 @@ fn read(
             break;
         }
         bytes_left = bytes_left.saturating_sub(bytes);
+        messages += from.wanted_of(&entry.batch);
         entries.push(entry);
+        if messages >= max.messages {
+            break;
+        }
     }
     if descending {
         entries.reverse();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::{
-    engine::{Append, ReadFrom},
+    engine::{Append, ReadFrom, ReadMax},
     hub::{
         ConnectionKey, Ticket,
         directory::ChannelInfo,
@@ -96,12 +96,15 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    /// How many bytes of the log are wanted at once.
+    /// How much of the log is wanted at once.
     #[must_use]
-    pub const fn bytes_max(self) -> usize {
+    pub fn read_max(self) -> ReadMax {
         match self {
-            Self::Load => TAIL_BYTES_MAX,
-            Self::CatchUp | Self::Replay(_) | Self::History(..) => READ_BYTES_MAX,
+            Self::Load => TAIL_BYTES_MAX.into(),
+            Self::CatchUp | Self::Replay(_) => READ_BYTES_MAX.into(),
+            Self::History(_, _, page) => {
+                ReadMax { bytes: READ_BYTES_MAX, messages: page.limit.into() }
+            }
         }
     }
 }

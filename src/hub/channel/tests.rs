@@ -58,7 +58,7 @@ impl Bench {
                     self.channel.appended(answer, &mut effects);
                 }
                 Effect::Read(from, purpose) => {
-                    let answer = self.log.read(ID, from, purpose.bytes_max());
+                    let answer = self.log.read(ID, from, purpose.read_max());
                     self.channel.read_done(purpose, answer, &mut effects);
                 }
                 effect => self.done.push(effect),

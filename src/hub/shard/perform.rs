@@ -220,7 +220,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     fn read(self: &Rc<Self>, channel: ChannelId, from: ReadFrom, purpose: Purpose) {
         let shard = Rc::clone(self);
-        let answer = self.engine.read(channel, from, purpose.bytes_max());
+        let answer = self.engine.read(channel, from, purpose.read_max());
         spawn_local(async move {
             let answer: Result<Vec<Entry>, ReadError> = answer.await;
             if let Err(error) = &answer {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::{Bytes, BytesMut};
 use hubbub::{
     engine::{
-        Append, AppendError, Expect, ReadError, ReadFrom, Refusal, Table,
+        Append, AppendError, Expect, ReadError, ReadFrom, ReadMax, Refusal, Table,
         memory::{Fault, MemoryLog},
     },
     hub::{
@@ -420,7 +420,7 @@ impl Members {
                 let bytes = if purpose == Purpose::Load { usize::MAX } else { READ_BYTES };
                 let answer = match fails {
                     true => Err(ReadError::Busy),
-                    false => self.log.read(CHANNEL, from, bytes),
+                    false => self.log.read(CHANNEL, from, ReadMax { bytes, ..purpose.read_max() }),
                 };
                 self.act(node, |channel, effects| channel.read_done(purpose, answer, effects))
             }

@@ -102,7 +102,7 @@ impl Held {
                 self.act(|channel, effects| channel.appended(answer, effects));
             }
             Effect::Read(from, purpose) => {
-                let answer = self.log.read(ID, from, purpose.bytes_max());
+                let answer = self.log.read(ID, from, purpose.read_max());
                 self.act(|channel, effects| channel.read_done(purpose, answer, effects));
             }
             Effect::FindKeys(keys) => {
