@@ -13,6 +13,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, error::ErrorKind};
+use tokio::signal::unix::{SignalKind, signal};
 
 mod audit;
 mod capacity;
@@ -157,12 +158,14 @@ fn run(arguments: Arguments) -> Result<Verdict, Failure> {
                 Command::Draw(flags) => profile::run(&flags),
             }
         };
-        let mut terminate =
-            tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+        // Both before the run begins: a signal that comes before it is listened for ends this process
+        // alone, and leaves the others behind.
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
         // Dropping the run ends the server and unmounts the disk.
         tokio::select! {
             verdict = run => verdict,
-            _ = tokio::signal::ctrl_c() => Err(anyhow::anyhow!("interrupted").into()),
+            _ = interrupt.recv() => Err(anyhow::anyhow!("interrupted").into()),
             _ = terminate.recv() => Err(anyhow::anyhow!("terminated").into()),
         }
     })

@@ -190,7 +190,7 @@ async fn an_answer_of_another_kind_is_no_success() {
 
 #[tokio::test]
 async fn a_file_that_cannot_be_read_is_the_reason() {
-    let place = Place::new(Server::Dies(0));
+    let place = Place::new(Server::AnswersAtOnce(String::new()));
     let folder = place.home.path().to_str().unwrap().to_owned();
     let error = place.run(&["import", &folder]).await.unwrap_err();
     assert!(matches!(error, CliError::Transfer(TransferError::Read { .. })), "{error:?}");
