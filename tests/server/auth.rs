@@ -119,11 +119,12 @@ async fn a_token_in_the_address_is_refused() {
 
 #[tokio::test]
 async fn a_login_that_is_renewed_outlives_one_that_is_not() {
-    let server = TestServer::start().await;
-    let mut bystander = Bystander::join(&server).await;
-    // Tokens count in seconds, and a slow machine may need more than one to log in twice.
+    // Tokens count in seconds, and a slow machine may need more than one to log in twice. A server each
+    // time: one counts its connections.
     let mut seconds = 1;
-    let (mut renewed, mut forgotten) = loop {
+    let (server, mut bystander, mut renewed, mut forgotten) = loop {
+        let server = TestServer::start().await;
+        let bystander = Bystander::join(&server).await;
         let token = server.token_for("ada", Duration::from_secs(seconds));
         let mut peers = Vec::new();
         for _ in 0..2 {
@@ -134,7 +135,7 @@ async fn a_login_that_is_renewed_outlives_one_that_is_not() {
             }
         }
         if let Ok([renewed, forgotten]) = <[Peer; 2]>::try_from(peers) {
-            break (renewed, forgotten);
+            break (server, bystander, renewed, forgotten);
         }
         seconds *= 2;
     };
