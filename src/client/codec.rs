@@ -13,7 +13,7 @@ use crate::{
         settings::{Role, Settings},
     },
     wire::{
-        channels::{ChannelCommand, ChannelView, MemberView},
+        channels::{ChannelCommand, ChannelView, MemberView, PresenceView},
         proto::{self, client_envelope, reply, server_envelope},
         record::{role_of, settings_of},
     },
@@ -85,6 +85,9 @@ pub(super) enum Answer {
     ChannelDeleted,
     Member(MemberView),
     Members(Vec<MemberView>, Option<String>),
+    Presence(PresenceView),
+    TypingSent,
+    ReadMarker(Position),
 }
 
 /// A message that is durable.
@@ -193,10 +196,8 @@ pub(super) fn encode(id: u32, command: &Command) -> Bytes {
         }),
         Command::Subscribe { channel, since } => Wire::Subscribe(proto::Subscribe {
             channel: Some(proto::subscribe::Channel::ChannelName(channel)),
-            since: since.map(|position| proto::Position {
-                epoch: position.epoch.0,
-                sequence: position.sequence.0,
-            }),
+            since: since.map(proto::Position::from),
+            ephemeral: false,
         }),
         Command::Unsubscribe(channel) => {
             Wire::Unsubscribe(proto::Unsubscribe { channel_id: channel.0 })
@@ -229,7 +230,10 @@ pub(super) fn decode(frame: Bytes) -> Result<Event, ProtocolError> {
     let envelope =
         proto::ServerEnvelope::decode(frame).map_err(|_| ProtocolError::Undecodable)?.envelope;
     Ok(match envelope {
-        None => Event::Unknown,
+        // What is not subscribed to is not told.
+        None | Some(Envelope::Presence(_) | Envelope::Typing(_) | Envelope::ReadMarker(_)) => {
+            Event::Unknown
+        }
         Some(Envelope::Messages(messages)) => Event::Messages(run(messages)),
         Some(Envelope::Reply(proto::Reply { id, result })) => {
             Event::Reply { id, result: answer(id, result)? }
@@ -304,6 +308,11 @@ fn answer(
             let members = list.members.into_iter().map(channels::member).collect();
             Answer::Members(members, channels::next(list.next))
         }
+        reply::Result::Presence(presence) => Answer::Presence(channels::presence(presence)),
+        reply::Result::TypingSent(_) => Answer::TypingSent,
+        reply::Result::ReadMarker(marker) => {
+            Answer::ReadMarker(marker.position.unwrap_or_default().into())
+        }
     }))
 }
 
@@ -356,9 +365,7 @@ fn refusal(error: proto::Error) -> Refusal {
         number: u16::try_from(error.code).unwrap_or_default(),
         message: error.message,
         retry_after: Some(error.retry_after_ms).filter(|&ms| ms != 0).map(millis),
-        head: error
-            .head
-            .map(|head| Position { epoch: Epoch(head.epoch), sequence: Sequence(head.sequence) }),
+        head: error.head.map(Position::from),
     }
 }
 

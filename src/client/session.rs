@@ -112,6 +112,9 @@ enum Kind {
     DeleteChannel,
     Member,
     Members,
+    Presence,
+    Typing,
+    MarkRead,
     Subscribe(SubscriptionKey),
     Unsubscribe(ChannelId),
     Authenticate,
@@ -132,6 +135,9 @@ impl Kind {
             | ChannelCommand::RemoveMember(..) => Self::Member,
             ChannelCommand::Members(..) => Self::Members,
             ChannelCommand::FindUsers(_) => Self::Users,
+            ChannelCommand::Presence(_) => Self::Presence,
+            ChannelCommand::Typing(_) => Self::Typing,
+            ChannelCommand::MarkRead(..) => Self::MarkRead,
         }
     }
 
@@ -151,6 +157,9 @@ impl Kind {
                 | (Self::DeleteChannel, Answer::ChannelDeleted)
                 | (Self::Member, Answer::Member(_))
                 | (Self::Members, Answer::Members(..))
+                | (Self::Presence, Answer::Presence(_))
+                | (Self::Typing, Answer::TypingSent)
+                | (Self::MarkRead, Answer::ReadMarker(_))
                 | (Self::Subscribe(_), Answer::Subscribed { .. })
                 | (Self::Unsubscribe(_), Answer::Unsubscribed)
                 | (Self::Authenticate, Answer::Authenticated { .. })
@@ -506,7 +515,10 @@ impl<T> Session<T> {
                 | Kind::Channels
                 | Kind::DeleteChannel
                 | Kind::Member
-                | Kind::Members => {
+                | Kind::Members
+                | Kind::Presence
+                | Kind::Typing
+                | Kind::MarkRead => {
                     let at = now + pending.backoff.next(uniform, refusal.retry_after);
                     let in_time = pending.deadline().is_some_and(|deadline| at < deadline);
                     if refusal.again() && in_time {

@@ -126,6 +126,9 @@ impl<E: Engine> Desk<E> {
             }
             ChannelCommand::Members(channel, page) => self.members(user, &channel, page).await,
             ChannelCommand::FindUsers(name) => self.find_users(&name).await,
+            ChannelCommand::Presence(_)
+            | ChannelCommand::Typing(_)
+            | ChannelCommand::MarkRead(..) => Err(ErrorCode::UnknownCommand.into()),
         };
         done.unwrap_or_else(|Refused(code)| Reply::Refused(code.into()))
     }

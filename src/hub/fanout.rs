@@ -172,7 +172,10 @@ const fn may_be_compressed(reply: &Reply) -> bool {
         | Reply::Channels(..)
         | Reply::ChannelDeleted(_)
         | Reply::Member(_)
-        | Reply::Members(..) => false,
+        | Reply::Members(..)
+        | Reply::Presence(_)
+        | Reply::TypingSent(_)
+        | Reply::ReadMarker(..) => false,
     }
 }
 
@@ -347,6 +350,7 @@ mod tests {
             role: None,
             created_at_ms: 0,
             used: None,
+            read: None,
         };
         let channel = Reply::Channel(Box::new(view));
         assert_eq!(reply_frame(format, 1, &channel, never).saved_bytes, 0);

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     limits::{LISTED_DEFAULT, LISTED_MAX, USER_NAME_BYTES_MAX},
     log::{
-        place::{ChannelId, Sequence, UserId},
+        place::{ChannelId, Epoch, Position, Sequence, UserId},
         settings::{Posting, Quota, Role, Settings, Usage, Visibility, is_channel_name, is_topic},
     },
 };
@@ -44,6 +44,12 @@ pub enum ChannelCommand {
     Members(ChannelRef, ListPage),
     /// Learn who has a name.
     FindUsers(String),
+    /// Learn who is there.
+    Presence(ChannelRef),
+    /// Tell who is there that the user is writing.
+    Typing(ChannelRef),
+    /// Move the user's read marker forward.
+    MarkRead(ChannelRef, Position),
 }
 
 /// Which public channels are listed.
@@ -96,6 +102,54 @@ pub struct ChannelView {
     pub created_at_ms: u64,
     /// How much it has accepted, if it has a quota.
     pub used: Option<Usage>,
+    /// How far the user has read, in the list of memberships.
+    pub read: Option<ReadState>,
+}
+
+/// How much of a channel a member has read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ReadState {
+    /// Where the channel is now.
+    pub head: Position,
+    /// The last message that the user has read. Not beyond the head.
+    pub read: Sequence,
+}
+
+impl ReadState {
+    /// How many messages lie after what was read.
+    #[must_use]
+    pub const fn unread(&self) -> u64 {
+        self.head.sequence.0.saturating_sub(self.read.0)
+    }
+}
+
+/// Who is in a channel: the users with a subscription to it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PresenceView {
+    /// The channel.
+    pub channel: ChannelId,
+    /// How many users.
+    pub users: u32,
+    /// How many connections of theirs.
+    pub connections: u32,
+    /// Which users.
+    pub named: Named,
+}
+
+/// The users of a [`PresenceView`], by number.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Named {
+    /// All, ascending.
+    Everyone(Vec<UserId>),
+    /// What is another one than the time before.
+    Changes {
+        /// Who came, ascending.
+        joined: Vec<UserId>,
+        /// Who went, ascending.
+        left: Vec<UserId>,
+    },
+    /// None: they are too many.
+    TooMany,
 }
 
 /// A user in a channel.
@@ -175,6 +229,13 @@ pub(super) fn decode(command: Wire) -> Result<Result<ChannelCommand, ErrorCode>,
             Err(ErrorCode::BadRequest)
         }
         Wire::FindUsers(find) => Ok(ChannelCommand::FindUsers(find.name)),
+        Wire::GetPresence(mut get) => Ok(ChannelCommand::Presence(channel!(get, get_presence))),
+        Wire::SendTyping(mut send) => Ok(ChannelCommand::Typing(channel!(send, send_typing))),
+        Wire::MarkRead(mut mark) => {
+            let channel = channel!(mark, mark_read);
+            let position = mark.position.ok_or(ErrorCode::BadRequest);
+            position.map(|position| ChannelCommand::MarkRead(channel, position.into()))
+        }
         other => return Err(other),
     })
 }
@@ -239,7 +300,43 @@ pub(super) fn channel(view: &ChannelView) -> proto::Channel {
         role: role_number(view.role),
         created_at_ms: view.created_at_ms,
         used: view.used.map(|used| proto::Usage { messages: used.messages, bytes: used.bytes }),
+        head: view.read.map(|read| read.head.into()),
+        read_sequence: view.read.map_or(0, |read| read.read.0),
+        unread_count: view.read.map_or(0, |read| read.unread()),
     }
+}
+
+impl From<proto::Position> for Position {
+    fn from(position: proto::Position) -> Self {
+        Self { epoch: Epoch(position.epoch), sequence: Sequence(position.sequence) }
+    }
+}
+
+impl From<Position> for proto::Position {
+    fn from(position: Position) -> Self {
+        Self { epoch: position.epoch.0, sequence: position.sequence.0 }
+    }
+}
+
+pub(super) fn presence(view: &PresenceView) -> proto::Presence {
+    use proto::presence::{Changes, Everyone, Users};
+    let numbers = |users: &[UserId]| users.iter().map(|user| user.0).collect();
+    proto::Presence {
+        channel_id: view.channel.0,
+        user_count: view.users,
+        connection_count: view.connections,
+        users: match &view.named {
+            Named::Everyone(users) => Some(Users::Everyone(Everyone { user_ids: numbers(users) })),
+            Named::Changes { joined, left } => {
+                Some(Users::Changes(Changes { joined: numbers(joined), left: numbers(left) }))
+            }
+            Named::TooMany => None,
+        },
+    }
+}
+
+pub(super) fn read_marker(channel: ChannelId, position: Position) -> proto::ReadMarker {
+    proto::ReadMarker { channel_id: channel.0, position: Some(position.into()) }
 }
 
 pub(super) fn member(view: &MemberView) -> proto::Member {

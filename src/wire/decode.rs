@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     limits::{HISTORY_MESSAGES_DEFAULT, HISTORY_MESSAGES_MAX, USERS_PER_LOOKUP_MAX},
-    log::place::{ChannelId, ClientMessageId, Epoch, Position, Sequence, UserId},
+    log::place::{ChannelId, ClientMessageId, Position, Sequence, UserId},
 };
 
 /// One decoded envelope.
@@ -49,6 +49,8 @@ pub enum Command {
         channel: ChannelRef,
         /// After which place; absent: live only.
         since: Option<Position>,
+        /// Whether what is not in the log is told as well.
+        ephemeral: bool,
     },
     /// End delivery.
     Unsubscribe {
@@ -144,10 +146,8 @@ fn validate(command: client_envelope::Command) -> Result<Command, ErrorCode> {
                 Some(proto::subscribe::Channel::ChannelName(name)) => by_name(name)?,
                 None => return Err(ErrorCode::BadRequest),
             },
-            since: subscribe.since.map(|position| Position {
-                epoch: Epoch(position.epoch),
-                sequence: Sequence(position.sequence),
-            }),
+            since: subscribe.since.map(Position::from),
+            ephemeral: subscribe.ephemeral,
         }),
         Wire::Unsubscribe(unsubscribe) => {
             Ok(Command::Unsubscribe { channel: ChannelId(unsubscribe.channel_id) })
@@ -197,6 +197,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::log::place::Epoch;
 
     fn json(frame: &str) -> Result<Command, ErrorCode> {
         let request = decode(Encoding::Json, frame.as_bytes()).unwrap();
@@ -215,7 +216,7 @@ mod tests {
             r#"{"id":7,"subscribe":{"channelId":2,"since":{"epoch":1,"sequence":"40"}}}"#;
         let since = Some(Position { epoch: Epoch(1), sequence: Sequence(40) });
         let channel = ChannelRef::Id(ChannelId(2));
-        assert_eq!(json(subscribe), Ok(Command::Subscribe { channel, since }));
+        assert_eq!(json(subscribe), Ok(Command::Subscribe { channel, since, ephemeral: false }));
     }
 
     #[test]

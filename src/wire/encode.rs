@@ -11,7 +11,7 @@ use prost::{
 
 use super::{
     Encoding,
-    channels::{self, ChannelView, MemberView},
+    channels::{self, ChannelView, MemberView, PresenceView},
     code::ErrorCode,
     proto,
     stored::{self, StoredRecord},
@@ -167,6 +167,12 @@ pub enum Reply {
     Member(MemberView),
     /// A page of members, and where the next begins.
     Members(Vec<MemberView>, Option<String>),
+    /// Who is in a channel.
+    Presence(PresenceView),
+    /// Those who are there are told that the user is writing.
+    TypingSent(ChannelId),
+    /// How far the user has read.
+    ReadMarker(ChannelId, Position),
     /// A page of history.
     History {
         /// The channel.
@@ -259,6 +265,17 @@ pub enum Control {
         /// Why.
         refusal: Refusal,
     },
+    /// Who is in a channel.
+    Presence(PresenceView),
+    /// These users are writing.
+    Typing {
+        /// Where.
+        channel: ChannelId,
+        /// Who.
+        users: Vec<UserId>,
+    },
+    /// The user has read on.
+    ReadMarker(ChannelId, Position),
 }
 
 /// Writes the envelope of a reply.
@@ -317,6 +334,13 @@ pub fn reply(encoding: Encoding, id: u32, reply: &Reply, out: &mut impl BufMut) 
             members: list.iter().map(channels::member).collect(),
             next: next.clone().unwrap_or_default(),
         }),
+        Reply::Presence(view) => proto::reply::Result::Presence(channels::presence(view)),
+        Reply::TypingSent(channel) => {
+            proto::reply::Result::TypingSent(proto::TypingSent { channel_id: channel.0 })
+        }
+        Reply::ReadMarker(channel, position) => {
+            proto::reply::Result::ReadMarker(channels::read_marker(*channel, *position))
+        }
         Reply::History { channel, head, runs } => {
             proto::reply::Result::History(proto::HistoryPage {
                 channel_id: channel.0,
@@ -366,6 +390,14 @@ pub fn control(encoding: Encoding, control: &Control, out: &mut impl BufMut) {
                 channel_id: channel.0,
                 error: Some(error(refusal)),
             })
+        }
+        Control::Presence(view) => Envelope::Presence(channels::presence(view)),
+        Control::Typing { channel, users } => Envelope::Typing(proto::Typing {
+            channel_id: channel.0,
+            user_ids: users.iter().map(|user| user.0).collect(),
+        }),
+        Control::ReadMarker(channel, position) => {
+            Envelope::ReadMarker(channels::read_marker(*channel, *position))
         }
     };
     write(encoding, envelope, out);

@@ -191,7 +191,8 @@ async fn a_command_that_means_nothing_is_refused_and_the_connection_goes_on() {
         assert_eq!(code_of(peer.ask(command).await), ErrorCode::BadRequest);
     }
     let by_number = proto::subscribe::Channel::ChannelId(u32::MAX);
-    let command = Command::Subscribe(proto::Subscribe { channel: Some(by_number), since: None });
+    let command =
+        Command::Subscribe(proto::Subscribe { channel: Some(by_number), ..Default::default() });
     assert_eq!(code_of(peer.ask(command).await), ErrorCode::UnknownChannel);
     let nowhere = peer.subscribe("nowhere", None).await;
     assert_eq!(code_of(nowhere), ErrorCode::UnknownChannel);

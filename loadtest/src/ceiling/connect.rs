@@ -46,7 +46,7 @@ pub(super) fn connect(address: SocketAddr) -> Result<TcpStream> {
     read_envelope(&mut stream, |envelope| matches!(envelope, Envelope::Welcome(_)))?;
 
     let channel = Some(subscribe::Channel::ChannelName("sink".to_owned()));
-    let command = Some(Command::Subscribe(proto::Subscribe { channel, since: None }));
+    let command = Some(Command::Subscribe(proto::Subscribe { channel, ..Default::default() }));
     let subscribe = proto::ClientEnvelope { id: 1, command };
     out.clear();
     frame::write_frame(&mut out, Opcode::Binary, MASK, |out| {

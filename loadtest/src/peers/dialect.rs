@@ -132,7 +132,7 @@ impl Speaker {
         };
         let subscribe = || {
             let channel = Some(subscribe::Channel::ChannelName(CHANNEL.to_owned()));
-            (SUBSCRIBE, Command::Subscribe(proto::Subscribe { channel, since: None }))
+            (SUBSCRIBE, Command::Subscribe(proto::Subscribe { channel, ..Default::default() }))
         };
         let (id, command) = match envelope.envelope {
             Some(Envelope::Welcome(_)) if user == 0 => {

@@ -133,6 +133,7 @@ mod tests {
             role: Some(Role::Owner),
             created_at_ms: 1_700_000_000_123,
             used: Some(Usage { messages: 3, bytes: 1_024 }),
+            read: None,
         }
     }
 
@@ -164,6 +165,7 @@ mod tests {
             role: None,
             created_at_ms: 0,
             used: None,
+            read: None,
         };
         let text = table([&lobby, &ops()].map(row).into());
         let expected = "lobby  12 members\n\

@@ -6,7 +6,9 @@ use crate::{
         settings::{Quota, Usage},
     },
     wire::{
-        channels::{ChannelCommand, ChannelView, ListPage, MemberView},
+        channels::{
+            ChannelCommand, ChannelView, ListPage, MemberView, Named, PresenceView, ReadState,
+        },
         decode::ChannelRef,
         proto::{self, client_envelope::Command as Wire},
         record::{
@@ -77,6 +79,16 @@ pub(super) fn encode(command: ChannelCommand) -> Wire {
             Wire::ListMembers(proto::ListMembers { channel, after, limit })
         }
         ChannelCommand::FindUsers(name) => Wire::FindUsers(proto::FindUsers { name }),
+        ChannelCommand::Presence(channel) => {
+            Wire::GetPresence(proto::GetPresence { channel: of!(channel, get_presence) })
+        }
+        ChannelCommand::Typing(channel) => {
+            Wire::SendTyping(proto::SendTyping { channel: of!(channel, send_typing) })
+        }
+        ChannelCommand::MarkRead(channel, position) => Wire::MarkRead(proto::MarkRead {
+            channel: of!(channel, mark_read),
+            position: Some(position.into()),
+        }),
     }
 }
 
@@ -100,6 +112,9 @@ pub(super) fn channel(channel: proto::Channel) -> ChannelView {
         role: role_of(channel.role),
         created_at_ms: channel.created_at_ms,
         used: channel.used.map(|used| Usage { messages: used.messages, bytes: used.bytes }),
+        read: channel
+            .head
+            .map(|head| ReadState { head: head.into(), read: Sequence(channel.read_sequence) }),
     }
 }
 
@@ -111,6 +126,24 @@ pub(super) fn member(member: proto::Member) -> MemberView {
         name: member.name,
         role: role_of(member.role),
         sequence: Sequence(member.sequence),
+    }
+}
+
+/// Who is in a channel, as the server says.
+pub(super) fn presence(presence: proto::Presence) -> PresenceView {
+    use proto::presence::Users;
+    let users = |numbers: Vec<u32>| numbers.into_iter().map(UserId).collect();
+    PresenceView {
+        channel: ChannelId(presence.channel_id),
+        users: presence.user_count,
+        connections: presence.connection_count,
+        named: match presence.users {
+            Some(Users::Everyone(everyone)) => Named::Everyone(users(everyone.user_ids)),
+            Some(Users::Changes(changes)) => {
+                Named::Changes { joined: users(changes.joined), left: users(changes.left) }
+            }
+            None => Named::TooMany,
+        },
     }
 }
 

@@ -223,6 +223,7 @@ impl Channel {
                     role,
                     created_at_ms: 0,
                     used: None,
+                    read: None,
                 })))
             }
             Changed::Deleted => Reply::ChannelDeleted(self.id),

@@ -112,6 +112,7 @@ impl ChannelRecord {
             role,
             created_at_ms: self.created_at_ms,
             used: (!self.quota.is_none()).then_some(self.usage),
+            read: None,
         }
     }
 

@@ -444,6 +444,7 @@ pub(crate) fn subscribe(channel: &str, since: Option<Position>) -> Command {
     Command::Subscribe(proto::Subscribe {
         channel: Some(proto::subscribe::Channel::ChannelName(channel.to_owned())),
         since,
+        ephemeral: false,
     })
 }
 

@@ -59,8 +59,16 @@ impl User {
                 let code = ended.error.map_or(0, |error| error.code);
                 self.end(&format!("its subscription ended: {code} {}", name(code)), world);
             }
-            // A lagging connection is told so; what is unknown is of a later version.
-            Some(Envelope::Lagging(_) | Envelope::Messages(_)) | None => {}
+            // A lagging connection is told so; nobody asked for what is not in the log; what is unknown is
+            // of a later version.
+            Some(
+                Envelope::Lagging(_)
+                | Envelope::Messages(_)
+                | Envelope::Presence(_)
+                | Envelope::Typing(_)
+                | Envelope::ReadMarker(_),
+            )
+            | None => {}
         }
     }
 
@@ -97,7 +105,7 @@ impl User {
             }
             id => proto::subscribe::Channel::ChannelId(id),
         };
-        let subscribe = proto::Subscribe { channel: Some(channel), since };
+        let subscribe = proto::Subscribe { channel: Some(channel), since, ephemeral: false };
         let command = client_envelope::Command::Subscribe(subscribe);
         self.ask(Command::Subscribe(index), command, world);
     }

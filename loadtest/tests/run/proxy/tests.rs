@@ -75,7 +75,8 @@ impl Peer {
 
     async fn subscribe(&mut self, channel: &str) {
         let channel = Some(subscribe::Channel::ChannelName(channel.to_owned()));
-        let subscribed = self.ask(Command::Subscribe(Subscribe { channel, since: None })).await;
+        let subscribed =
+            self.ask(Command::Subscribe(Subscribe { channel, ..Default::default() })).await;
         assert!(matches!(subscribed, reply::Result::Subscribed(_)), "{subscribed:?}");
     }
 
