@@ -4,7 +4,10 @@
 //! log's entries. What changes something is asked of the shard that owns the channel, which decides on
 //! it in the order of the log.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tokio::time::timeout;
 
@@ -12,6 +15,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Hub, WeakHub,
+    allowance::Allowance,
     calls::Wanted,
     directory::{
         ChannelInfo, Directory, DirectoryError,
@@ -23,7 +27,7 @@ use super::{
 use crate::{
     clock,
     engine::{Engine, Table},
-    limits::{DELETION_PAUSE, LIST_SCAN_MAX, RENAME_TIMEOUT, SCAN_STEP},
+    limits::{DELETION_PAUSE, LIST_SCAN_MAX, Limits, RENAME_TIMEOUT, SCAN_STEP},
     log::{
         place::{ChannelId, ClientMessageId, Sequence, UserId},
         settings::{Role, Settings, Visibility},
@@ -32,7 +36,7 @@ use crate::{
         channels::{ChannelCommand, ChannelFilter, ListPage, MemberView, Update},
         code::ErrorCode,
         decode::{ChannelRef, Page},
-        encode::Reply,
+        encode::{Refusal, Reply},
     },
 };
 
@@ -43,6 +47,8 @@ pub struct Desk<E> {
     directory: Arc<Directory<E>>,
     hub: WeakHub,
     cursors: ListCursors,
+    /// What is left to each user of commands that cost no place in a log.
+    allowance: std::sync::Mutex<Allowance>,
     /// Held by who makes a webhook.
     pub(super) webhooks: Mutex<()>,
 }
@@ -86,7 +92,15 @@ impl<E: Engine> Desk<E> {
         hub: &Hub,
         cursors: ListCursors,
     ) -> Self {
-        Self { engine, directory, hub: hub.downgrade(), cursors, webhooks: Mutex::default() }
+        let allowance = std::sync::Mutex::new(Allowance::new(&Limits::default()));
+        let (hub, webhooks) = (hub.downgrade(), Mutex::default());
+        Self { engine, directory, hub, cursors, allowance, webhooks }
+    }
+
+    /// The same, where these limits hold.
+    #[must_use]
+    pub fn limited(self, limits: &Limits) -> Self {
+        Self { allowance: std::sync::Mutex::new(Allowance::new(limits)), ..self }
     }
 
     /// The names.
@@ -126,9 +140,13 @@ impl<E: Engine> Desk<E> {
             }
             ChannelCommand::Members(channel, page) => self.members(user, &channel, page).await,
             ChannelCommand::FindUsers(name) => self.find_users(&name).await,
-            ChannelCommand::Presence(_)
-            | ChannelCommand::Typing(_)
-            | ChannelCommand::MarkRead(..) => Err(ErrorCode::UnknownCommand.into()),
+            ChannelCommand::Presence(channel) => {
+                self.ephemeral(user, &channel, Wanted::Presence(user)).await
+            }
+            ChannelCommand::Typing(channel) => {
+                self.ephemeral(user, &channel, Wanted::Typing(user)).await
+            }
+            ChannelCommand::MarkRead(..) => Err(ErrorCode::UnknownCommand.into()),
         };
         done.unwrap_or_else(|Refused(code)| Reply::Refused(code.into()))
     }
@@ -320,6 +338,26 @@ impl<E: Engine> Desk<E> {
     ) -> Result<Reply, Refused> {
         let channel = self.directory.channel_for(user, channel).await?;
         Ok(self.call(channel, Wanted::Change(user, change)).await)
+    }
+
+    /// Takes one command out of the user's allowance.
+    fn spend(&self, user: UserId) -> Result<(), Refusal> {
+        // Nothing that can panic is done with it.
+        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        allowance.take(user, Instant::now())
+    }
+
+    async fn ephemeral(
+        &self,
+        user: UserId,
+        channel: &ChannelRef,
+        wanted: Wanted,
+    ) -> Result<Reply, Refused> {
+        if let Err(refusal) = self.spend(user) {
+            return Ok(Reply::Refused(refusal));
+        }
+        let channel = self.directory.channel_for(user, channel).await?;
+        Ok(self.call(channel, wanted).await)
     }
 
     fn opened(&self, list: &str, after: Option<&str>) -> Result<Option<String>, Refused> {
