@@ -403,10 +403,10 @@ async fn the_others_are_told_who_is_writing() {
     }
     heard.sort_unstable();
     assert_eq!(heard, [ada, eve, outsider.number]);
-    for of_ada in 0..2 {
+    for of_ada in &mut guests[..2] {
         let mut heard = Vec::new();
         while heard.len() < 2 {
-            heard.extend(guests[of_ada].typing().await);
+            heard.extend(of_ada.typing().await);
         }
         heard.sort_unstable();
         assert_eq!(heard, [eve, outsider.number], "on no connection of her own");
