@@ -241,6 +241,9 @@ pub const BANS_PER_PAGE_MAX: usize = 1_000;
 /// Tries to write a ban while others write it. Beyond it: `busy`.
 pub const BAN_ATTEMPTS_MAX: usize = 8;
 
+/// Cookies of sessions that one sign-out ends. A browser has one, unless a neighbour under the same domain
+/// made it another. Beyond it: they are left.
+pub const SESSION_COOKIES_MAX: usize = 4;
 /// Bytes of an access token. Beyond it: `invalid_token`, unread.
 pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of a key's id. A key with a longer one is not taken from its document.

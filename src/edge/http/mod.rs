@@ -23,6 +23,7 @@ pub mod openapi;
 pub mod password;
 pub mod problem;
 pub mod revocations;
+pub mod session;
 pub mod site;
 pub mod token;
 pub mod transfer;
@@ -93,6 +94,12 @@ impl AuthApi {
     fn client(&self, request: &Request) -> IpAddr {
         address::client(request, &self.live.now().settings.trusted_proxies)
     }
+
+    /// Whether the client spoke HTTPS, to us or to a trusted proxy.
+    fn is_secure(&self, request: &Request) -> bool {
+        let present = self.live.now();
+        present.tls.is_some() || address::came_by_https(request, &present.settings.trusted_proxies)
+    }
 }
 
 /// Everything on the public port of a hub. One whose accounts are elsewhere has no addresses for
@@ -148,6 +155,10 @@ fn accounts_and_tokens(api: &AuthApi) -> Routes {
         .with(accounts::__path_create, accounts::create, api, accounts::REFUSALS)
         .with(token::__path_issue, token::issue, api, token::REFUSALS)
         .with(token::__path_revoke, token::revoke, api, token::REVOKE_REFUSALS)
+        .with(session::__path_describe, session::describe, api, session::REFUSALS_OF_ALL)
+        .with(session::__path_open, session::open, api, session::REFUSALS)
+        .with(session::__path_renew, session::renew, api, session::RENEW_REFUSALS)
+        .with(session::__path_close, session::close, api, session::CLOSE_REFUSALS)
         .with(password::__path_change, password::change, api, password::REFUSALS)
         .with(me::__path_me, me::me, api, me::REFUSALS)
         .with(keys::__path_jwks, keys::jwks, api, &[])

@@ -30,6 +30,7 @@ mod document;
 mod explorer;
 mod heads;
 mod passwords;
+mod sessions;
 mod tokens;
 
 const FORM: &str = "application/x-www-form-urlencoded";
