@@ -419,6 +419,8 @@ pub const TOKEN_LEEWAY: Duration = Duration::from_secs(60);
 
 /// Header lines in the head of an HTTP request. Beyond it: 431.
 pub const REQUEST_HEADERS_MAX: usize = 100;
+/// Bytes of a host that is named in the policy of the page, as of DNS with a port. A longer one is left out.
+pub const HOST_BYTES_MAX: usize = 253 + ":65535".len();
 /// From the head of an HTTP request to the end of its body. Beyond it: 408.
 pub const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Age at which an HTTP connection, not a WebSocket, is asked to end. Bounds readers that take no

@@ -1,14 +1,16 @@
-//! A page's session, from the sign-in to the WebSocket and back.
+//! The page and its session, from the sign-in to the WebSocket and back.
 
 use hubbub::{
     engine::Engine,
     wire::{Encoding, code::CloseCode},
 };
 use serde_json::json;
+use tokio::io::AsyncWriteExt as _;
 
 use crate::harness::{
     Answer, Api, Bystander, Heard, JSON, LOBBY, Peer, Socket, TestServer, bearer, get, handshake,
 };
+use crate::tls::{self, Files};
 
 const SESSION: &str = "/v1/session";
 const RENEW: &str = "/v1/session/renew";
@@ -127,4 +129,53 @@ async fn a_hub_without_accounts_has_no_sessions() {
     let (status, body) = get(hub.address(), SESSION).await;
     assert_eq!(status, 404, "{body}");
     assert!(body.contains("not_found"), "{body}");
+}
+
+/// Everything that is answered to one request over TLS.
+async fn over_tls<E: Engine>(files: &Files, server: &TestServer<E>, request: &str) -> String {
+    let mut stream = files.connect(server.address()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    tls::rest(&mut stream).await
+}
+
+#[tokio::test]
+async fn over_tls_the_cookie_is_secure_and_the_page_connects_by_wss() {
+    let files = Files::issue();
+    let server = tls::start(&files, |_| {}).await;
+    server.session("ada").await;
+    let head = "HTTP/1.1\r\nHost: hubbub.test\r\nConnection: close\r\n";
+    let page = format!("GET / {head}Accept: text/html\r\n\r\n");
+    let page = over_tls(&files, &server, &page).await;
+    assert!(page.contains("connect-src 'self' wss://hubbub.test\r\n"), "{page}");
+
+    let body = r#"{"username":"ada","password":"correct horse battery"}"#;
+    let sign_in = |origin: &str| {
+        let length = body.len();
+        format!(
+            "POST {SESSION} {head}{JSON}Origin: {origin}\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    };
+    let opened = over_tls(&files, &server, &sign_in("https://hubbub.test")).await;
+    assert!(opened.starts_with("HTTP/1.1 200 "), "{opened}");
+    assert!(
+        opened.contains("; HttpOnly; SameSite=Strict; Max-Age=2592000; Secure\r\n"),
+        "{opened}"
+    );
+    let refused = over_tls(&files, &server, &sign_in("http://hubbub.test")).await;
+    assert!(refused.starts_with("HTTP/1.1 403 "), "another scheme is another origin: {refused}");
+}
+
+#[tokio::test]
+async fn the_page_is_at_the_root_of_a_server_with_accounts_and_nowhere_else() {
+    let server = TestServer::start().await;
+    let hub = TestServer::hub_of(&server).await;
+    for (address, has_page) in [(server.address(), true), (hub.address(), false)] {
+        let api = Api::nobody(address);
+        let root = api.ask("GET", "/", "Accept: text/html\r\n", None).await;
+        assert_eq!(root.text.starts_with("<!doctype html>"), has_page, "{}", root.text);
+        let (status, _) = get(address, "/app.js").await;
+        assert_eq!(status == 200, has_page);
+        let (_, words) = get(address, "/").await;
+        assert!(words.starts_with("This is "), "{words}");
+    }
 }

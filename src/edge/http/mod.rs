@@ -9,6 +9,7 @@ use crate::{auth::Auth, engine::Engine, limits::Limits, wire::code::ErrorCode};
 
 pub mod accounts;
 pub mod admin;
+mod asset;
 pub mod bearer;
 pub mod body;
 pub mod channels;
@@ -20,6 +21,7 @@ pub mod me;
 pub mod members;
 pub mod messages;
 pub mod openapi;
+mod page;
 pub mod password;
 pub mod problem;
 pub mod revocations;
@@ -36,10 +38,11 @@ use openapi::Routes;
 use problem::Problem;
 use site::Site;
 
-/// What `/` answers until the page exists.
+/// What `/` answers to who does not ask for a page.
 const WELCOME: &str = "This is hubbub, a realtime chat server.\n\
     WebSocket: /v1/ws    Accounts: POST /v1/accounts    Tokens: POST /v1/token\n\
-    Channels: /v1/channels    The HTTP API, to be tried out in a browser: /docs\n";
+    Channels: /v1/channels    The HTTP API, to be tried out in a browser: /docs\n\
+    The page to chat on: this address, in a browser\n";
 
 /// The same where there are no accounts.
 const WELCOME_TO_HUB: &str = "This is a hub of hubbub, a realtime chat server.\n\
@@ -106,12 +109,12 @@ impl AuthApi {
 /// them.
 pub fn public<E: Engine>(edge: Edge<E>) -> Site {
     let mut routes = checks("hubbub", &edge.health);
-    let (welcome, login) = if edge.auth.is_some() {
-        (WELCOME, ABOUT_LOGIN)
-    } else {
-        (WELCOME_TO_HUB, ABOUT_LOGIN_ELSEWHERE)
+    let api = edge.auth_api();
+    let (root, login) = match &api {
+        Some(api) => (page::router(api, WELCOME), ABOUT_LOGIN),
+        None => (welcome(WELCOME_TO_HUB), ABOUT_LOGIN_ELSEWHERE),
     };
-    if let Some(api) = &edge.auth_api() {
+    if let Some(api) = &api {
         routes = routes.and(accounts_and_tokens(api));
     }
     let chat = ChatApi::new(&edge.desk, &edge.login, &edge.limits);
@@ -124,19 +127,24 @@ pub fn public<E: Engine>(edge: Edge<E>) -> Site {
         &edge,
         WEBSOCKET_REFUSALS,
     );
-    public_pages(routes, welcome, login).with(posts)
+    public_pages(routes, root, login).with(posts)
 }
 
 /// Everything on the public port of an auth service that stands alone.
 pub fn auth(api: &AuthApi, health: &Health) -> Site {
     let routes = checks("hubbub auth", health).and(accounts_and_tokens(api));
-    public_pages(routes, WELCOME_TO_AUTH, ABOUT_LOGIN)
+    public_pages(routes, welcome(WELCOME_TO_AUTH), ABOUT_LOGIN)
 }
 
 /// What people find on a public port, beside the addresses of programs.
-fn public_pages(routes: Routes, welcome: &'static str, login: &str) -> Site {
+fn public_pages(routes: Routes, root: Router, login: &str) -> Site {
     let routes = routes.described(&format!("{ABOUT}\n\n{login}"), ABOUT_TOKEN);
-    finish(routes.into_router().route("/", get(async move || welcome)).merge(explorer::router()))
+    finish(routes.into_router().merge(root).merge(explorer::router()))
+}
+
+/// A few words at `/`, where there is no page.
+fn welcome(words: &'static str) -> Router {
+    Router::new().route("/", get(async move || words))
 }
 
 /// How the process feels.
