@@ -31,8 +31,8 @@ use utoipa::{
 };
 
 use super::{
-    accounts, admin, channels, keys, me, members, messages, password, presence, problem, token,
-    transfer, users, webhooks,
+    accounts, admin, channels, keys, me, members, messages, password, presence, problem, session,
+    token, transfer, users, webhooks,
 };
 use crate::{auth::revocation, metrics::Metrics, wire::code::ErrorCode};
 
@@ -95,6 +95,10 @@ const TAGS: &[(&str, &str)] = &[
     revocation::Page,
     revocation::Revocation,
     revocation::Revoked,
+    session::Credentials,
+    session::Opened,
+    session::SignIn,
+    session::SignUp,
     token::Grant,
     token::Granted,
     token::Unwanted,
