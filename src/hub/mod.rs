@@ -49,6 +49,7 @@ pub mod fanout;
 pub mod list_cursor;
 pub mod outbox;
 pub mod port;
+mod read_markers;
 pub mod revocations;
 pub mod revoked;
 pub mod rights;

@@ -520,7 +520,8 @@ fn refused(ticket: Ticket, code: ErrorCode) -> Effect {
     Effect::Reply(ticket, Reply::Refused(code.into()))
 }
 
-const fn read_code(error: &ReadError) -> ErrorCode {
+/// The code of a read that failed.
+pub(super) const fn read_code(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::Busy => ErrorCode::Busy,
         ReadError::StorageUnavailable => ErrorCode::StorageUnavailable,
