@@ -18,6 +18,7 @@ mod idempotency;
 mod members;
 mod private;
 mod quota;
+mod read_markers;
 
 mod api_document;
 mod channels_http;

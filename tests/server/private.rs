@@ -8,8 +8,8 @@ use crate::{
     harness::{
         Peer, TestServer,
         channels::{
-            change, delete, get_channel, join, leave, list_members, open, private, remove_member,
-            set_member,
+            change, delete, get_channel, join, leave, list_members, mark_read, open, private,
+            remove_member, set_member,
         },
         history, position, publish, subscribe, within,
     },
@@ -38,6 +38,7 @@ fn commands(channel: &str, user: u32) -> Vec<Command> {
         remove_member(channel, user),
         Command::UpdateChannel(topic),
         Command::UpdateChannel(name),
+        mark_read(channel, 1, 0),
         delete(channel),
     ]
 }

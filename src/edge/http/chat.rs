@@ -19,7 +19,7 @@ use super::{
     channels, members, messages,
     openapi::Routes,
     problem::Problem,
-    transfer, users, webhooks,
+    read, transfer, users, webhooks,
 };
 use crate::{
     connection::login::{Login, LoginError},
@@ -121,6 +121,7 @@ pub fn routes<E: Engine>(api: &Chat<E>) -> Routes {
         .with(members::__path_leave, members::leave::<E>, api, members::REFUSALS)
         .with(members::__path_set, members::set::<E>, api, members::REFUSALS)
         .with(members::__path_remove, members::remove::<E>, api, members::REFUSALS)
+        .with(read::__path_mark, read::mark::<E>, api, read::REFUSALS)
         .with(messages::__path_post, messages::post::<E>, api, messages::POST_REFUSALS)
         .with(messages::__path_read, messages::read::<E>, api, messages::READ_REFUSALS)
         .with(webhooks::__path_make, webhooks::make::<E>, api, webhooks::MAKE_REFUSALS)

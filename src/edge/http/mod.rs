@@ -22,6 +22,7 @@ pub mod messages;
 pub mod openapi;
 pub mod password;
 pub mod problem;
+pub mod read;
 pub mod revocations;
 pub mod site;
 pub mod token;
