@@ -10,6 +10,7 @@
 //! Commit, then fan-out, then reply: nothing reaches a subscriber or a history reader before it is
 //! durable, and an acknowledged message is never lost.
 
+pub mod buckets;
 pub mod clock;
 pub mod config;
 pub mod limits;

@@ -161,6 +161,14 @@ pub const USERS_PER_LOOKUP_MAX: usize = 200;
 /// Members of one channel. Beyond it: `too_many`. The channel holds them in memory while it is used,
 /// if it is for members only.
 pub const MEMBERS_MAX: usize = 100_000;
+/// Commands about what is not in the log, and read markers, of one user in a second, through all
+/// connections and over HTTP together. Beyond it, and [`EPHEMERAL_BURST`]: `rate_limited`.
+pub const EPHEMERAL_PER_SECOND: f64 = 5.0;
+/// How many of these a user who has been quiet may give at once.
+pub const EPHEMERAL_BURST: u32 = 20;
+/// Users whose commands of late are counted for that. Beyond it who was quiet for longest begins anew:
+/// at most 16 MiB.
+pub const ALLOWANCES_MAX: usize = 65_536;
 /// Channels or members in one page of a list.
 pub const LISTED_MAX: u32 = 200;
 /// Channels or members in a page of a list when the client names no number.

@@ -38,6 +38,7 @@ const BESIDE: &[(&str, &[&str])] = &[
     ("limits", &[]),
     ("clock", &[]),
     ("priority", &[]),
+    ("buckets", &["limits"]),
     // They count and close by code: the codes are words of the contract, and know nobody.
     ("metrics", &["limits", "wire::code"]),
     ("websocket", &["limits", "wire::code"]),
@@ -48,7 +49,8 @@ const BESIDE: &[(&str, &[&str])] = &[
 ];
 
 /// Which modules every layer may use.
-const FOR_ALL: &[&str] = &["limits", "clock", "priority", "metrics", "websocket", "config"];
+const FOR_ALL: &[&str] =
+    &["limits", "clock", "priority", "buckets", "metrics", "websocket", "config"];
 
 /// Names that only some may say: the name, who may, why the others may not.
 const ONLY: &[(&str, &[&str], &str)] = &[
@@ -75,6 +77,7 @@ const TUNGSTENITE_WHY: &str = "frames are known to `websocket` and its users onl
 /// Modules without tokio, clock, randomness, environment or I/O: time, ids and outboxes are their
 /// arguments, results are values.
 const PURE: &[&str] = &[
+    "hub::allowance",
     "hub::channel",
     "hub::cork",
     "hub::revoked",
@@ -91,7 +94,7 @@ const PURE: &[&str] = &[
     "transfer::record",
     "websocket",
     "wire",
-    "auth::buckets",
+    "buckets",
     "auth::common_passwords",
     "auth::password",
     "auth::token",

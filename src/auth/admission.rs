@@ -15,12 +15,11 @@ use std::{
 
 use thiserror::Error;
 
-use super::{
-    Settings, Username,
+use super::{Settings, Username, store::AccountId};
+use crate::{
     buckets::{AccountKey, AccountKeys, AddressPrefix, Buckets, Rate},
-    store::AccountId,
+    limits,
 };
-use crate::limits;
 
 /// Whose wrong passwords are counted together.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

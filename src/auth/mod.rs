@@ -20,7 +20,6 @@ use thiserror::Error;
 use crate::limits;
 
 pub mod admission;
-pub mod buckets;
 pub mod calibrate;
 pub mod common_passwords;
 pub mod errors;

@@ -296,7 +296,9 @@ impl<E: Engine> Dialogue<E> {
             Command::Publish { client_message_id, body, .. } => {
                 shard.publish(port, Publish { id, user, client_message_id, body }, channel);
             }
-            Command::Subscribe { since, .. } => shard.subscribe(port, id, user, channel, since),
+            Command::Subscribe { since, ephemeral, .. } => {
+                shard.subscribe(port, id, user, channel, since, ephemeral);
+            }
             Command::History { page, .. } => shard.history(port, id, user, channel, page),
             command => unreachable!("{command:?} names no channel"),
         }

@@ -21,12 +21,15 @@ use std::mem;
 use tokio::sync::mpsc::{self, OwnedPermit, error::TrySendError};
 
 use super::{
-    ConnectionKey, Format, ShardId, Ticket, channel::Effect, directory::ChannelInfo,
-    fanout::Delivery, sequencer::Draft,
+    ConnectionKey, ShardId, Ticket,
+    channel::{Effect, Subscribe},
+    directory::ChannelInfo,
+    fanout::Delivery,
+    sequencer::Draft,
 };
 use crate::{
     limits::{ASKS_ABROAD_MAX, CROSSING_BYTES_MAX, CROSSINGS_MAX},
-    log::place::{ChannelId, Position, UserId},
+    log::place::{ChannelId, UserId},
     wire::{decode::Page, encode::Reply},
 };
 
@@ -37,7 +40,7 @@ pub enum Ask {
     /// Put this into the channel.
     Publish(ChannelInfo, Draft),
     /// Start delivery.
-    Subscribe(ChannelInfo, Ticket, Format, UserId, Option<Position>),
+    Subscribe(ChannelInfo, Subscribe),
     /// End delivery.
     Unsubscribe(ChannelId, Ticket),
     /// Read a page.

@@ -37,6 +37,7 @@ use crate::{
     wire::{Encoding, code::ErrorCode, encode::Reply},
 };
 
+pub mod allowance;
 pub mod bans;
 pub mod calls;
 pub mod channel;

@@ -10,7 +10,7 @@ use hubbub::{
     },
     hub::{
         Asked, ConnectionKey, Format, ShardId, Ticket,
-        channel::{Channel, Effect, Purpose},
+        channel::{Channel, Effect, Purpose, Subscribe},
         directory::ChannelInfo,
         fanout::{Delivery, Subscriber},
         rights::Author,
@@ -319,7 +319,8 @@ impl World {
         let ticket = Ticket { connection: *connection, id, asked: Asked::Subscribe };
         let (node, user) = (*node, user(client));
         self.act(node, |channel, effects| {
-            channel.subscribe(ticket, Format::plain(Encoding::Proto), user, since, effects);
+            let format = Format::plain(Encoding::Proto);
+            channel.subscribe(Subscribe { ticket, format, user, since, ephemeral: false }, effects);
         })
     }
 

@@ -85,7 +85,7 @@ impl Rig {
     async fn subscribers(&self) -> Vec<End> {
         let mut ends: Vec<_> = (0..SUBSCRIBERS).map(|_| self.connect()).collect();
         for end in &ends {
-            self.shard.subscribe(&end.port, 1, UserId(1), &self.channel, None);
+            self.shard.subscribe(&end.port, 1, UserId(1), &self.channel, None, false);
         }
         others_run().await;
         let mut ports = Vec::new();

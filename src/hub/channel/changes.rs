@@ -186,9 +186,9 @@ impl Channel {
                     let outsiders: HashSet<_> = self
                         .live
                         .values()
-                        .chain(self.replays.values().map(|replay| &replay.user))
-                        .filter(|user| self.may_read(**user).is_err())
-                        .copied()
+                        .chain(self.replays.values().map(|replay| &replay.who))
+                        .map(|who| who.user)
+                        .filter(|user| self.may_read(*user).is_err())
                         .collect();
                     let is_outside = |user| outsiders.contains(&user);
                     self.end_subscriptions(ErrorCode::NotAMember, is_outside, effects);

@@ -16,10 +16,16 @@
 
 use std::{collections::HashMap, mem, sync::Arc};
 
-pub use self::effect::{Effect, Purpose};
-use self::{changes::KnownRights, subscriptions::Replay};
+use self::{
+    changes::KnownRights,
+    subscriptions::{Replay, Who},
+};
+pub use self::{
+    effect::{Effect, Purpose},
+    subscriptions::Subscribe,
+};
 use super::{
-    ConnectionKey, Format, Ticket,
+    ConnectionKey, Ticket,
     directory::ChannelInfo,
     fanout::Delivery,
     rights::{Author, Judge, Rights},
@@ -29,7 +35,7 @@ use crate::{
     engine::{AppendError, Caps, MessageKey, ReadError, ReadFrom, Refusal},
     log::{
         batch::Entry,
-        place::{BatchId, ChannelId, ClientMessageId, Cursor, Head, Position, Sequence, UserId},
+        place::{BatchId, ChannelId, ClientMessageId, Cursor, Head, Sequence, UserId},
         settings::Access,
         tail::Tail,
     },
@@ -59,7 +65,7 @@ pub struct Channel {
     tail: Tail<Delivery>,
     /// The live subscribers, and who they are. Their outboxes, and the list that is walked, are with
     /// their shards.
-    live: HashMap<ConnectionKey, UserId>,
+    live: HashMap<ConnectionKey, Who>,
     replays: HashMap<ConnectionKey, Replay>,
     sequencer: Sequencer,
     /// What waits for the head to be known or to be current, at most
@@ -105,7 +111,7 @@ impl State {
 
 #[derive(Debug)]
 enum Waiting {
-    Subscribe(Ticket, Format, UserId, Option<Position>),
+    Subscribe(Subscribe),
     History(Ticket, UserId, Page),
 }
 
@@ -420,9 +426,7 @@ impl Channel {
         }
         for waiting in mem::take(&mut self.waiting) {
             match waiting {
-                Waiting::Subscribe(ticket, format, user, since) => {
-                    self.subscribe_now(ticket, format, user, since, true, effects);
-                }
+                Waiting::Subscribe(wanted) => self.subscribe_now(wanted, true, effects),
                 Waiting::History(ticket, user, page) => {
                     self.history_now(ticket, user, page, effects);
                 }
@@ -483,7 +487,7 @@ impl Channel {
     fn refuse_all(&mut self, code: ErrorCode, effects: &mut Vec<Effect>) {
         for waiting in mem::take(&mut self.waiting) {
             match waiting {
-                Waiting::Subscribe(ticket, ..) => {
+                Waiting::Subscribe(Subscribe { ticket, .. }) => {
                     effects.push(refused(ticket, code));
                     effects.push(Effect::Ended(ticket.connection));
                 }

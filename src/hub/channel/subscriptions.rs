@@ -24,11 +24,34 @@ use crate::{
     },
 };
 
+/// What a connection asks for that wants to receive a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Subscribe {
+    /// Which connection.
+    pub ticket: Ticket,
+    /// How its frames are written.
+    pub format: Format,
+    /// Whose it is.
+    pub user: UserId,
+    /// After which place; none: live only.
+    pub since: Option<Position>,
+    /// Whether it is told what is not in the log as well.
+    pub ephemeral: bool,
+}
+
+/// Who a subscriber is.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Who {
+    pub(super) user: UserId,
+    /// Whether it asked for what is not in the log as well.
+    pub(super) ephemeral: bool,
+}
+
 /// A subscriber that is still being handed what it missed.
 #[derive(Debug)]
 pub(super) struct Replay {
     subscriber: Subscriber,
-    pub(super) user: UserId,
+    pub(super) who: Who,
     /// The last sequence that it has been handed.
     handed: Sequence,
     bytes: usize,
@@ -36,22 +59,16 @@ pub(super) struct Replay {
 
 impl Channel {
     /// Starts delivery to a connection.
-    pub fn subscribe(
-        &mut self,
-        ticket: Ticket,
-        format: Format,
-        user: UserId,
-        since: Option<Position>,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub fn subscribe(&mut self, wanted: Subscribe, effects: &mut Vec<Effect>) {
+        let ticket = wanted.ticket;
         let connection = ticket.connection;
         if let Some(code) = self.state.refusal() {
             effects.push(refused(ticket, code));
             effects.push(Effect::Ended(connection));
         } else if self.may_serve() {
-            self.subscribe_now(ticket, format, user, since, false, effects);
+            self.subscribe_now(wanted, false, effects);
         } else if self.waiting.len() < DRAFTS_MAX {
-            self.waiting.push(Waiting::Subscribe(ticket, format, user, since));
+            self.waiting.push(Waiting::Subscribe(wanted));
             self.prepare(effects);
         } else {
             effects.push(refused(ticket, ErrorCode::Busy));
@@ -78,8 +95,8 @@ impl Channel {
         let was_replaying = self.replays.remove(&connection).is_some();
         let waited = self.waiting.len();
         self.waiting.retain(|waiting| match waiting {
-            Waiting::Subscribe(ticket, ..) if ticket.connection == connection => {
-                effects.push(refused(*ticket, ErrorCode::NotSubscribed));
+            Waiting::Subscribe(wanted) if wanted.ticket.connection == connection => {
+                effects.push(refused(wanted.ticket, ErrorCode::NotSubscribed));
                 false
             }
             _ => true,
@@ -89,13 +106,11 @@ impl Channel {
 
     pub(super) fn subscribe_now(
         &mut self,
-        ticket: Ticket,
-        format: Format,
-        user: UserId,
-        since: Option<Position>,
+        wanted: Subscribe,
         is_current: bool,
         effects: &mut Vec<Effect>,
     ) {
+        let Subscribe { ticket, format, user, since, ephemeral } = wanted;
         let connection = ticket.connection;
         if let Err(code) = self.may_read(user) {
             effects.push(refused(ticket, code));
@@ -105,7 +120,7 @@ impl Channel {
         let is_ahead = since.is_some_and(|since| since.sequence > head.sequence);
         if is_ahead && !is_current && self.waiting.len() < DRAFTS_MAX {
             // The client may come from a node that has seen more of the log than this one.
-            self.waiting.push(Waiting::Subscribe(ticket, format, user, since));
+            self.waiting.push(Waiting::Subscribe(wanted));
             return self.catch_up(effects);
         }
         if let Some(since) = since
@@ -126,7 +141,8 @@ impl Channel {
         ));
         let subscriber = Subscriber { connection, format };
         let handed = since.map_or(head.sequence, |since| since.sequence);
-        let replay = Replay { subscriber, user, handed, bytes: 0 };
+        let who = Who { user, ephemeral };
+        let replay = Replay { subscriber, who, handed, bytes: 0 };
         let missed = self.tail.start().0.saturating_sub(handed.0);
         if missed == 0 || missed > REPLAY_MESSAGES_MAX {
             self.join(replay, effects);
@@ -191,7 +207,7 @@ impl Channel {
             effects.push(Effect::Replay(replay.subscriber, Arc::clone(delivery), replay.handed));
             replay.handed = delivery.batch.last_sequence();
         }
-        if self.live.insert(replay.subscriber.connection, replay.user).is_none() {
+        if self.live.insert(replay.subscriber.connection, replay.who).is_none() {
             effects.push(Effect::Join(replay.subscriber));
         }
     }
@@ -212,10 +228,11 @@ impl Channel {
         is_concerned: impl Fn(UserId) -> bool,
         effects: &mut Vec<Effect>,
     ) {
-        let live = self.live.extract_if(|_, user| is_concerned(*user)).map(|(key, _)| (key, true));
+        let live =
+            self.live.extract_if(|_, who| is_concerned(who.user)).map(|(key, _)| (key, true));
         let replays = self
             .replays
-            .extract_if(|_, replay| is_concerned(replay.user))
+            .extract_if(|_, replay| is_concerned(replay.who.user))
             .map(|(key, _)| (key, false));
         for (connection, was_live) in live.chain(replays) {
             if was_live {

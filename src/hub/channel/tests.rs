@@ -1,11 +1,11 @@
 use super::*;
 use crate::{
     engine::memory::MemoryLog,
-    hub::{Asked, ShardId, rights::Author, sequencer::Wish},
+    hub::{Asked, Format, ShardId, rights::Author, sequencer::Wish},
     limits::{READ_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, TAIL_BYTES_MAX},
     log::{
         batch::Batch,
-        place::{ClientMessageId, Durability, Epoch},
+        place::{ClientMessageId, Durability, Epoch, Position},
     },
     wire::{
         Encoding,
@@ -91,7 +91,7 @@ impl Bench {
     fn subscribe(&mut self, slot: u32, since: Option<u64>) -> Vec<Effect> {
         let since = since.map(|sequence| Position { epoch: EPOCH, sequence: Sequence(sequence) });
         self.act(|channel, effects| {
-            channel.subscribe(ticket(slot), PROTO, UserId(slot), since, effects);
+            channel.subscribe(wanted(slot, UserId(slot), since), effects);
         })
     }
 
@@ -125,6 +125,10 @@ fn key(slot: u32) -> ConnectionKey {
 fn ticket(slot: u32) -> Ticket {
     // What was asked is for the shard to know, not for the channel.
     Ticket { connection: key(slot), id: slot, asked: Asked::Publish }
+}
+
+fn wanted(slot: u32, user: UserId, since: Option<Position>) -> Subscribe {
+    Subscribe { ticket: ticket(slot), format: PROTO, user, since, ephemeral: false }
 }
 
 /// The effects in a few words.
@@ -264,7 +268,7 @@ fn a_position_of_another_life_or_from_the_future_is_refused_with_the_head() {
     assert_eq!(told(&bench.subscribe(1, Some(2))), ["position_ahead", "#1 is out"]);
     let since = Some(Position { epoch: Epoch(1), sequence: Sequence(1) });
     let effects = bench.act(|channel, effects| {
-        channel.subscribe(ticket(1), PROTO, UserId(1), since, effects);
+        channel.subscribe(wanted(1, UserId(1), since), effects);
     });
     assert_eq!(told(&effects), ["epoch_changed", "#1 is out"]);
     let Effect::Reply(_, Reply::Refused(refusal)) = &effects[0] else { panic!("{effects:?}") };
@@ -367,7 +371,7 @@ fn a_damaged_log_is_sealed_when_it_is_loaded() {
 fn a_log_that_cannot_be_read_now_is_asked_again_later() {
     let mut bench = Bench::new();
     let mut effects = Vec::new();
-    bench.channel.subscribe(ticket(1), PROTO, UserId(1), None, &mut effects);
+    bench.channel.subscribe(wanted(1, UserId(1), None), &mut effects);
     let [Effect::Read(_, Purpose::Load)] = &effects[..] else { panic!("{effects:?}") };
     let mut effects = Vec::new();
     bench.channel.read_done(Purpose::Load, Err(ReadError::StorageUnavailable), &mut effects);
@@ -392,7 +396,7 @@ fn a_channel_is_kept_while_somebody_waits_for_a_catch_up() {
     bench.publish("a");
     let ahead = Some(Position { epoch: EPOCH, sequence: Sequence(2) });
     let mut effects = Vec::new();
-    bench.channel.subscribe(ticket(1), PROTO, UserId(1), ahead, &mut effects);
+    bench.channel.subscribe(wanted(1, UserId(1), ahead), &mut effects);
     let [Effect::Read(_, Purpose::CatchUp)] = &effects[..] else { panic!("{effects:?}") };
     assert!(!bench.channel.is_evictable());
     bench.channel.read_done(Purpose::CatchUp, Ok(Vec::new()), &mut effects);

@@ -55,9 +55,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 self.with_known_channel(&info, |channel, effects| channel.publish(draft, effects));
                 self.mark_ready(info.id);
             }
-            Ask::Subscribe(info, ticket, format, user, since) => {
+            Ask::Subscribe(info, wanted) => {
                 self.with_known_channel(&info, |channel, effects| {
-                    channel.subscribe(ticket, format, user, since, effects);
+                    channel.subscribe(wanted, effects);
                 });
             }
             Ask::Unsubscribe(id, ticket) => {

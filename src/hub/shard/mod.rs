@@ -23,7 +23,7 @@ pub use super::port::Port;
 use super::{
     Asked, ConnectionKey, Format, ShardId,
     calls::Calls,
-    channel::{Channel, Effect},
+    channel::{Channel, Effect, Subscribe},
     crossing::{Ask, Borders},
     deflater::Deflater,
     desk::Desk,
@@ -268,6 +268,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         user: UserId,
         channel: &ChannelInfo,
         since: Option<Position>,
+        ephemeral: bool,
     ) {
         let owner = self.owner(channel.id);
         if !self.may_ask(owner) {
@@ -282,13 +283,11 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         }
         drop(subscriptions);
         let ticket = port.ticket(id, Asked::Subscribe);
+        let wanted = Subscribe { ticket, format: port.format, user, since, ephemeral };
         if owner != self.id {
-            return self
-                .ask(owner, Ask::Subscribe(channel.clone(), ticket, port.format, user, since));
+            return self.ask(owner, Ask::Subscribe(channel.clone(), wanted));
         }
-        self.with_known_channel(channel, |channel, effects| {
-            channel.subscribe(ticket, port.format, user, since, effects);
-        });
+        self.with_known_channel(channel, |channel, effects| channel.subscribe(wanted, effects));
     }
 
     /// Ends delivery of a channel.

@@ -184,7 +184,14 @@ impl<'a> World<'a> {
         let was_wanted = followed.is_wanted;
         followed.is_wanted = true;
         let since = since.map(|since| Position { epoch: EPOCH, sequence: Sequence(since) });
-        self.shards[client.shard].subscribe(&client.port, id, UserId(1), &info(channel), since);
+        self.shards[client.shard].subscribe(
+            &client.port,
+            id,
+            UserId(1),
+            &info(channel),
+            since,
+            false,
+        );
         if was_wanted {
             assert_eq!(client.refused_at_once(channel, id), ErrorCode::AlreadySubscribed);
         }

@@ -15,7 +15,7 @@ use hubbub::{
     },
     hub::{
         Asked, ConnectionKey, Format, ShardId, Ticket,
-        channel::{Channel, Effect, Purpose},
+        channel::{Channel, Effect, Purpose, Subscribe},
         directory::{
             ChannelInfo,
             records::{self, ChannelRecord, MemberRecord, NameRecord},
@@ -317,7 +317,7 @@ impl Members {
         // A shard has no connection subscribed twice.
         self.act(node, |channel, effects| {
             channel.leave(ticket.connection, effects);
-            channel.subscribe(ticket, format, user, since, effects);
+            channel.subscribe(Subscribe { ticket, format, user, since, ephemeral: false }, effects);
         })
     }
 

@@ -169,8 +169,8 @@ impl Held {
     }
 
     fn subscribe(&mut self, slot: u32, user: UserId, since: Option<Position>) {
-        let ticket = ticket(slot);
-        self.act(|channel, effects| channel.subscribe(ticket, PROTO, user, since, effects));
+        let wanted = wanted(slot, user, since);
+        self.act(|channel, effects| channel.subscribe(wanted, effects));
     }
 
     fn history(&mut self, id: u32, user: UserId) {

@@ -1,4 +1,4 @@
-//! How often: token buckets for addresses and accounts, in tables that cannot grow. Pure: the caller
+//! How often: token buckets for addresses, accounts and users, in tables that cannot grow. Pure: the caller
 //! brings the time.
 //!
 //! A bucket begins full, a request takes one token out of it, and it fills up again at its rate. A
