@@ -132,3 +132,6 @@ fn head(beginning: Position, end: LogEnd) -> Option<Position> {
         LogEnd::Damaged(_) => None,
     }
 }
+
+#[cfg(test)]
+mod tests;
