@@ -355,6 +355,14 @@ impl Config {
             "limits.subscriptions_per_connection_max must be at least 1",
         );
         must(
+            limits.presence_users_max <= limits::PRESENCE_USERS_MAX,
+            &format!("limits.presence_users_max must not be above {}", limits::PRESENCE_USERS_MAX),
+        );
+        must(
+            limits.ephemeral_per_second > 0 && limits.ephemeral_burst > 0,
+            "limits.ephemeral_per_second and limits.ephemeral_burst must be at least 1",
+        );
+        must(
             limits.login_message_bytes_max <= limits.message_bytes_max,
             "limits.login_message_bytes_max must not be above limits.message_bytes_max",
         );

@@ -25,6 +25,14 @@ pub struct Limits {
     pub connections_max: u32,
     /// Channels that one connection may be subscribed to. Beyond it: `too_many`.
     pub subscriptions_per_connection_max: u32,
+    /// Users of one channel whose presence is told by name. Beyond it: their number alone, and nothing
+    /// of who is writing. 0: never by name.
+    pub presence_users_max: u32,
+    /// Commands about presence, typing and read markers that a user may give in a second, on all
+    /// connections and over HTTP together. Beyond it, and the burst: `rate_limited`.
+    pub ephemeral_per_second: u32,
+    /// How many of these a user who has been quiet may give at once.
+    pub ephemeral_burst: u32,
     /// Frames that wait for one connection, at most [`OUTBOX_BYTES_MAX`]. Beyond it: close 4008.
     pub outbox_bytes_max: ByteSize,
     /// From TCP accept to the end of the request head. Beyond it: 408 or close.
@@ -59,6 +67,9 @@ impl Default for Limits {
             request_body_bytes_max: ByteSize::kib(64),
             connections_max: 16_000,
             subscriptions_per_connection_max: 1_000,
+            presence_users_max: 500,
+            ephemeral_per_second: 5,
+            ephemeral_burst: 20,
             outbox_bytes_max: ByteSize::mib(1),
             request_head_timeout: Duration::from_secs(5),
             authenticate_timeout: Duration::from_secs(10),
@@ -161,11 +172,15 @@ pub const USERS_PER_LOOKUP_MAX: usize = 200;
 /// Members of one channel. Beyond it: `too_many`. The channel holds them in memory while it is used,
 /// if it is for members only.
 pub const MEMBERS_MAX: usize = 100_000;
-/// Commands about what is not in the log, and read markers, of one user in a second, through all
-/// connections and over HTTP together. Beyond it, and [`EPHEMERAL_BURST`]: `rate_limited`.
-pub const EPHEMERAL_PER_SECOND: f64 = 5.0;
-/// How many of these a user who has been quiet may give at once.
-pub const EPHEMERAL_BURST: u32 = 20;
+/// How often those who asked hear at most who came to a channel and who went. What changes sooner is
+/// told together.
+pub const PRESENCE_INTERVAL_MIN: Duration = Duration::from_secs(1);
+/// How often they hear at most who is writing. Who says so sooner is told of together.
+pub const TYPING_INTERVAL_MIN: Duration = Duration::from_millis(250);
+/// Users that one such event tells of. Beyond it: their next one may.
+pub const TYPING_USERS_MAX: usize = 200;
+/// What [`Limits::presence_users_max`] may be at most. Beyond it: the server does not start.
+pub const PRESENCE_USERS_MAX: u32 = 10_000;
 /// Users whose commands of late are counted for that. Beyond it who was quiet for longest begins anew:
 /// at most 16 MiB.
 pub const ALLOWANCES_MAX: usize = 65_536;

@@ -35,6 +35,10 @@ pub struct Metrics {
     pub channels_sealed: Counter,
     /// Committed batches that were handed to another shard, once for each.
     pub crossings: Counter,
+    /// Events that are not in a log, handed to a connection.
+    pub ephemeral_sent: Counter,
+    /// The same, dropped because the connection's outbox was half full.
+    pub ephemeral_dropped: Counter,
     /// Bytes written to WebSockets.
     pub written_bytes: Counter,
     /// Write calls on WebSockets.
@@ -95,6 +99,8 @@ impl Default for Metrics {
             replayed_frames: Counter::default(),
             channels_sealed: Counter::default(),
             crossings: Counter::default(),
+            ephemeral_sent: Counter::default(),
+            ephemeral_dropped: Counter::default(),
             written_bytes: Counter::default(),
             writes: Counter::default(),
             messages: Counter::default(),
@@ -197,6 +203,12 @@ impl Metrics {
         add("replayed_frames", "Frames that resumes were served", &self.replayed_frames);
         add("channels_sealed", "Channels sealed: their log is damaged", &self.channels_sealed);
         add("crossings", "Batches handed to another shard, once for each", &self.crossings);
+        add("ephemeral_sent", "Events beside the logs handed to connections", &self.ephemeral_sent);
+        add(
+            "ephemeral_dropped",
+            "Events beside the logs not handed to connections that lag",
+            &self.ephemeral_dropped,
+        );
         add("written_bytes", "Bytes written to WebSockets", &self.written_bytes);
         add("writes", "Write calls on WebSockets", &self.writes);
         add("deflated_frames", "Frames sent compressed", &self.deflated_frames);

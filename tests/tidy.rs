@@ -80,6 +80,7 @@ const PURE: &[&str] = &[
     "hub::allowance",
     "hub::channel",
     "hub::cork",
+    "hub::ephemeral",
     "hub::revoked",
     "hub::sequencer",
     "hub::fanout",

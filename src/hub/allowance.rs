@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::{
     buckets::{Buckets, Rate},
-    limits::{ALLOWANCES_MAX, EPHEMERAL_BURST, EPHEMERAL_PER_SECOND},
+    limits::{ALLOWANCES_MAX, Limits},
     log::place::UserId,
     wire::{code::ErrorCode, encode::Refusal},
 };
@@ -14,14 +14,16 @@ use crate::{
 #[derive(Debug)]
 pub struct Allowance(Buckets<UserId>);
 
-impl Default for Allowance {
-    fn default() -> Self {
-        let rate = Rate::new(EPHEMERAL_PER_SECOND, EPHEMERAL_BURST).expect("both are above 0");
+impl Allowance {
+    /// Everybody has all of what these limits allow, which is at least one command.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        let (per_second, burst) =
+            (limits.ephemeral_per_second.max(1), limits.ephemeral_burst.max(1));
+        let rate = Rate::new(per_second.into(), burst).expect("both are above 0");
         Self(Buckets::new(rate, ALLOWANCES_MAX))
     }
-}
 
-impl Allowance {
     /// Takes one command of a user out of it.
     ///
     /// # Errors
@@ -43,9 +45,9 @@ mod tests {
 
     #[test]
     fn a_user_has_a_burst_and_then_a_rate_and_others_have_their_own() {
-        let mut allowance = Allowance::default();
+        let mut allowance = Allowance::new(&Limits::default());
         let now = Instant::now();
-        for _ in 0..EPHEMERAL_BURST {
+        for _ in 0..20 {
             allowance.take(UserId(1), now).unwrap();
         }
         let refusal = allowance.take(UserId(1), now).unwrap_err();

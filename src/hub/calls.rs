@@ -48,6 +48,10 @@ pub enum Wanted {
     },
     /// To read a page of history.
     History(UserId, Page),
+    /// To know who is there.
+    Presence(UserId),
+    /// To tell those who are there that a user is writing.
+    Typing(UserId),
     /// To change its members or settings.
     Change(UserId, Change),
 }

@@ -16,7 +16,7 @@
 //! is room for their answers. So asks wait for answers and answers for nobody: no two shards can
 //! wait for each other.
 
-use std::mem;
+use std::{mem, sync::Arc};
 
 use tokio::sync::mpsc::{self, OwnedPermit, error::TrySendError};
 
@@ -24,13 +24,14 @@ use super::{
     ConnectionKey, ShardId, Ticket,
     channel::{Effect, Subscribe},
     directory::ChannelInfo,
+    ephemeral::{Announcement, named},
     fanout::Delivery,
     sequencer::Draft,
 };
 use crate::{
     limits::{ASKS_ABROAD_MAX, CROSSING_BYTES_MAX, CROSSINGS_MAX},
     log::place::{ChannelId, UserId},
-    wire::{decode::Page, encode::Reply},
+    wire::{channels::PresenceView, decode::Page, encode::Reply},
 };
 
 /// What a shard wants of the owner of a channel, for a connection of its own. All but the last have
@@ -55,7 +56,9 @@ pub enum Answer {
     /// Perform this for one connection.
     Effect(ChannelId, Effect),
     /// Hand this to all who have joined its channel.
-    FanOut(std::sync::Arc<Delivery>),
+    FanOut(Arc<Delivery>),
+    /// Hand this to all who attend its channel, as far as there is room.
+    Announce(Arc<Announcement>),
     /// No publish is under way any more: what came before is the last that this shard hands out.
     Last,
 }
@@ -82,6 +85,10 @@ impl Weigh for Answer {
             Self::FanOut(delivery) => delivery.batch.records.len(),
             Self::Effect(_, Effect::Reply(_, Reply::History { runs, .. })) => {
                 runs.iter().map(|run| run.records.len()).sum()
+            }
+            Self::Announce(announcement) => announcement.weight(),
+            Self::Effect(_, Effect::Attend(_, first)) => {
+                size_of::<PresenceView>() + named(first) * size_of::<UserId>()
             }
             // Most of what is replayed is shared with the channel's tail.
             Self::Effect(..) | Self::Last => 0,

@@ -4,7 +4,10 @@
 //! log's entries. What changes something is asked of the shard that owns the channel, which decides on
 //! it in the order of the log.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
 
 use tokio::time::timeout;
 
@@ -12,6 +15,7 @@ use tokio::sync::Mutex;
 
 use super::{
     Hub, WeakHub,
+    allowance::Allowance,
     calls::Wanted,
     channel::read_code,
     directory::{
@@ -25,7 +29,7 @@ use super::{
 use crate::{
     clock,
     engine::{Engine, Table},
-    limits::{DELETION_PAUSE, LIST_SCAN_MAX, RENAME_TIMEOUT, SCAN_STEP},
+    limits::{DELETION_PAUSE, LIST_SCAN_MAX, Limits, RENAME_TIMEOUT, SCAN_STEP},
     log::{
         place::{ChannelId, ClientMessageId, Sequence, UserId},
         settings::{Role, Settings, Visibility},
@@ -34,7 +38,7 @@ use crate::{
         channels::{ChannelCommand, ChannelFilter, ChannelView, ListPage, MemberView, Update},
         code::ErrorCode,
         decode::{ChannelRef, Page},
-        encode::Reply,
+        encode::{Refusal, Reply},
     },
 };
 
@@ -45,6 +49,8 @@ pub struct Desk<E> {
     directory: Arc<Directory<E>>,
     hub: WeakHub,
     cursors: ListCursors,
+    /// What is left to each user of commands that cost no place in a log.
+    allowance: std::sync::Mutex<Allowance>,
     /// Held by who makes a webhook.
     pub(super) webhooks: Mutex<()>,
 }
@@ -88,7 +94,15 @@ impl<E: Engine> Desk<E> {
         hub: &Hub,
         cursors: ListCursors,
     ) -> Self {
-        Self { engine, directory, hub: hub.downgrade(), cursors, webhooks: Mutex::default() }
+        let allowance = std::sync::Mutex::new(Allowance::new(&Limits::default()));
+        let (hub, webhooks) = (hub.downgrade(), Mutex::default());
+        Self { engine, directory, hub, cursors, allowance, webhooks }
+    }
+
+    /// The same, where these limits hold.
+    #[must_use]
+    pub fn limited(self, limits: &Limits) -> Self {
+        Self { allowance: std::sync::Mutex::new(Allowance::new(limits)), ..self }
     }
 
     /// The names.
@@ -128,10 +142,16 @@ impl<E: Engine> Desk<E> {
             }
             ChannelCommand::Members(channel, page) => self.members(user, &channel, page).await,
             ChannelCommand::FindUsers(name) => self.find_users(&name).await,
-            ChannelCommand::MarkRead(channel, read) => self.mark_read(user, &channel, read).await,
-            ChannelCommand::Presence(_) | ChannelCommand::Typing(_) => {
-                Err(ErrorCode::UnknownCommand.into())
+            ChannelCommand::Presence(channel) => {
+                self.ephemeral(user, &channel, Wanted::Presence(user)).await
             }
+            ChannelCommand::Typing(channel) => {
+                self.ephemeral(user, &channel, Wanted::Typing(user)).await
+            }
+            ChannelCommand::MarkRead(channel, read) => match self.spend(user) {
+                Ok(()) => self.mark_read(user, &channel, read).await,
+                Err(refusal) => Ok(Reply::Refused(refusal)),
+            },
         };
         done.unwrap_or_else(|Refused(code)| Reply::Refused(code.into()))
     }
@@ -328,6 +348,26 @@ impl<E: Engine> Desk<E> {
     ) -> Result<Reply, Refused> {
         let channel = self.directory.channel_for(user, channel).await?;
         Ok(self.call(channel, Wanted::Change(user, change)).await)
+    }
+
+    /// Takes one command out of the user's allowance.
+    fn spend(&self, user: UserId) -> Result<(), Refusal> {
+        // Nothing that can panic is done with it.
+        let mut allowance = self.allowance.lock().unwrap_or_else(PoisonError::into_inner);
+        allowance.take(user, Instant::now())
+    }
+
+    async fn ephemeral(
+        &self,
+        user: UserId,
+        channel: &ChannelRef,
+        wanted: Wanted,
+    ) -> Result<Reply, Refused> {
+        if let Err(refusal) = self.spend(user) {
+            return Ok(Reply::Refused(refusal));
+        }
+        let channel = self.directory.channel_for(user, channel).await?;
+        Ok(self.call(channel, wanted).await)
     }
 
     fn opened(&self, list: &str, after: Option<&str>) -> Result<Option<String>, Refused> {

@@ -70,12 +70,25 @@ impl Outbox {
     /// # Errors
     /// [`Full`], and nothing has changed.
     pub fn push(&mut self, frame: Frame) -> Result<(), Full> {
+        self.push_within(frame, self.bytes_max)
+    }
+
+    /// The same for a frame that can be done without: it is taken only while at least half of the room
+    /// is left after it, for those that cannot.
+    ///
+    /// # Errors
+    /// [`Full`], and nothing has changed.
+    pub fn push_spare(&mut self, frame: Frame) -> Result<(), Full> {
+        self.push_within(frame, self.bytes_max / 2)
+    }
+
+    fn push_within(&mut self, frame: Frame, bytes_max: u32) -> Result<(), Full> {
         // A frame costs its place too, or two-byte pongs would take many times the bound.
         let frames =
             usize::from(self.first.is_some()) + self.rest.as_ref().map_or(0, |it| it.len());
         let places = (frames + 1) * FRAME_PLACE_BYTES;
         let bytes = self.queued_bytes as usize + frame.len() + places;
-        if self.is_closing || bytes > self.bytes_max as usize {
+        if self.is_closing || bytes > bytes_max as usize {
             return Err(Full);
         }
         self.append(frame);

@@ -289,7 +289,7 @@ fn start_on<E: Engine>(
     let hub = Hub::new(mailboxes);
     let cursors = ListCursors::new(secret.expose().as_bytes());
     let desk = Desk::new(Arc::clone(&engine), Arc::clone(&directory), &hub, cursors);
-    let desk = Arc::new(desk);
+    let desk = Arc::new(desk.limited(&config.limits));
     let mut hub_threads = Vec::new();
     let borders = crossing::borders(count).into_iter().zip(notices).zip(inputs);
     for ((((borders, arrivals), notices), inputs), cores) in borders.zip(plan.shards) {

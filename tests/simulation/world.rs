@@ -153,7 +153,7 @@ impl World {
             caps.junk_possible = false;
         }
         Node {
-            channel: Channel::new(&info(), caps),
+            channel: Channel::new(&info(), caps, 3),
             live: Vec::new(),
             under_way: Vec::new(),
             fed: self.log.placed().len(),
@@ -510,6 +510,12 @@ impl World {
                 | Effect::ForgetMember(_)
                 | Effect::Forget => {
                     return Err("an open channel needs no rights".into());
+                }
+                Effect::Attend(..)
+                | Effect::Unattend(_)
+                | Effect::Announce(_)
+                | Effect::CoolDown(_) => {
+                    return Err("nobody asked for what is not in the log".into());
                 }
                 Effect::Tell(_, control) => return Err(format!("unexpected {control:?}")),
                 Effect::Ended(connection) => {

@@ -18,6 +18,7 @@ use super::{
     body::{self, Takes},
     channels, members, messages,
     openapi::Routes,
+    presence,
     problem::Problem,
     read, transfer, users, webhooks,
 };
@@ -122,6 +123,8 @@ pub fn routes<E: Engine>(api: &Chat<E>) -> Routes {
         .with(members::__path_set, members::set::<E>, api, members::REFUSALS)
         .with(members::__path_remove, members::remove::<E>, api, members::REFUSALS)
         .with(read::__path_mark, read::mark::<E>, api, read::REFUSALS)
+        .with(presence::__path_show, presence::show::<E>, api, presence::SHOW_REFUSALS)
+        .with(presence::__path_tell, presence::tell::<E>, api, presence::TELL_REFUSALS)
         .with(messages::__path_post, messages::post::<E>, api, messages::POST_REFUSALS)
         .with(messages::__path_read, messages::read::<E>, api, messages::READ_REFUSALS)
         .with(webhooks::__path_make, webhooks::make::<E>, api, webhooks::MAKE_REFUSALS)

@@ -21,6 +21,7 @@ pub mod members;
 pub mod messages;
 pub mod openapi;
 pub mod password;
+pub mod presence;
 pub mod problem;
 pub mod read;
 pub mod revocations;

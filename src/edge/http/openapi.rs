@@ -31,8 +31,8 @@ use utoipa::{
 };
 
 use super::{
-    accounts, admin, channels, keys, me, members, messages, password, problem, read, token,
-    transfer, users, webhooks,
+    accounts, admin, channels, keys, me, members, messages, password, presence, problem, read,
+    token, transfer, users, webhooks,
 };
 use crate::{auth::revocation, metrics::Metrics, wire::code::ErrorCode};
 
@@ -49,6 +49,7 @@ const TAGS: &[(&str, &str)] = &[
     ("chat", "The WebSocket, on which messages come as they are written."),
     ("channels", "What there is, and what it is."),
     ("members", "Who is in a channel, as what, and how far they have read."),
+    ("presence", "Who is there and who is writing: told and not kept."),
     ("messages", "To publish, and to read what was published."),
     ("webhooks", "Addresses by which programs post to a channel."),
     ("bulk", "Exports and imports: whole logs, streamed."),
@@ -82,6 +83,8 @@ const TAGS: &[(&str, &str)] = &[
     members::MemberList,
     members::NewRole,
     members::Standing,
+    presence::Present,
+    presence::Presence,
     messages::Entry,
     messages::MemberChange,
     messages::MessageList,

@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
+use super::ephemeral::Cooling;
 use crate::{
     engine::{Append, ReadFrom, ReadMax},
     hub::{
         ConnectionKey, Ticket,
         directory::ChannelInfo,
+        ephemeral::{Announcement, Attendant},
         fanout::{Delivery, Subscriber},
     },
     limits::{READ_BYTES_MAX, TAIL_BYTES_MAX},
     log::place::{ClientMessageId, Sequence, UserId},
     wire::{
+        channels::PresenceView,
         decode::Page,
         encode::{Control, Reply},
     },
@@ -35,6 +38,15 @@ pub enum Effect {
     Join(Subscriber),
     /// The connection, which has joined, is no longer live.
     Leave(ConnectionKey),
+    /// The connection asked for what is not in the log: it is told this of who is there, and gets what
+    /// is announced from here on.
+    Attend(Attendant, Box<PresenceView>),
+    /// The connection, which has attended, does not any more.
+    Unattend(ConnectionKey),
+    /// Put this into the outboxes of all who attend, as far as there is room.
+    Announce(Arc<Announcement>),
+    /// Call [`Channel::cooled`](super::Channel::cooled) after this.
+    CoolDown(Cooling),
     /// Answer a command.
     Reply(Ticket, Reply),
     /// Tell a connection something.
@@ -65,6 +77,8 @@ impl Effect {
             Self::Replay(Subscriber { connection, .. }, ..)
             | Self::Join(Subscriber { connection, .. })
             | Self::Leave(connection)
+            | Self::Attend(Attendant { connection, .. }, _)
+            | Self::Unattend(connection)
             | Self::Reply(Ticket { connection, .. }, _)
             | Self::Tell(connection, _)
             | Self::Ended(connection) => Some(*connection),
@@ -72,6 +86,8 @@ impl Effect {
             | Self::Read(..)
             | Self::RecoverLater
             | Self::FanOut(_)
+            | Self::Announce(_)
+            | Self::CoolDown(_)
             | Self::Sealed
             | Self::FindKeys(_)
             | Self::ReadRights

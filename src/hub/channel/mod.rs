@@ -12,7 +12,8 @@
 //! replaying and has been handed everything up to its own place. So none misses or repeats anything.
 //!
 //! Here is the log's side: what goes into it, and what comes of each entry. Beside it: who subscribes
-//! (`subscriptions`), pages (`history`), members and settings (`changes`).
+//! (`subscriptions`), who is there and who is
+//! writing (`ephemeral`), pages (`history`), members and settings (`changes`).
 
 use std::{collections::HashMap, mem, sync::Arc};
 
@@ -22,12 +23,14 @@ use self::{
 };
 pub use self::{
     effect::{Effect, Purpose},
+    ephemeral::Cooling,
     subscriptions::Subscribe,
 };
 use super::{
     ConnectionKey, Ticket,
     directory::ChannelInfo,
     fanout::Delivery,
+    presence::{Presence, Typing},
     rights::{Author, Judge, Rights},
     sequencer::{Accepted, Draft, Outcome, Sequencer, Wish},
 };
@@ -48,6 +51,7 @@ use crate::{
 
 mod changes;
 mod effect;
+mod ephemeral;
 mod history;
 mod subscriptions;
 
@@ -67,6 +71,8 @@ pub struct Channel {
     /// their shards.
     live: HashMap<ConnectionKey, Who>,
     replays: HashMap<ConnectionKey, Replay>,
+    presence: Presence,
+    typing: Typing,
     sequencer: Sequencer,
     /// What waits for the head to be known or to be current, at most
     /// [`DRAFTS_MAX`](crate::limits::DRAFTS_MAX). Beyond it: `busy`.
@@ -113,12 +119,14 @@ impl State {
 enum Waiting {
     Subscribe(Subscribe),
     History(Ticket, UserId, Page),
+    Presence(Ticket, UserId),
+    Typing(Ticket, UserId),
 }
 
 impl Channel {
-    /// A channel whose log has not been looked at.
+    /// A channel whose log has not been looked at. More users than so many are not named.
     #[must_use]
-    pub fn new(info: &ChannelInfo, caps: Caps) -> Self {
+    pub fn new(info: &ChannelInfo, caps: Caps, presence_users_max: u32) -> Self {
         Self {
             id: info.id,
             name: Arc::clone(&info.name),
@@ -130,6 +138,8 @@ impl Channel {
             tail: Tail::new(Sequence::ZERO),
             live: HashMap::new(),
             replays: HashMap::new(),
+            presence: Presence::new(info.id, presence_users_max),
+            typing: Typing::default(),
             sequencer: Sequencer::default(),
             waiting: Vec::new(),
             is_stale: false,
@@ -170,6 +180,7 @@ impl Channel {
             && self.live.is_empty()
             && self.replays.is_empty()
             && self.history_reads == 0
+            && !self.is_cooling()
     }
 
     /// Whether no publish is under way.
@@ -305,6 +316,7 @@ impl Channel {
             return self.catch_up(effects);
         }
         let Some(delivery) = self.extend(entry, effects) else { return };
+        self.forget_typing(&delivery.batch);
         effects.push(Effect::FanOut(Arc::clone(&delivery)));
         self.take_changes(&delivery.batch, effects);
         let mut ended = Vec::new();
@@ -430,6 +442,8 @@ impl Channel {
                 Waiting::History(ticket, user, page) => {
                     self.history_now(ticket, user, page, effects);
                 }
+                Waiting::Presence(ticket, user) => self.presence(ticket, user, effects),
+                Waiting::Typing(ticket, user) => self.typing(ticket, user, effects),
             }
         }
     }
@@ -491,7 +505,9 @@ impl Channel {
                     effects.push(refused(ticket, code));
                     effects.push(Effect::Ended(ticket.connection));
                 }
-                Waiting::History(ticket, ..) => effects.push(refused(ticket, code)),
+                Waiting::History(ticket, ..)
+                | Waiting::Presence(ticket, _)
+                | Waiting::Typing(ticket, _) => effects.push(refused(ticket, code)),
             }
         }
         self.sequencer.refuse_waiting(|ticket| effects.push(refused(ticket, code)));

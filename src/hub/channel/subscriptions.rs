@@ -88,11 +88,15 @@ impl Channel {
 
     /// Ends delivery to a connection, which may be gone. Whether there was or was to be any.
     pub fn leave(&mut self, connection: ConnectionKey, effects: &mut Vec<Effect>) -> bool {
-        let was_live = self.live.remove(&connection).is_some();
-        if was_live {
+        let live = self.live.remove(&connection);
+        if live.is_some() {
             effects.push(Effect::Leave(connection));
         }
-        let was_replaying = self.replays.remove(&connection).is_some();
+        let who = live.or_else(|| self.replays.remove(&connection).map(|replay| replay.who));
+        if let Some(who) = who {
+            self.depart(connection, who, effects);
+            self.announce(effects);
+        }
         let waited = self.waiting.len();
         self.waiting.retain(|waiting| match waiting {
             Waiting::Subscribe(wanted) if wanted.ticket.connection == connection => {
@@ -101,7 +105,7 @@ impl Channel {
             }
             _ => true,
         });
-        was_live || was_replaying || self.waiting.len() < waited
+        who.is_some() || self.waiting.len() < waited
     }
 
     pub(super) fn subscribe_now(
@@ -142,6 +146,7 @@ impl Channel {
         let subscriber = Subscriber { connection, format };
         let handed = since.map_or(head.sequence, |since| since.sequence);
         let who = Who { user, ephemeral };
+        self.arrive(subscriber, who, effects);
         let replay = Replay { subscriber, who, handed, bytes: 0 };
         let missed = self.tail.start().0.saturating_sub(handed.0);
         if missed == 0 || missed > REPLAY_MESSAGES_MAX {
@@ -228,19 +233,24 @@ impl Channel {
         is_concerned: impl Fn(UserId) -> bool,
         effects: &mut Vec<Effect>,
     ) {
-        let live =
-            self.live.extract_if(|_, who| is_concerned(who.user)).map(|(key, _)| (key, true));
+        let live = self
+            .live
+            .extract_if(|_, who| is_concerned(who.user))
+            .map(|(key, who)| (key, who, true));
         let replays = self
             .replays
             .extract_if(|_, replay| is_concerned(replay.who.user))
-            .map(|(key, _)| (key, false));
-        for (connection, was_live) in live.chain(replays) {
+            .map(|(key, replay)| (key, replay.who, false));
+        let ended: Vec<_> = live.chain(replays).collect();
+        for (connection, who, was_live) in ended {
             if was_live {
                 effects.push(Effect::Leave(connection));
             }
+            self.depart(connection, who, effects);
             let ended = Control::SubscriptionEnded { channel: self.id, refusal: code.into() };
             effects.push(Effect::Tell(connection, ended));
             effects.push(Effect::Ended(connection));
         }
+        self.announce(effects);
     }
 }

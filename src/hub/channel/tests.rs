@@ -37,7 +37,7 @@ impl Bench {
 
     fn on(log: MemoryLog) -> Self {
         let info = ChannelInfo { id: ID, name: "lobby".into(), epoch: EPOCH, access: Access::Open };
-        let channel = Channel::new(&info, log.caps());
+        let channel = Channel::new(&info, log.caps(), 3);
         Self { log, channel, batches: 0, done: Vec::new() }
     }
 

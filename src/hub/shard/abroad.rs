@@ -2,7 +2,11 @@
 //!
 //! What crosses, how and in which order is told in [`crossing`](crate::hub::crossing).
 
-use std::{collections::hash_map::Entry, rc::Rc, sync::Arc};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    rc::Rc,
+    sync::Arc,
+};
 
 use tokio::task::spawn_local;
 
@@ -13,6 +17,7 @@ use crate::{
         Asked, ShardId, Ticket,
         channel::Effect,
         crossing::{Answer, Arrivals, Ask, Crossing, Held, Lane, Neighbour, Weigh, owner},
+        ephemeral::Announcement,
         fanout::Delivery,
     },
     log::place::ChannelId,
@@ -93,6 +98,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                     self.perform(&mut state, channel, effect);
                 }
                 Answer::FanOut(delivery) => self.fan_out(&mut state, &delivery),
+                Answer::Announce(announcement) => self.announce(&mut state, &announcement),
                 Answer::Last => state.lasts_heard += 1,
             }
         }
@@ -174,18 +180,10 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         effect: Effect,
     ) {
         match &effect {
-            Effect::Join(_) => {
-                let live = state.live_abroad.entry(channel).or_default();
-                live.resize(usize::from(self.shards), 0);
-                live[usize::from(to.0)] += 1;
-            }
-            Effect::Leave(_) => {
-                let live = state.live_abroad.get_mut(&channel).expect("it has joined");
-                live[usize::from(to.0)] -= 1;
-                if live.iter().all(|live| *live == 0) {
-                    state.live_abroad.remove(&channel);
-                }
-            }
+            Effect::Join(_) => state.live_abroad.join(channel, to, self.shards),
+            Effect::Leave(_) => state.live_abroad.leave(channel, to),
+            Effect::Attend(..) => state.attending_abroad.join(channel, to, self.shards),
+            Effect::Unattend(_) => state.attending_abroad.leave(channel, to),
             _ => {}
         }
         self.answer(state, to, Answer::Effect(channel, effect));
@@ -194,13 +192,20 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     /// Hands a batch to every other shard that has subscribers, once.
     pub(super) fn fan_out_abroad(&self, state: &mut State<S>, delivery: &Arc<Delivery>) {
         let State { live_abroad, borders, .. } = state;
-        let Some(live) = live_abroad.get(&delivery.channel) else { return };
-        for (live, neighbour) in live.iter().zip(&mut borders.neighbours) {
-            if *live > 0 {
-                self.metrics.crossings.inc();
-                if neighbour.answers.push(Answer::FanOut(Arc::clone(delivery))) {
-                    self.turn.notify_one();
-                }
+        for neighbour in live_abroad.of(delivery.channel, &mut borders.neighbours) {
+            self.metrics.crossings.inc();
+            if neighbour.answers.push(Answer::FanOut(Arc::clone(delivery))) {
+                self.turn.notify_one();
+            }
+        }
+    }
+
+    /// Hands an announcement to every other shard where somebody attends, once.
+    pub(super) fn announce_abroad(&self, state: &mut State<S>, announcement: &Arc<Announcement>) {
+        let State { attending_abroad, borders, .. } = state;
+        for neighbour in attending_abroad.of(announcement.channel, &mut borders.neighbours) {
+            if neighbour.answers.push(Answer::Announce(Arc::clone(announcement))) {
+                self.turn.notify_one();
             }
         }
     }
@@ -227,6 +232,42 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             shard.turn.notify_one();
             shard.room.notify_one();
         });
+    }
+}
+
+/// For each channel that is owned here and concerns connections on other shards: how many, by shard.
+#[derive(Debug, Default)]
+pub(super) struct Abroad(HashMap<ChannelId, Vec<u32>>);
+
+impl Abroad {
+    fn join(&mut self, channel: ChannelId, to: ShardId, shards: u16) {
+        let counts = self.0.entry(channel).or_default();
+        counts.resize(usize::from(shards), 0);
+        counts[usize::from(to.0)] += 1;
+    }
+
+    fn leave(&mut self, channel: ChannelId, to: ShardId) {
+        let counts = self.0.get_mut(&channel).expect("it has joined");
+        counts[usize::from(to.0)] -= 1;
+        if counts.iter().all(|count| *count == 0) {
+            self.0.remove(&channel);
+        }
+    }
+
+    /// The shards with any, out of all.
+    fn of<'a>(
+        &'a self,
+        channel: ChannelId,
+        neighbours: &'a mut [Neighbour],
+    ) -> impl Iterator<Item = &'a mut Neighbour> {
+        let counts = self.0.get(&channel).map_or(&[][..], Vec::as_slice);
+        let concerned = counts.iter().zip(neighbours).filter(|(count, _)| **count > 0);
+        concerned.map(|(_, neighbour)| neighbour)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 }
 

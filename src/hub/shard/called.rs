@@ -26,7 +26,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             // An error means that nobody waits any more.
             let _ = reply.send(Reply::Refused(code.into()));
         };
-        if self.is_draining() && !matches!(wanted, Wanted::History(..)) {
+        if self.is_draining() && !matches!(wanted, Wanted::History(..) | Wanted::Presence(_)) {
             return refuse(reply, ErrorCode::Draining);
         }
         let ticket = match self.state.borrow_mut().calls.begin(self.id, reply) {
@@ -37,6 +37,16 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             Wanted::History(user, page) => {
                 return self.with_known_channel(&channel, |channel, effects| {
                     channel.history(ticket, user, page, effects);
+                });
+            }
+            Wanted::Presence(user) => {
+                return self.with_known_channel(&channel, |channel, effects| {
+                    channel.presence(ticket, user, effects);
+                });
+            }
+            Wanted::Typing(user) => {
+                return self.with_known_channel(&channel, |channel, effects| {
+                    channel.typing(ticket, user, effects);
                 });
             }
             Wanted::Publish { author, client_message_id, body } => {

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 
+use self::abroad::Abroad;
 pub use super::port::Port;
 use super::{
     Asked, ConnectionKey, Format, ShardId,
@@ -28,6 +29,7 @@ use super::{
     deflater::Deflater,
     desk::Desk,
     directory::{ChannelInfo, Directory},
+    ephemeral::Audience,
     fanout::{Subscribers, control_frame, reply_frame},
     outbox::Frame,
     revocations::Register,
@@ -50,6 +52,7 @@ use crate::{
 };
 
 mod abroad;
+mod announce;
 mod called;
 mod logins;
 mod perform;
@@ -88,9 +91,13 @@ struct State<S> {
     channels_before_eviction: usize,
     /// The ways to the other shards.
     borders: Borders,
-    /// For each channel that is owned here and has live subscribers on other shards: how many, by
-    /// shard.
-    live_abroad: HashMap<ChannelId, Vec<u32>>,
+    /// The live subscribers on other shards.
+    live_abroad: Abroad,
+    /// Who of the connections here asked for what is not in the log of which channel. None of them is
+    /// empty.
+    audiences: HashMap<ChannelId, Audience>,
+    /// Those on other shards.
+    attending_abroad: Abroad,
     /// Unsubscribes that the owner of the channel has not replied to. What it tells before was
     /// decided about an earlier subscription.
     unsubscribing: HashMap<(ConnectionKey, ChannelId), u32>,
@@ -151,7 +158,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 subscribers: HashMap::new(),
                 channels_before_eviction: IDLE_CHANNELS_LOADED_MAX,
                 borders,
-                live_abroad: HashMap::new(),
+                live_abroad: Abroad::default(),
+                audiences: HashMap::new(),
+                attending_abroad: Abroad::default(),
                 unsubscribing: HashMap::new(),
                 calls: Calls::default(),
                 publishes_abroad: 0,
@@ -222,7 +231,10 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                     channel.leave(port.key, effects);
                 });
             } else {
-                self.state.borrow_mut().leave(channel, port.key);
+                let mut state = self.state.borrow_mut();
+                state.leave(channel, port.key);
+                state.unattend(channel, port.key);
+                drop(state);
                 self.ask(owner, Ask::Gone(channel, port.key));
             }
         }

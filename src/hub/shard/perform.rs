@@ -32,7 +32,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         self.state.borrow_mut().channels.entry(info.id).or_insert_with(|| {
             // The directory may have learned of a change while the command was on its way.
             let known = self.directory().cached_channel(info.id);
-            Channel::new(known.as_ref().unwrap_or(info), self.engine.caps())
+            let info = known.as_ref().unwrap_or(info);
+            Channel::new(info, self.engine.caps(), self.limits.presence_users_max)
         });
         self.with_channel(info.id, act);
     }
@@ -79,6 +80,15 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 }
             }
             Effect::Leave(connection) => state.leave(channel, connection),
+            Effect::Attend(attendant, first) => self.attend(state, channel, attendant, *first),
+            Effect::Unattend(connection) => state.unattend(channel, connection),
+            Effect::Announce(announcement) => {
+                if !self.is_draining() {
+                    self.announce_abroad(state, &announcement);
+                    self.announce(state, &announcement);
+                }
+            }
+            Effect::CoolDown(cooling) => self.cool_down(channel, cooling),
             // Who called counts what is refused: much of that is refused before it comes here.
             Effect::Reply(ticket, reply) if ticket.asked == Asked::Call => {
                 state.calls.end(ticket, reply);

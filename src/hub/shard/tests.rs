@@ -316,6 +316,8 @@ impl<S> State<S> {
     fn is_forgotten(&self) -> bool {
         self.live_abroad.is_empty()
             && self.subscribers.is_empty()
+            && self.attending_abroad.is_empty()
+            && self.audiences.is_empty()
             && self.unsubscribing.is_empty()
             && self.publishes_abroad == 0
             && self.borders.neighbours.iter().all(|neighbour| neighbour.unanswered == 0)

@@ -178,7 +178,7 @@ impl Members {
             is_deleted: false,
         };
         let node = |number: u32| Node {
-            channel: Channel::new(&record.info(), log.caps()),
+            channel: Channel::new(&record.info(), log.caps(), 3),
             live: Vec::new(),
             under_way: Vec::new(),
             generation: number,
@@ -396,7 +396,7 @@ impl Members {
             _ => self.first_info.clone(),
         };
         let generation = self.nodes[node].generation + u32::try_from(NODES).unwrap();
-        let channel = Channel::new(&info, self.log.caps());
+        let channel = Channel::new(&info, self.log.caps(), 3);
         self.nodes[node] = Node { channel, live: Vec::new(), under_way: Vec::new(), generation };
     }
 

@@ -47,7 +47,7 @@ impl Held {
         record.set(settings);
         let log = MemoryLog::default();
         Self {
-            channel: Channel::new(&record.info(), log.caps()),
+            channel: Channel::new(&record.info(), log.caps(), 3),
             log,
             record,
             members: HashMap::from([(OWNER, Role::Owner), (ADA, Role::Member)]),
@@ -366,7 +366,7 @@ fn a_message_that_is_in_the_log_already_takes_no_room_from_another() {
     held.publish_as(1, OWNER, Some(ClientMessageId(1)));
     held.settle();
     // A restart: the key is known to the engine only.
-    held.channel = Channel::new(&held.record.info(), held.log.caps());
+    held.channel = Channel::new(&held.record.info(), held.log.caps(), 3);
     held.told();
     held.publish_as(2, OWNER, Some(ClientMessageId(1)));
     held.publish_as(3, OWNER, Some(ClientMessageId(2)));
@@ -442,7 +442,7 @@ fn with_a_message_of_adas(settings: &Settings) -> Held {
     held.publish_as(1, ADA, Some(ClientMessageId(1)));
     held.settle();
     held.record.set(settings);
-    held.channel = Channel::new(&held.record.info(), held.log.caps());
+    held.channel = Channel::new(&held.record.info(), held.log.caps(), 3);
     held.told();
     held
 }

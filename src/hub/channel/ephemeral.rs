@@ -1,0 +1,161 @@
+//! What of a channel is not in its log: who is there and who is writing. Pure.
+//!
+//! A subscriber is there from the reply that it is subscribed, while it is handed what it missed as
+//! well, until the subscription ends. Whoever asked is told, in the order of all else.
+
+use std::sync::Arc;
+
+use super::{Channel, Effect, State, Waiting, refused, subscriptions::Who};
+use crate::{
+    hub::{
+        ConnectionKey, Ticket,
+        ephemeral::{Announcement, Attendant},
+        fanout::Subscriber,
+        rights::Author,
+    },
+    limits::{DRAFTS_MAX, PRESENCE_INTERVAL_MIN, TYPING_INTERVAL_MIN},
+    log::{batch::Batch, place::UserId, settings::Access},
+    wire::{code::ErrorCode, encode::Reply, stored},
+};
+
+/// What was told so recently that it is not told again yet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cooling {
+    /// Who is there.
+    Presence,
+    /// Who is writing.
+    Typing,
+}
+
+impl Cooling {
+    /// For how long.
+    #[must_use]
+    pub const fn interval(self) -> std::time::Duration {
+        match self {
+            Self::Presence => PRESENCE_INTERVAL_MIN,
+            Self::Typing => TYPING_INTERVAL_MIN,
+        }
+    }
+}
+
+impl Channel {
+    /// A connection is a subscriber from here on.
+    pub(super) fn arrive(&mut self, subscriber: Subscriber, who: Who, effects: &mut Vec<Effect>) {
+        let Subscriber { connection, format } = subscriber;
+        let Who { user, ephemeral } = who;
+        self.presence.join(user);
+        self.announce(effects);
+        if ephemeral {
+            let first = Box::new(self.presence.welcome(connection, user));
+            effects.push(Effect::Attend(Attendant { connection, format, user }, first));
+        }
+    }
+
+    /// A connection is no subscriber from here on. The others are told by [`Channel::announce`].
+    pub(super) fn depart(
+        &mut self,
+        connection: ConnectionKey,
+        who: Who,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.presence.leave(connection, who.user, who.ephemeral);
+        if who.ephemeral {
+            effects.push(Effect::Unattend(connection));
+        }
+    }
+
+    /// Tells of who came and went, unless it is too early.
+    pub(super) fn announce(&mut self, effects: &mut Vec<Effect>) {
+        if let Some(news) = self.presence.announce() {
+            effects.push(Effect::Announce(Arc::new(Announcement::presence(self.id, news))));
+            effects.push(Effect::CoolDown(Cooling::Presence));
+        }
+    }
+
+    /// Tells of who is writing, unless it is too early.
+    fn announce_typing(&mut self, effects: &mut Vec<Effect>) {
+        if !self.presence.has_audience() || !self.presence.names() {
+            return self.typing.clear();
+        }
+        if let Some(users) = self.typing.take() {
+            effects.push(Effect::Announce(Arc::new(Announcement::typing(self.id, users))));
+            effects.push(Effect::CoolDown(Cooling::Typing));
+        }
+    }
+
+    /// The time is over for which [`Effect::CoolDown`] asked.
+    pub fn cooled(&mut self, cooling: Cooling, effects: &mut Vec<Effect>) {
+        match cooling {
+            Cooling::Presence => {
+                self.presence.cooled();
+                self.announce(effects);
+            }
+            Cooling::Typing => {
+                self.typing.cooled();
+                self.announce_typing(effects);
+            }
+        }
+    }
+
+    /// Whether a time runs for which [`Effect::CoolDown`] asked.
+    pub(super) const fn is_cooling(&self) -> bool {
+        self.presence.is_cooling() || self.typing.is_cooling()
+    }
+
+    /// Says who is there.
+    pub fn presence(&mut self, ticket: Ticket, user: UserId, effects: &mut Vec<Effect>) {
+        if let Some(code) = self.state.refusal() {
+            effects.push(refused(ticket, code));
+        } else if !self.may_serve() {
+            self.wait(ticket, Waiting::Presence(ticket, user), effects);
+        } else {
+            effects.push(match self.may_read(user) {
+                Ok(()) => Effect::Reply(ticket, Reply::Presence(self.presence.now())),
+                Err(code) => refused(ticket, code),
+            });
+        }
+    }
+
+    /// Tells those who are there that a user is writing, who must be one who may publish.
+    pub fn typing(&mut self, ticket: Ticket, user: UserId, effects: &mut Vec<Effect>) {
+        if let Some(code) = self.state.refusal() {
+            return effects.push(refused(ticket, code));
+        }
+        let is_open = self.access == Access::Open;
+        if self.state != State::Ready || (!is_open && self.rights.known().is_none()) {
+            self.wait(ticket, Waiting::Typing(ticket, user), effects);
+            return if !is_open {
+                self.read_rights(effects)
+            };
+        }
+        let rights = self.rights.known().filter(|_| !is_open);
+        let may = rights.map_or(Ok(()), |it| it.may_publish(Author::User(user), it.usage()));
+        if let Err(code) = may {
+            return effects.push(refused(ticket, code));
+        }
+        effects.push(Effect::Reply(ticket, Reply::TypingSent(self.id)));
+        self.typing.add(user);
+        self.announce_typing(effects);
+    }
+
+    /// Keeps what cannot be answered yet.
+    fn wait(&mut self, ticket: Ticket, waiting: Waiting, effects: &mut Vec<Effect>) {
+        if self.waiting.len() < DRAFTS_MAX {
+            self.waiting.push(waiting);
+            self.prepare(effects);
+        } else {
+            effects.push(refused(ticket, ErrorCode::Busy));
+        }
+    }
+
+    /// Who has written is not writing any more.
+    pub(super) fn forget_typing(&mut self, batch: &Batch) {
+        if self.typing.is_waiting() {
+            for record in batch.records().flatten() {
+                if let Ok(record) = stored::read(record) {
+                    self.typing.has_written(record.user);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+use std::collections::BTreeSet;
+
+use prost::Message as _;
+
+use super::*;
+use crate::{
+    hub::ShardId,
+    wire::{
+        channels::Named,
+        proto::{ServerEnvelope, presence::Users, server_envelope::Envelope},
+    },
+};
+
+const CHANNEL: ChannelId = ChannelId(7);
+
+fn key(slot: u32) -> ConnectionKey {
+    ConnectionKey { shard: ShardId(0), slot, generation: 1 }
+}
+
+/// Each user is on the connection of the same number.
+fn audience(users: &[u32]) -> Audience {
+    let mut audience = Audience::default();
+    for &user in users {
+        let format = Format::plain(Encoding::Proto);
+        audience.insert(Attendant { connection: key(user), format, user: UserId(user) });
+    }
+    audience
+}
+
+fn came(user: u32, users: u32) -> Arc<Announcement> {
+    let view = |named| PresenceView { channel: CHANNEL, users, connections: users, named };
+    let changes = view(Named::Changes { joined: vec![UserId(user)], left: vec![] });
+    let whole = view(Named::Everyone((1..=users).map(UserId).collect()));
+    Arc::new(Announcement::presence(CHANNEL, News { changes, whole }))
+}
+
+fn writing(users: &[u32]) -> Arc<Announcement> {
+    Arc::new(Announcement::typing(CHANNEL, users.iter().copied().map(UserId).collect()))
+}
+
+fn envelope(frame: &Frame) -> Envelope {
+    ServerEnvelope::decode(&frame[2..]).unwrap().envelope.unwrap()
+}
+
+/// Who is told what, if all but these have room.
+fn told(
+    audience: &mut Audience,
+    announcement: &Arc<Announcement>,
+    full: &[u32],
+) -> (BTreeSet<(u32, String)>, Handed) {
+    let mut told = BTreeSet::new();
+    let handed = audience.hand(announcement, |connection, frame| {
+        let has_room = !full.contains(&connection.slot);
+        if has_room {
+            told.insert((connection.slot, words(&envelope(&frame))));
+        }
+        has_room
+    });
+    (told, handed)
+}
+
+fn words(envelope: &Envelope) -> String {
+    match envelope {
+        Envelope::Typing(typing) => format!("{:?} write", typing.user_ids),
+        Envelope::Presence(presence) => match presence.users.as_ref().unwrap() {
+            Users::Everyone(everyone) => format!("all {:?}", everyone.user_ids),
+            Users::Changes(changes) => format!("came {:?}", changes.joined),
+        },
+        other => panic!("{other:?}"),
+    }
+}
+
+fn all<const N: usize>(told: [(u32, &str); N]) -> BTreeSet<(u32, String)> {
+    told.into_iter().map(|(slot, words)| (slot, words.to_owned())).collect()
+}
+
+#[test]
+fn nobody_is_told_of_their_own_typing() {
+    let mut audience = audience(&[1, 2, 3]);
+    let (heard, handed) = told(&mut audience, &writing(&[2]), &[]);
+    assert_eq!(heard, all([(1, "[2] write"), (3, "[2] write")]));
+    assert_eq!(handed, Handed { sent: 2, ..Handed::default() });
+    let (heard, _) = told(&mut audience, &writing(&[2, 3]), &[]);
+    assert_eq!(heard, all([(1, "[2, 3] write"), (2, "[3] write"), (3, "[2] write")]));
+}
+
+#[test]
+fn who_missed_a_change_is_told_the_whole_as_soon_as_there_is_room() {
+    let mut audience = audience(&[1, 2]);
+    let (heard, handed) = told(&mut audience, &came(2, 2), &[2]);
+    assert_eq!(heard, all([(1, "came [2]")]));
+    assert_eq!(handed, Handed { sent: 1, dropped: 1, is_behind: true });
+    let (_, handed) = told(&mut audience, &came(3, 3), &[2]);
+    assert!(!handed.is_behind, "it was said");
+    let still = audience.catch_up(|_, _| false);
+    assert_eq!(still, Handed { dropped: 1, is_behind: true, sent: 0 });
+    let mut caught_up = Vec::new();
+    let handed = audience.catch_up(|connection, frame| {
+        caught_up.push((connection.slot, words(&envelope(&frame))));
+        true
+    });
+    assert_eq!(caught_up, [(2, "all [1, 2, 3]".to_owned())]);
+    assert_eq!(handed, Handed { sent: 1, ..Handed::default() });
+    let (heard, _) = told(&mut audience, &came(4, 4), &[]);
+    assert_eq!(heard, all([(1, "came [4]"), (2, "came [4]")]));
+}
+
+#[test]
+fn a_change_that_has_room_before_that_is_the_whole() {
+    let mut audience = audience(&[1, 2]);
+    told(&mut audience, &came(3, 3), &[2]);
+    let (heard, _) = told(&mut audience, &came(4, 4), &[]);
+    assert_eq!(heard, all([(1, "came [4]"), (2, "all [1, 2, 3, 4]")]));
+    assert_eq!(audience.catch_up(|_, _| panic!("nobody is behind")), Handed::default());
+}
+
+#[test]
+fn missed_typing_is_forgotten() {
+    let mut audience = audience(&[1]);
+    let (_, handed) = told(&mut audience, &writing(&[2]), &[1]);
+    assert_eq!(handed, Handed { dropped: 1, ..Handed::default() });
+    let (heard, _) = told(&mut audience, &came(2, 2), &[]);
+    assert_eq!(heard, all([(1, "came [2]")]));
+}
+
+#[test]
+fn an_event_is_encoded_once_for_all() {
+    let mut audience = audience(&[1, 2, 3]);
+    let mut frames = Vec::new();
+    audience.hand(&writing(&[9]), |_, frame| {
+        frames.push(frame);
+        true
+    });
+    assert!(frames.windows(2).all(|two| Rc::ptr_eq(&two[0], &two[1])));
+}
