@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio::sync::Mutex;
 
 use super::{
-    Hub, WeakHub,
+    ConnectionKey, Hub, WeakHub,
     allowance::Allowance,
     calls::Wanted,
     channel::read_code,
@@ -125,6 +125,16 @@ impl<E: Engine> Desk<E> {
 
     /// Does what a user wants.
     pub async fn perform(&self, user: UserId, command: ChannelCommand) -> Reply {
+        self.perform_by(user, None, command).await
+    }
+
+    /// The same, asked for on this connection.
+    pub async fn perform_by(
+        &self,
+        user: UserId,
+        by: Option<ConnectionKey>,
+        command: ChannelCommand,
+    ) -> Reply {
         let done = match command {
             ChannelCommand::Create(settings) => self.create(user, &settings).await,
             ChannelCommand::Get(channel) => self.get(user, &channel).await,
@@ -149,7 +159,7 @@ impl<E: Engine> Desk<E> {
                 self.ephemeral(user, &channel, Wanted::Typing(user)).await
             }
             ChannelCommand::MarkRead(channel, read) => match self.spend(user) {
-                Ok(()) => self.mark_read(user, &channel, read).await,
+                Ok(()) => self.mark_read(user, by, &channel, read).await,
                 Err(refusal) => Ok(Reply::Refused(refusal)),
             },
         };
@@ -181,7 +191,7 @@ impl<E: Engine> Desk<E> {
         self.call(channel, Wanted::History(user, page)).await
     }
 
-    async fn call(&self, channel: ChannelInfo, wanted: Wanted) -> Reply {
+    pub(super) async fn call(&self, channel: ChannelInfo, wanted: Wanted) -> Reply {
         match self.hub.upgrade() {
             Some(hub) => hub.call(channel, wanted).await,
             None => Reply::Refused(ErrorCode::Draining.into()),

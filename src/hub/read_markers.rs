@@ -7,6 +7,8 @@
 use std::collections::HashMap;
 
 use super::{
+    ConnectionKey,
+    calls::Wanted,
     channel::read_code,
     desk::{Desk, Refused},
     directory::{
@@ -30,10 +32,12 @@ use crate::{
 };
 
 impl<E: Engine> Desk<E> {
-    /// Moves a user's marker forward, and answers where it is then.
+    /// Moves a user's marker forward, and answers where it is then. The user's other connections are told
+    /// before that, as far as there is room for it.
     pub(super) async fn mark_read(
         &self,
         user: UserId,
+        by: Option<ConnectionKey>,
         channel: &ChannelRef,
         to: Position,
     ) -> Result<Reply, Refused> {
@@ -75,7 +79,10 @@ impl<E: Engine> Desk<E> {
                 Err(error) => return Err(error.into()),
             };
             if self.directory().member(channel.id, user).await?.is_some() {
-                return Ok(Reply::ReadMarker(channel.id, to));
+                let id = channel.id;
+                // Whatever becomes of that, it is marked.
+                let _ = self.call(channel, Wanted::MarkedRead { user, read: to, by }).await;
+                return Ok(Reply::ReadMarker(id, to));
             }
             // The membership ended just before, and its end has not seen this marker. If it is left
             // behind by a crash here, it does no harm: a new membership writes over it.

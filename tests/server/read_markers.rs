@@ -3,14 +3,17 @@
 use futures_util::future::join_all;
 use hubbub::{
     engine::{Engine, Table},
-    wire::{code::ErrorCode, proto::Role},
+    wire::{
+        code::ErrorCode,
+        proto::{Role, client_envelope::Command, server_envelope::Envelope},
+    },
 };
 use serde_json::json;
 
 use crate::harness::{
-    Peer, TestServer,
-    channels::{change, delete, join, leave, open, private, remove_member, set_member},
-    code_of, within,
+    Heard, Peer, TestServer,
+    channels::{change, delete, join, leave, mark_read, open, private, remove_member, set_member},
+    code_of, subscribe, unsubscribe, within,
 };
 
 /// What a user is told of one of its channels.
@@ -284,4 +287,109 @@ async fn each_channel_of_a_page_has_its_own_state() {
             .collect();
         assert_eq!(told, due, "{limit}");
     }
+}
+
+/// Subscribes to what is not in the log as well.
+async fn attend(peer: &mut Peer, channel: &str) {
+    let Command::Subscribe(mut command) = subscribe(channel, None) else { unreachable!() };
+    command.ephemeral = true;
+    peer.ask(Command::Subscribe(command)).await.unwrap();
+}
+
+/// The markers that a connection is told of before the next message.
+async fn told_before_message(peer: &mut Peer) -> Vec<u64> {
+    let mut told = Vec::new();
+    loop {
+        match within("a message", peer.hear()).await {
+            Heard::Messages(_) => return told,
+            Heard::Envelope(Envelope::ReadMarker(marker)) => {
+                told.push(marker.position.unwrap().sequence);
+            }
+            Heard::Envelope(Envelope::Presence(_)) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_users_other_connections_are_told_if_they_asked_and_nobody_else() {
+    let server = TestServer::start().await;
+    let mut writer = Peer::login(&server, "writer").await;
+    writer.create(open("dev")).await.unwrap();
+    let mut marking = Peer::login(&server, "ada").await;
+    let joined = marking.member(join("dev")).await.unwrap().sequence;
+    let mut other = Peer::login(&server, "ada").await;
+    let mut without = Peer::login(&server, "ada").await;
+    let mut bob = Peer::login(&server, "bob").await;
+    bob.member(join("dev")).await.unwrap();
+    for peer in [&mut marking, &mut other, &mut bob] {
+        attend(peer, "dev").await;
+    }
+    let id = without.subscribe("dev", None).await.unwrap().channel_id;
+    let epoch = told(&mut marking, "dev").await.epoch;
+    let api = server.api("ada");
+    let mut all = [marking, other, without, bob];
+
+    // A message follows each mark, so that what comes before it is all that comes of the mark.
+    let mut last = publish(&mut writer, "dev", 1).await;
+    for peer in &mut all {
+        assert_eq!(told_before_message(peer).await, [0; 0]);
+    }
+    assert_eq!(all[0].mark("dev", epoch, last).await, Ok(last));
+    // What moves nothing is not told.
+    assert_eq!(all[0].mark("dev", epoch, joined).await, Ok(last));
+    let before = last;
+    last = publish(&mut writer, "dev", 1).await;
+    let dues: [&[u64]; 4] = [&[], &[before], &[], &[]];
+    for (peer, due) in all.iter_mut().zip(dues) {
+        assert_eq!(told_before_message(peer).await, due);
+    }
+    // Over HTTP nobody knows it already. Who has unsubscribed is not told.
+    let place = json!({"epoch": epoch, "sequence": last});
+    api.send("PUT", "/v1/channels/dev/read", &place).await.is(200);
+    let before = last;
+    last = publish(&mut writer, "dev", 1).await;
+    let dues: [&[u64]; 4] = [&[before], &[before], &[], &[]];
+    for (peer, due) in all.iter_mut().zip(dues) {
+        assert_eq!(told_before_message(peer).await, due);
+    }
+    all[1].ask(unsubscribe(id)).await.unwrap();
+    let place = json!({"epoch": epoch, "sequence": last});
+    api.send("PUT", "/v1/channels/dev/read", &place).await.is(200);
+    publish(&mut writer, "dev", 1).await;
+    assert_eq!(told_before_message(&mut all[0]).await, [last]);
+    assert!(all[1].catch_up().await.is_empty());
+}
+
+#[tokio::test]
+async fn who_marks_too_often_is_told_when_to_come_back_at_both_doors() {
+    let server = TestServer::start().await;
+    let mut ada = Peer::login(&server, "ada").await;
+    ada.create(open("dev")).await.unwrap();
+    let epoch = told(&mut ada, "dev").await.epoch;
+    let mut marks = Vec::new();
+    for _ in 0..60 {
+        marks.push(ada.send(mark_read("dev", epoch, 0)).await);
+    }
+    let mut refused = Vec::new();
+    for mark in marks {
+        refused.extend(ada.reply(mark).await.err());
+    }
+    let last = refused.pop().expect("60 at once are too many");
+    assert!((1..=200).contains(&last.retry_after_ms), "{last:?}");
+    assert!(refused.len() >= 20, "{refused:?}");
+    assert_eq!(code_of::<u64>(Err(last)), ErrorCode::RateLimited);
+    let api = server.api("ada");
+    let place = json!({"epoch": epoch, "sequence": 0});
+    // One more may have been earned since, or two.
+    let mut answers = Vec::new();
+    for _ in 0..5 {
+        answers.push(api.send("PUT", "/v1/channels/dev/read", &place).await.status);
+    }
+    assert!(answers.contains(&429), "{answers:?}");
+    // Lists, and other users, are none of it.
+    assert_eq!(read(&mut ada, "dev").await, (0, 0, 0));
+    let mut bob = Peer::login(&server, "bob").await;
+    bob.member(join("dev")).await.unwrap();
+    assert_eq!(bob.mark("dev", epoch, 1).await, Ok(1));
 }

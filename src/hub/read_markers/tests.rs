@@ -90,7 +90,7 @@ impl World {
     ) -> Result<u64, ErrorCode> {
         let to = Position { epoch: Epoch(epoch), sequence: Sequence(to) };
         let id = self.id(channel);
-        match self.desk.mark_read(user, &ChannelRef::Id(id), to).await {
+        match self.desk.mark_read(user, None, &ChannelRef::Id(id), to).await {
             Ok(Reply::ReadMarker(of, read)) => {
                 assert_eq!((of, read.epoch.0), (id, self.epoch(channel)));
                 Ok(read.sequence.0)
@@ -220,7 +220,7 @@ async fn who_is_removed_while_marking_leaves_no_marker_and_who_is_back_has_its_n
         let (desk, id, epoch) = (Arc::clone(&world.desk), world.id(0), world.epoch(0));
         let to = Position { epoch: Epoch(epoch), sequence: Sequence(3) };
         let marking =
-            tokio::spawn(async move { desk.mark_read(ada, &ChannelRef::Id(id), to).await });
+            tokio::spawn(async move { desk.mark_read(ada, None, &ChannelRef::Id(id), to).await });
         held.waiting(1).await;
         world.append(0, 1, Some((ada, None))).await;
         if comes_back {
