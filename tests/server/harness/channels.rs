@@ -61,6 +61,7 @@ pub(crate) fn remove_member(channel: &str, user_id: u32) -> Command {
     command!(RemoveMember, remove_member, channel, user_id: user_id)
 }
 
+#[allow(clippy::needless_update, reason = "all are given")]
 pub(crate) fn mark_read(channel: &str, epoch: u32, sequence: u64) -> Command {
     command!(MarkRead, mark_read, channel, position: position(epoch, sequence))
 }
