@@ -42,10 +42,12 @@ pub struct Announcement {
     whole: [OnceLock<Bytes>; 2],
 }
 
+/// What is told.
 #[derive(Debug)]
-enum Event {
+pub enum Event {
+    /// Who is there.
     Presence(News),
-    /// Ascending.
+    /// Who is writing. Ascending.
     Typing(Vec<UserId>),
 }
 
@@ -64,6 +66,12 @@ impl Announcement {
 
     fn new(channel: ChannelId, event: Event) -> Self {
         Self { channel, event, frames: Default::default(), whole: Default::default() }
+    }
+
+    /// What is told.
+    #[must_use]
+    pub const fn event(&self) -> &Event {
+        &self.event
     }
 
     /// What it keeps in memory, about.

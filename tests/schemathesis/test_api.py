@@ -53,6 +53,10 @@ cost = { memory = "64KiB", passes = 1, lanes = 1 }
 attempts_per_address_burst = 1000000
 attempts_per_address_per_second = 1000000.0
 attempts_per_account_burst = 1000000
+
+[limits]
+ephemeral_per_second = 1000000
+ephemeral_burst = 1000000
 """
 
 server = None

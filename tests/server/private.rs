@@ -8,8 +8,8 @@ use crate::{
     harness::{
         Peer, TestServer,
         channels::{
-            change, delete, get_channel, join, leave, list_members, mark_read, open, private,
-            remove_member, set_member,
+            change, delete, get_channel, get_presence, join, leave, list_members, mark_read, open,
+            private, remove_member, send_typing, set_member,
         },
         history, position, publish, subscribe, within,
     },
@@ -31,6 +31,8 @@ fn commands(channel: &str, user: u32) -> Vec<Command> {
         publish(channel, "hi", 7),
         get_channel(channel),
         list_members(channel),
+        get_presence(channel),
+        send_typing(channel),
         join(channel),
         leave(channel),
         set_member(channel, user, Role::Owner),

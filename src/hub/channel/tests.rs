@@ -1,7 +1,12 @@
 use super::*;
 use crate::{
     engine::memory::MemoryLog,
-    hub::{Asked, Format, ShardId, rights::Author, sequencer::Wish},
+    hub::{
+        Asked, Format, ShardId,
+        ephemeral::{Announcement, Event},
+        rights::Author,
+        sequencer::Wish,
+    },
     limits::{READ_BYTES_MAX, REPLAY_BYTES_MAX, REPLAY_MESSAGES_MAX, TAIL_BYTES_MAX},
     log::{
         batch::Batch,
@@ -9,6 +14,7 @@ use crate::{
     },
     wire::{
         Encoding,
+        channels::{Named, PresenceView},
         decode::PageFrom,
         encode::{self, Control},
     },
@@ -161,12 +167,40 @@ fn told(effects: &[Effect]) -> Vec<String> {
         }
         Effect::Reply(_, Reply::Channel(_)) => "changed".to_owned(),
         Effect::Reply(_, Reply::ChannelDeleted(_)) => "deleted".to_owned(),
+        Effect::Reply(_, Reply::Presence(view)) => format!("there: {}", there(view)),
+        Effect::Reply(_, Reply::TypingSent(_)) => "typing sent".to_owned(),
+        Effect::Attend(attendant, first) => {
+            format!("#{} attends: {}", attendant.connection.slot, there(first))
+        }
+        Effect::Unattend(connection) => format!("#{} attends no more", connection.slot),
+        Effect::Announce(announcement) => format!("announced: {}", announced(announcement)),
+        Effect::CoolDown(cooling) => format!("{cooling:?} cools"),
         Effect::Learn(info) => format!("{} is {:?}", info.name, info.access),
         Effect::ForgetMember(user) => format!("{user:?} is forgotten"),
         Effect::Forget => "forgotten".to_owned(),
         effect => panic!("{effect:?}"),
     };
     effects.iter().map(words).collect()
+}
+
+/// Who is there, in a few words: users, connections, and who they are.
+fn there(view: &PresenceView) -> String {
+    let numbers = |users: &[UserId]| users.iter().map(|user| user.0).collect::<Vec<_>>();
+    let named = match &view.named {
+        Named::Everyone(users) => format!("{:?}", numbers(users)),
+        Named::Changes { joined, left } => format!("+{:?} -{:?}", numbers(joined), numbers(left)),
+        Named::TooMany => "too many".to_owned(),
+    };
+    format!("{}/{} {named}", view.users, view.connections)
+}
+
+fn announced(announcement: &Announcement) -> String {
+    match announcement.event() {
+        Event::Presence(news) => there(&news.changes),
+        Event::Typing(users) => {
+            format!("{:?} write", users.iter().map(|it| it.0).collect::<Vec<_>>())
+        }
+    }
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::{
         crossing::{Arrivals, Crossing, borders},
         desk::tests::a_desk,
     },
-    limits::REVOCATION_KEPT,
+    limits::{PRESENCE_INTERVAL_MIN, REVOCATION_KEPT, TYPING_INTERVAL_MIN},
     log::{
         place::{Epoch, Sequence},
         settings::Access,
@@ -28,7 +28,7 @@ use crate::{
     wire::{
         Encoding,
         decode::PageFrom,
-        proto::{ServerEnvelope, reply, server_envelope::Envelope},
+        proto::{ServerEnvelope, presence::Users, reply, server_envelope::Envelope},
     },
 };
 
@@ -72,6 +72,8 @@ struct Followed {
     is_live: bool,
     /// The last sequence that it was handed or told of.
     position: u64,
+    /// Who else is there, and on how many connections, since it asked.
+    there: Option<(BTreeSet<u32>, u32)>,
     /// Its subscribes and unsubscribes without a reply.
     asked: VecDeque<(u32, Wish)>,
 }
@@ -80,6 +82,11 @@ struct Followed {
 enum Wish {
     Subscribe(Option<u64>),
     Unsubscribe,
+}
+
+/// Two clients each are of one user.
+fn user(client: usize) -> UserId {
+    UserId(u32::try_from(client / 2 + 1).unwrap())
 }
 
 fn info(channel: u32) -> ChannelInfo {
@@ -135,7 +142,8 @@ impl<'a> World<'a> {
             39..56 => self.take_asks(shard),
             56..73 => self.take_answers(shard),
             73..86 => self.end_turn(shard),
-            86..96 => yield_now().await,
+            86..95 => yield_now().await,
+            95 => tokio::time::advance(TYPING_INTERVAL_MIN).await,
             96..98 => {
                 let stage = if self.rng.random_bool(0.5) { Stage::Read } else { Stage::Commit };
                 self.holds.push(self.engine.faults().hold(stage));
@@ -172,6 +180,8 @@ impl<'a> World<'a> {
     fn subscribe(&mut self, client: usize, channel: u32) {
         let id = self.id();
         let choice = self.rng.random_range(0..10);
+        let ephemeral = self.rng.random_bool(0.5);
+        let user = user(client);
         let client = &mut self.clients[client];
         let followed = client.followed.entry(channel).or_default();
         let since = match choice {
@@ -187,10 +197,10 @@ impl<'a> World<'a> {
         self.shards[client.shard].subscribe(
             &client.port,
             id,
-            UserId(1),
+            user,
             &info(channel),
             since,
-            false,
+            ephemeral,
         );
         if was_wanted {
             assert_eq!(client.refused_at_once(channel, id), ErrorCode::AlreadySubscribed);
@@ -251,10 +261,11 @@ impl<'a> World<'a> {
         self.holds.clear();
         for _ in 0..20_000 {
             let shard = self.rng.random_range(0..self.shards.len());
-            match self.rng.random_range(0..4) {
-                0 => self.take_asks(shard),
-                1 => self.take_answers(shard),
-                2 => self.end_turn(shard),
+            match self.rng.random_range(0..40) {
+                0 => tokio::time::advance(PRESENCE_INTERVAL_MIN).await,
+                1..10 => self.take_asks(shard),
+                10..20 => self.take_answers(shard),
+                20..30 => self.end_turn(shard),
                 _ => yield_now().await,
             }
             self.listen();
@@ -292,6 +303,16 @@ impl<'a> World<'a> {
         }
     }
 
+    /// Whether all who asked have heard exactly who is subscribed.
+    fn knows_who_is_there(&self, channel: u32) -> bool {
+        let follows = |client: &Client| client.followed.get(&channel).is_some_and(|it| it.is_live);
+        let there: Vec<_> = (0..).zip(&self.clients).filter(|(_, it)| follows(it)).collect();
+        let connections = u32::try_from(there.len()).unwrap();
+        let users: BTreeSet<_> = there.iter().map(|(client, _)| user(*client).0).collect();
+        let told = there.iter().filter_map(|(_, client)| client.followed[&channel].there.as_ref());
+        told.into_iter().all(|told| *told == (users.clone(), connections))
+    }
+
     /// When everybody is gone nothing is left of them.
     async fn leave(&mut self) {
         self.settle(|world| {
@@ -303,6 +324,10 @@ impl<'a> World<'a> {
             world.clients.iter().all(has_all)
         })
         .await;
+        if !self.shards[0].is_draining() {
+            self.settle(|world| (1..=CHANNELS).all(|channel| world.knows_who_is_there(channel)))
+                .await;
+        }
         for client in mem::take(&mut self.clients) {
             self.shards[client.shard].disconnect(&client.port);
         }
@@ -352,6 +377,25 @@ impl Client {
                     followed.position = gap.to_sequence;
                 }
                 Envelope::Reply(answer) => self.hear(answer.id, answer.result.unwrap()),
+                Envelope::Presence(presence) => {
+                    let followed = self.followed.get_mut(&presence.channel_id).unwrap();
+                    assert!(followed.is_live, "presence without a subscription");
+                    let (there, connections) = match presence.users.expect("they are few") {
+                        Users::Everyone(everyone) => {
+                            let (there, connections) = followed.there.get_or_insert_default();
+                            *there = everyone.user_ids.into_iter().collect();
+                            (there, connections)
+                        }
+                        Users::Changes(changes) => {
+                            let (there, connections) = followed.there.as_mut().expect("it asked");
+                            there.extend(changes.joined);
+                            there.retain(|user| !changes.left.contains(user));
+                            (there, connections)
+                        }
+                    };
+                    *connections = presence.connection_count;
+                    assert!(there.len() <= CLIENTS);
+                }
                 Envelope::GoingAway(_) => {}
                 envelope => panic!("unexpected {envelope:?}"),
             }
@@ -372,7 +416,10 @@ impl Client {
                 let head = subscribed.head_sequence;
                 followed.position = since.unwrap_or(head);
             }
-            (Wish::Unsubscribe, reply::Result::Unsubscribed(_)) => followed.is_live = false,
+            (Wish::Unsubscribe, reply::Result::Unsubscribed(_)) => {
+                followed.is_live = false;
+                followed.there = None;
+            }
             (Wish::Unsubscribe, reply::Result::Error(_)) => assert!(!followed.is_live),
             (Wish::Subscribe(_), reply::Result::Error(_)) => {
                 assert!(!followed.is_live);
@@ -412,7 +459,9 @@ impl Client {
 }
 
 fn run(seed: u64) {
-    let runtime = Builder::new_current_thread().build_local(LocalOptions::default()).unwrap();
+    let mut builder = Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build_local(LocalOptions::default());
+    let runtime = runtime.unwrap();
     let engine = MemoryEngine::default();
     runtime.block_on(async {
         let mut world = World::new(seed, &engine);

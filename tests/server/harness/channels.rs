@@ -70,6 +70,16 @@ pub(crate) fn list_members(channel: &str) -> Command {
     command!(ListMembers, list_members, channel)
 }
 
+#[allow(clippy::needless_update, reason = "some commands have no other field")]
+pub(crate) fn get_presence(channel: &str) -> Command {
+    command!(GetPresence, get_presence, channel)
+}
+
+#[allow(clippy::needless_update, reason = "some commands have no other field")]
+pub(crate) fn send_typing(channel: &str) -> Command {
+    command!(SendTyping, send_typing, channel)
+}
+
 impl Peer {
     /// Makes a channel.
     pub(crate) async fn create(

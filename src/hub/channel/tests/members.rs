@@ -14,6 +14,8 @@ use crate::{
     wire::{channels::Update, record},
 };
 
+mod ephemeral;
+
 const OWNER: UserId = UserId(1);
 const ADA: UserId = UserId(2);
 
