@@ -557,6 +557,8 @@ pub const NUMBER_ATTEMPTS_MAX: usize = 64;
 pub const NUMBER_BLOCK: u32 = 64;
 /// Channels that a shard keeps loaded although nobody is subscribed. Beyond it, idle ones are let go.
 pub const IDLE_CHANNELS_LOADED_MAX: usize = 16_384;
+/// Tries to move a read marker while other connections of the same user move it. Beyond it: `busy`.
+pub const READ_MARKER_ATTEMPTS_MAX: usize = 64;
 /// Pause before a read that failed in the middle of a recovery is tried again.
 pub const RECOVERY_PAUSE: Duration = Duration::from_millis(250);
 const _: () = assert!(BATCH_BYTES_MAX < TRANSACTION_BYTES_MAX, "a transaction holds a full batch");

@@ -7,7 +7,7 @@ use super::{Client, ClientError, codec::Answer, codec::Command, unreachable_answ
 use crate::{
     limits::LISTED_DEFAULT,
     log::{
-        place::{ChannelId, UserId},
+        place::{ChannelId, Position, UserId},
         settings::{Posting, Quota, Role, Settings, Visibility},
     },
     wire::{
@@ -84,7 +84,7 @@ impl Client {
         self.list_of_channels(ChannelCommand::List(filter, page(after))).await
     }
 
-    /// A page of the channels that this user is a member of.
+    /// A page of the channels that this user is a member of, with how far each was read.
     ///
     /// # Errors
     /// When the server refuses, or does not answer in time.
@@ -166,6 +166,19 @@ impl Client {
         user: UserId,
     ) -> Result<MemberView, ClientError> {
         self.about_member(ChannelCommand::RemoveMember(named(channel), user)).await
+    }
+
+    /// Moves this user's read marker forward, never back. Where it is then: further on, if the user has
+    /// read more elsewhere.
+    ///
+    /// # Errors
+    /// When the server refuses, or does not answer in time.
+    pub async fn mark_read(&self, channel: &str, to: Position) -> Result<Position, ClientError> {
+        let command = ChannelCommand::MarkRead(named(channel), to);
+        match self.command(Command::Channels(command), None).await? {
+            Answer::ReadMarker(marker) => Ok(marker),
+            _ => unreachable_answer(),
+        }
     }
 
     /// A page of a channel's members, by number.

@@ -133,7 +133,7 @@ impl<E: Engine> Dialogue<E> {
             }
             Command::Channels(command) => {
                 let State::Ready { user, .. } = self.state else { return };
-                let performed = shard.desk().perform(user, *command);
+                let performed = shard.desk().perform_by(user, Some(port.key()), *command);
                 let Some(performed) = self.in_time(performed).await else { return };
                 let reply = performed.unwrap_or_else(|code| Reply::Refused(code.into()));
                 if let Reply::Refused(refusal) = &reply {

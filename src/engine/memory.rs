@@ -16,8 +16,8 @@ use tokio::sync::{mpsc, watch};
 
 pub use self::log::{Fault, MemoryLog};
 use super::{
-    Append, AppendError, Caps, Chain, Derived, Engine, Expect, Feed, Mark, MessageKey, ReadError,
-    ReadFrom, ReadMax, RecordError, Refusal, Revision, Table, Versioned, put_bytes,
+    Append, AppendError, Caps, Chain, Derived, Engine, Expect, Feed, LogEnd, Mark, MessageKey,
+    ReadError, ReadFrom, ReadMax, RecordError, Refusal, Revision, Table, Versioned, put_bytes,
 };
 use crate::{
     limits,
@@ -212,7 +212,7 @@ impl Faults {
         self.next_append(Fault::Refused(refusal));
     }
 
-    /// The next read of the log fails, and a mark or a look for keys is one.
+    /// The next read of the log fails, and a mark or a look for keys or heads is one.
     pub fn fail_next_read(&self, error: ReadError) {
         unpoisoned(&self.script).reads.push_back(error);
     }
@@ -346,6 +346,16 @@ impl Engine for MemoryEngine {
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static {
         let (node, max) = (self.clone(), max.into());
         async move { node.read_log(|log| log.read(channel, from, max)).await }
+    }
+
+    fn heads(
+        &self,
+        channels: Vec<ChannelId>,
+    ) -> impl Future<Output = Result<Vec<LogEnd>, ReadError>> + Send + 'static {
+        let node = self.clone();
+        async move {
+            node.read_log(|log| Ok(channels.into_iter().map(|it| log.end(it)).collect())).await
+        }
     }
 
     fn find_keys(

@@ -21,7 +21,7 @@ use tokio::sync::mpsc;
 
 use crate::log::{
     batch::{Batch, BatchError, Entry},
-    place::{ChannelId, ClientMessageId, Cursor, Durability, Sequence, UserId},
+    place::{ChannelId, ClientMessageId, Cursor, Durability, Position, Sequence, UserId},
 };
 
 pub mod memory;
@@ -62,6 +62,14 @@ pub trait Engine: Send + Sync + 'static {
         from: ReadFrom,
         max: impl Into<ReadMax>,
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static;
+
+    /// Where the logs of these channels end: one answer for each, in their order. It knows what an append
+    /// before the call was answered with. It looks at the place of a last entry and not at what is in
+    /// it, so it costs the same however long the log and however large the entry, and loads nothing.
+    fn heads(
+        &self,
+        channels: Vec<ChannelId>,
+    ) -> impl Future<Output = Result<Vec<LogEnd>, ReadError>> + Send + 'static;
 
     /// Which of these publishes are in a channel's log: the stored keys of those that are, in any
     /// order. It knows what an append before the call was answered with.
@@ -293,6 +301,17 @@ impl Mark {
     }
 }
 
+/// Where a channel's log ends, as far as that is seen without its last entry's records.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogEnd {
+    /// There is no entry.
+    Empty,
+    /// With this message. Where junk is possible it may be of an entry that extends no chain.
+    At(Position),
+    /// What is stored cannot be there. Of the other channels it says nothing.
+    Damaged(BatchError),
+}
+
 /// Where a read begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ReadFrom {
@@ -390,6 +409,8 @@ pub enum Table {
     Imports,
     /// Messages that were imported out of their order.
     ImportKeys,
+    /// User and channel → how far the user has read there.
+    ReadMarkers,
 }
 
 impl Table {
@@ -408,6 +429,7 @@ impl Table {
             Self::UserNames => "user_names",
             Self::Imports => "imports",
             Self::ImportKeys => "import_keys",
+            Self::ReadMarkers => "read_markers",
         }
     }
 }

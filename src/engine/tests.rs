@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
-use self::chains::*;
+use self::{chains::*, heads::*};
 use super::{
     memory::MemoryEngine,
     sqlite::{self, SqliteOptions},
@@ -18,6 +18,7 @@ use crate::log::{
 };
 
 mod chains;
+mod heads;
 
 pub(super) const LOBBY: ChannelId = ChannelId(7);
 pub(super) const ATTIC: ChannelId = ChannelId(8);
@@ -448,6 +449,9 @@ contract!(
     a_record_that_is_too_large_with_what_follows_is_refused,
     many_channels_append_at_once_without_a_gap,
     a_key_is_found_for_as_long_as_its_message_is_there,
+    each_log_that_is_asked_for_has_its_own_end,
+    a_head_stays_when_what_is_older_is_dropped,
+    a_head_is_as_new_as_the_last_answer,
     a_chain_is_appended_batch_by_batch,
     a_chain_after_another_place_than_the_end_is_moved_whole,
     a_taken_key_keeps_the_whole_chain_out,

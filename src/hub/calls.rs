@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     limits::{CALLS_GATHERED_MAX, CALLS_MAX},
-    log::place::{ClientMessageId, UserId},
+    log::place::{ClientMessageId, Position, UserId},
     wire::{code::ErrorCode, decode::Page, encode::Reply},
 };
 
@@ -52,6 +52,15 @@ pub enum Wanted {
     Presence(UserId),
     /// To tell those who are there that a user is writing.
     Typing(UserId),
+    /// To tell a user's other connections how far the user has read.
+    MarkedRead {
+        /// Who.
+        user: UserId,
+        /// What is durable.
+        read: Position,
+        /// The connection that knows already.
+        by: Option<ConnectionKey>,
+    },
     /// To change its members or settings.
     Change(UserId, Change),
 }

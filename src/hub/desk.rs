@@ -14,14 +14,16 @@ use tokio::time::timeout;
 use tokio::sync::Mutex;
 
 use super::{
-    Hub, WeakHub,
+    ConnectionKey, Hub, WeakHub,
     allowance::Allowance,
     calls::Wanted,
+    channel::read_code,
     directory::{
         ChannelInfo, Directory, DirectoryError,
         records::{self, ChannelRecord, of_channel, of_user},
     },
     list_cursor::ListCursors,
+    read_markers::read_state,
     rights::{Author, Change},
 };
 use crate::{
@@ -33,7 +35,7 @@ use crate::{
         settings::{Role, Settings, Visibility},
     },
     wire::{
-        channels::{ChannelCommand, ChannelFilter, ListPage, MemberView, Update},
+        channels::{ChannelCommand, ChannelFilter, ChannelView, ListPage, MemberView, Update},
         code::ErrorCode,
         decode::{ChannelRef, Page},
         encode::{Refusal, Reply},
@@ -123,6 +125,16 @@ impl<E: Engine> Desk<E> {
 
     /// Does what a user wants.
     pub async fn perform(&self, user: UserId, command: ChannelCommand) -> Reply {
+        self.perform_by(user, None, command).await
+    }
+
+    /// The same, asked for on this connection.
+    pub async fn perform_by(
+        &self,
+        user: UserId,
+        by: Option<ConnectionKey>,
+        command: ChannelCommand,
+    ) -> Reply {
         let done = match command {
             ChannelCommand::Create(settings) => self.create(user, &settings).await,
             ChannelCommand::Get(channel) => self.get(user, &channel).await,
@@ -146,7 +158,10 @@ impl<E: Engine> Desk<E> {
             ChannelCommand::Typing(channel) => {
                 self.ephemeral(user, &channel, Wanted::Typing(user)).await
             }
-            ChannelCommand::MarkRead(..) => Err(ErrorCode::UnknownCommand.into()),
+            ChannelCommand::MarkRead(channel, read) => match self.spend(user) {
+                Ok(()) => self.mark_read(user, by, &channel, read).await,
+                Err(refusal) => Ok(Reply::Refused(refusal)),
+            },
         };
         done.unwrap_or_else(|Refused(code)| Reply::Refused(code.into()))
     }
@@ -176,7 +191,7 @@ impl<E: Engine> Desk<E> {
         self.call(channel, Wanted::History(user, page)).await
     }
 
-    async fn call(&self, channel: ChannelInfo, wanted: Wanted) -> Reply {
+    pub(super) async fn call(&self, channel: ChannelInfo, wanted: Wanted) -> Reply {
         match self.hub.upgrade() {
             Some(hub) => hub.call(channel, wanted).await,
             None => Reply::Refused(ErrorCode::Draining.into()),
@@ -238,17 +253,22 @@ impl<E: Engine> Desk<E> {
         // All are asked for before the first is waited for.
         let mut asked = Vec::with_capacity(found.len());
         for (key, record) in &found {
-            let id = records::last_number(key).ok_or(DirectoryError::Damaged)?;
-            let role = records::parse::<records::MemberRecord>(record)?.role;
-            let key = records::channel_key(ChannelId(id));
-            asked.push((id, role, self.engine.get(Table::Channels, &key)));
+            let id = ChannelId(records::last_number(key).ok_or(DirectoryError::Damaged)?);
+            let member: records::MemberRecord = records::parse(record)?;
+            let key = records::channel_key(id);
+            asked.push((id, member, self.engine.get(Table::Channels, &key)));
         }
+        let markers = self.read_markers(user, after, &found).await?;
+        // After the markers: none lies beyond its channel's head.
+        let heads = self.engine.heads(asked.iter().map(|(id, ..)| *id).collect());
+        let heads = heads.await.map_err(|error| read_code(&error))?;
         let mut listed = Vec::with_capacity(asked.len());
-        for (id, role, record) in asked {
+        for ((id, member, record), end) in asked.into_iter().zip(heads) {
             // One that was just deleted has left its memberships behind for a moment.
-            if let Some(record) = record.await? {
-                listed.push(ChannelRecord::parse(ChannelId(id), &record)?.view(Some(role)));
-            }
+            let Some(record) = record.await? else { continue };
+            let record = ChannelRecord::parse(id, &record)?;
+            let read = read_state(&record, end, markers.get(&id).copied(), member);
+            listed.push(ChannelView { read, ..record.view(Some(member.role)) });
         }
         Ok(Reply::Channels(listed, next))
     }
@@ -412,8 +432,10 @@ impl<E: Engine> Desk<E> {
                     if table == Table::Members {
                         let user = records::last_number(&key).ok_or(DirectoryError::Damaged)?;
                         let key = records::membership_key(UserId(user), channel);
-                        if let Some(mine) = self.engine.get(Table::Memberships, &key).await? {
-                            self.engine.remove(Table::Memberships, &key, mine.revision).await?;
+                        for table in [Table::Memberships, Table::ReadMarkers] {
+                            if let Some(mine) = self.engine.get(table, &key).await? {
+                                self.engine.remove(table, &key, mine.revision).await?;
+                            }
                         }
                     }
                     self.engine.remove(table, &key, record.revision).await?;

@@ -52,6 +52,7 @@ pub mod list_cursor;
 pub mod outbox;
 pub mod port;
 pub mod presence;
+mod read_markers;
 pub mod revocations;
 pub mod revoked;
 pub mod rights;

@@ -61,6 +61,11 @@ impl<S> Port<S> {
         }
     }
 
+    /// Which connection it is.
+    pub const fn key(&self) -> ConnectionKey {
+        self.key
+    }
+
     /// Why this connection is being closed, if it is.
     pub const fn closing(&self) -> Option<CloseCode> {
         self.closing.get()

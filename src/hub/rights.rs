@@ -9,13 +9,14 @@ use std::collections::HashMap;
 use bytes::Bytes;
 
 use super::directory::records::{
-    ChannelRecord, NameRecord, channel_key, format, membership, name_key,
+    ChannelRecord, NameRecord, channel_key, format, membership, name_key, new_membership,
+    read_marker,
 };
 use crate::{
     engine::{Derived, Table},
     limits::MEMBERS_MAX,
     log::{
-        place::{ChannelId, Epoch, Sequence, UserId},
+        place::{ChannelId, Epoch, Position, Sequence, UserId},
         settings::{Posting, Role, Settings, Usage, Visibility},
     },
     wire::{
@@ -254,7 +255,21 @@ impl Rights {
         match changed {
             Changed::Member(user, role) => {
                 after.member_count = self.count_after(*user, *role);
-                membership(id, *user, *role, sequence).into_iter().chain(after.derived()).collect()
+                let mut derived: Vec<_> = match (self.role(*user), *role) {
+                    (None, Some(role)) => {
+                        let at = Position { sequence, ..after.beginning() };
+                        new_membership(id, *user, role, at).collect()
+                    }
+                    // Another role changes nothing about what was read.
+                    (Some(_), Some(_)) => membership(id, *user, *role, sequence).into(),
+                    (_, None) => {
+                        let forgotten = read_marker(id, *user, None);
+                        let gone = membership(id, *user, None, sequence).into_iter();
+                        gone.chain([forgotten]).collect()
+                    }
+                };
+                derived.extend(after.derived());
+                derived
             }
             Changed::Settings(settings) => {
                 after.set(settings);

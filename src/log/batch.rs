@@ -17,7 +17,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use thiserror::Error;
 
-use super::place::{BatchId, ChannelId, Cursor, Epoch, Head, Sequence};
+use super::place::{BatchId, ChannelId, Cursor, Epoch, Head, Position, Sequence};
 
 /// The tag of `hubbub.v1.Messages.records`: field 4, length-delimited. A contract test holds it
 /// against the descriptor.
@@ -168,6 +168,27 @@ impl Batch {
             return Err(BatchError::WrongSequence);
         }
         Ok(batch)
+    }
+
+    /// Where a batch begins and ends, by its header alone. The checksum is of all bytes, so a header
+    /// that says something else than was written is only seen where that cannot be.
+    ///
+    /// # Errors
+    /// When it is no header of a batch.
+    pub fn span(header: &[u8; HEADER_BYTES]) -> Result<(Sequence, Position), BatchError> {
+        if header[..2] != MAGIC || u16_at(header, 2) != VERSION || u16_at(header, 14) != 0 {
+            return Err(BatchError::UnknownFormat);
+        }
+        let (first, count) = (u64_at(header, 48), u64::from(u16_at(header, 12)));
+        if count == 0 {
+            return Err(BatchError::WrongCount);
+        }
+        if first == 0 || first > LAST_SEQUENCE_MAX - (count - 1) {
+            return Err(BatchError::WrongSequence);
+        }
+        let end =
+            Position { epoch: Epoch(u32_at(header, 8)), sequence: Sequence(first + count - 1) };
+        Ok((Sequence(first), end))
     }
 
     /// The records, one by one, without the tag and the length before them.

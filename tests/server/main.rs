@@ -19,6 +19,7 @@ mod members;
 mod presence;
 mod private;
 mod quota;
+mod read_markers;
 
 mod api_document;
 mod channels_http;

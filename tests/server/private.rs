@@ -8,8 +8,8 @@ use crate::{
     harness::{
         Peer, TestServer,
         channels::{
-            change, delete, get_channel, get_presence, join, leave, list_members, open, private,
-            remove_member, send_typing, set_member,
+            change, delete, get_channel, get_presence, join, leave, list_members, mark_read, open,
+            private, remove_member, send_typing, set_member,
         },
         history, position, publish, subscribe, within,
     },
@@ -40,6 +40,7 @@ fn commands(channel: &str, user: u32) -> Vec<Command> {
         remove_member(channel, user),
         Command::UpdateChannel(topic),
         Command::UpdateChannel(name),
+        mark_read(channel, 1, 0),
         delete(channel),
     ]
 }

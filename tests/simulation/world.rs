@@ -514,6 +514,7 @@ impl World {
                 Effect::Attend(..)
                 | Effect::Unattend(_)
                 | Effect::Announce(_)
+                | Effect::TellIfRoom(..)
                 | Effect::CoolDown(_) => {
                     return Err("nobody asked for what is not in the log".into());
                 }

@@ -23,6 +23,12 @@ pub(super) fn as_json(channel: &ChannelView) -> Value {
         "used": channel.used,
         "member_count": channel.member_count,
         "role": channel.role,
+        "head": channel.read.map(|read| json!({
+            "epoch": read.head.epoch.0,
+            "sequence": read.head.sequence.0,
+        })),
+        "read_sequence": channel.read.map(|read| read.read.0),
+        "unread_count": channel.read.map(|read| read.unread()),
         "created": (channel.created_at_ms > 0).then(|| rfc3339(channel.created_at_ms)),
     })
 }
@@ -30,7 +36,10 @@ pub(super) fn as_json(channel: &ChannelView) -> Value {
 /// A channel as a row of a list.
 pub(super) fn row(channel: &ChannelView) -> Vec<String> {
     let settings = &channel.settings;
+    let unread = channel.read.map(|read| read.unread()).filter(|unread| *unread > 0);
+    let unread = unread.map(|unread| format!("{unread} unread"));
     let marks = [
+        unread.as_deref(),
         (settings.visibility == Visibility::Private).then_some("private"),
         settings.archived.then_some("archived"),
         channel.role.map(Role::name),
@@ -110,15 +119,19 @@ pub(super) fn table(rows: Vec<Vec<String>>) -> String {
 mod tests {
     use std::num::NonZeroU64;
 
-    use hubbub::log::{
-        place::ChannelId,
-        settings::{Quota, Settings, Usage},
+    use hubbub::{
+        log::{
+            place::{ChannelId, Epoch, Position, Sequence},
+            settings::{Quota, Settings, Usage},
+        },
+        wire::channels::ReadState,
     };
 
     use super::*;
 
     fn ops() -> ChannelView {
         let quota = Quota { messages_max: NonZeroU64::new(100), bytes_max: NonZeroU64::new(2_048) };
+        let head = Position { epoch: Epoch(1_700_000_000), sequence: Sequence(7) };
         let settings = Settings {
             topic: "what\nbreaks\u{1b}[2J".to_owned(),
             visibility: Visibility::Private,
@@ -133,7 +146,7 @@ mod tests {
             role: Some(Role::Owner),
             created_at_ms: 1_700_000_000_123,
             used: Some(Usage { messages: 3, bytes: 1_024 }),
-            read: None,
+            read: Some(ReadState { head, read: Sequence(4) }),
         }
     }
 
@@ -169,7 +182,7 @@ mod tests {
         };
         let text = table([&lobby, &ops()].map(row).into());
         let expected = "lobby  12 members\n\
-                        ops    2 members   private, archived, owner  what\\nbreaks\\u{1b}[2J\n";
+                        ops    2 members   3 unread, private, archived, owner  what\\nbreaks\\u{1b}[2J\n";
         assert_eq!(text, expected);
         assert_eq!(table(Vec::new()), "");
     }
@@ -183,6 +196,8 @@ mod tests {
         );
         assert_eq!((&json["role"], &json["used"]["messages"]), (&"owner".into(), &3.into()));
         assert_eq!(json["quota"], serde_json::json!({ "messages_max": 100, "bytes_max": 2_048 }));
+        assert_eq!(json["head"], serde_json::json!({ "epoch": 1_700_000_000, "sequence": 7 }));
+        assert_eq!((&json["read_sequence"], &json["unread_count"]), (&4.into(), &3.into()));
         assert_eq!(json["created"], "2023-11-14T22:13:20.123Z");
     }
 }

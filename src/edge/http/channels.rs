@@ -17,7 +17,10 @@ use super::{
 };
 use crate::{
     engine::Engine,
-    log::settings::{Posting, Quota, Role, Settings, Usage, Visibility, is_channel_name, is_topic},
+    log::{
+        place::Position,
+        settings::{Posting, Quota, Role, Settings, Usage, Visibility, is_channel_name, is_topic},
+    },
     wire::{
         channels::{ChannelCommand, ChannelFilter, ChannelView, Update},
         code::ErrorCode,
@@ -52,6 +55,33 @@ pub struct Channel {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     created: Option<Time>,
+    /// Where the channel is now, in the list of the user's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    head: Option<Place>,
+    /// The last place that the user has read, in the list of the user's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    read_sequence: Option<u64>,
+    /// How many places come after that, in the list of the user's own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    unread_count: Option<u64>,
+}
+
+/// A place in a channel.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+pub struct Place {
+    /// The life of the channel's numbering.
+    epoch: u32,
+    /// The number of the record there; 0: before the first.
+    sequence: u64,
+}
+
+impl From<Position> for Place {
+    fn from(Position { epoch, sequence }: Position) -> Self {
+        Self { epoch: epoch.0, sequence: sequence.0 }
+    }
 }
 
 impl From<ChannelView> for Channel {
@@ -69,6 +99,9 @@ impl From<ChannelView> for Channel {
             member_count: view.member_count,
             role: view.role,
             created: Time::known(view.created_at_ms),
+            head: view.read.map(|read| read.head.into()),
+            read_sequence: view.read.map(|read| read.read.0),
+            unread_count: view.read.map(|read| read.unread()),
         }
     }
 }
@@ -275,7 +308,7 @@ pub async fn list<E: Engine>(
     api.perform(user, ChannelCommand::List(filter, page), listed).await
 }
 
-/// The channels that the user is a member of.
+/// The channels that the user is a member of, and how much is unread there.
 ///
 /// # Errors
 /// When the query is none.

@@ -20,7 +20,7 @@ use super::{
     openapi::Routes,
     presence,
     problem::Problem,
-    transfer, users, webhooks,
+    read, transfer, users, webhooks,
 };
 use crate::{
     connection::login::{Login, LoginError},
@@ -122,6 +122,7 @@ pub fn routes<E: Engine>(api: &Chat<E>) -> Routes {
         .with(members::__path_leave, members::leave::<E>, api, members::REFUSALS)
         .with(members::__path_set, members::set::<E>, api, members::REFUSALS)
         .with(members::__path_remove, members::remove::<E>, api, members::REFUSALS)
+        .with(read::__path_mark, read::mark::<E>, api, read::REFUSALS)
         .with(presence::__path_show, presence::show::<E>, api, presence::SHOW_REFUSALS)
         .with(presence::__path_tell, presence::tell::<E>, api, presence::TELL_REFUSALS)
         .with(messages::__path_post, messages::post::<E>, api, messages::POST_REFUSALS)

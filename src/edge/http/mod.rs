@@ -25,6 +25,7 @@ mod page;
 pub mod password;
 pub mod presence;
 pub mod problem;
+pub mod read;
 pub mod revocations;
 pub mod session;
 pub mod site;

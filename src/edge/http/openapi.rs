@@ -31,8 +31,8 @@ use utoipa::{
 };
 
 use super::{
-    accounts, admin, channels, keys, me, members, messages, password, presence, problem, session,
-    token, transfer, users, webhooks,
+    accounts, admin, channels, keys, me, members, messages, password, presence, problem, read,
+    session, token, transfer, users, webhooks,
 };
 use crate::{auth::revocation, metrics::Metrics, wire::code::ErrorCode};
 
@@ -48,7 +48,7 @@ const TAGS: &[(&str, &str)] = &[
     ("tokens", "Access and refresh tokens, what they are verified by, and which were taken back."),
     ("chat", "The WebSocket, on which messages come as they are written."),
     ("channels", "What there is, and what it is."),
-    ("members", "Who is in a channel, and as what."),
+    ("members", "Who is in a channel, as what, and how far they have read."),
     ("presence", "Who is there and who is writing: told and not kept."),
     ("messages", "To publish, and to read what was published."),
     ("webhooks", "Addresses by which programs post to a channel."),
@@ -70,6 +70,7 @@ const TAGS: &[(&str, &str)] = &[
     channels::ChannelList,
     channels::NewChannel,
     channels::NewSettings,
+    channels::Place,
     channels::QuotaBody,
     channels::Used,
     crate::log::settings::Posting,
@@ -92,6 +93,8 @@ const TAGS: &[(&str, &str)] = &[
     messages::SettingsChange,
     password::Change,
     problem::Body,
+    read::NewReadMarker,
+    read::ReadMarker,
     revocation::Page,
     revocation::Revocation,
     revocation::Revoked,

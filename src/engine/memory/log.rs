@@ -9,8 +9,8 @@ use bytes::Bytes;
 
 use crate::{
     engine::{
-        Append, AppendError, Caps, Chain, Derived, Durability, Expect, Mark, MessageKey, ReadError,
-        ReadFrom, ReadMax, RecordError, Refusal, Revision, Table, Versioned,
+        Append, AppendError, Caps, Chain, Derived, Durability, Expect, LogEnd, Mark, MessageKey,
+        ReadError, ReadFrom, ReadMax, RecordError, Refusal, Revision, Table, Versioned,
     },
     log::{
         batch::{Batch, BatchError, Entry},
@@ -244,6 +244,18 @@ impl MemoryLog {
                 Err(ReadError::Damaged { cursor: *cursor, source: BatchError::WrongChecksum })
             }
             None => Ok(found),
+        }
+    }
+
+    /// Where a channel's log ends, as [`Engine::heads`](crate::engine::Engine::heads) tells it.
+    #[must_use]
+    pub fn end(&self, channel: ChannelId) -> LogEnd {
+        match self.entries(channel).last() {
+            None => LogEnd::Empty,
+            Some(last) if self.damaged.contains(&last.at) => {
+                LogEnd::Damaged(BatchError::WrongChecksum)
+            }
+            Some(last) => LogEnd::At(last.batch.head(last.at).position()),
         }
     }
 

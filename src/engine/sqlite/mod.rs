@@ -30,8 +30,8 @@ use self::{
     writer::{Work, Writer},
 };
 use super::{
-    Append, AppendError, Caps, Chain, Derived, Durability, Engine, Expect, Feed, Mark, MessageKey,
-    ReadError, ReadFrom, ReadMax, RecordError, Refusal, Revision, Table, Versioned,
+    Append, AppendError, Caps, Chain, Derived, Durability, Engine, Expect, Feed, LogEnd, Mark,
+    MessageKey, ReadError, ReadFrom, ReadMax, RecordError, Refusal, Revision, Table, Versioned,
 };
 use crate::{
     limits,
@@ -61,6 +61,7 @@ const PAGE_BYTES: u64 = 8192;
 type AppendReply = oneshot::Sender<Result<Cursor, AppendError>>;
 type ChainReply = oneshot::Sender<Result<Vec<Cursor>, AppendError>>;
 type MarkReply = oneshot::Sender<Result<Mark, ReadError>>;
+type HeadsReply = oneshot::Sender<Result<Vec<LogEnd>, ReadError>>;
 type KeysReply = oneshot::Sender<Result<Vec<MessageKey>, ReadError>>;
 type ReadReply = oneshot::Sender<Result<Vec<Entry>, ReadError>>;
 type RecordReply<T> = oneshot::Sender<Result<T, RecordError>>;
@@ -319,6 +320,18 @@ impl Engine for SqliteEngine {
     ) -> impl Future<Output = Result<Vec<Entry>, ReadError>> + Send + 'static {
         let (reply, answer) = oneshot::channel();
         let sent = self.read_log(Query::Log { channel, from, max: max.into(), reply });
+        async move {
+            sent?;
+            answer.await.unwrap_or(Err(ReadError::StorageUnavailable))
+        }
+    }
+
+    fn heads(
+        &self,
+        channels: Vec<ChannelId>,
+    ) -> impl Future<Output = Result<Vec<LogEnd>, ReadError>> + Send + 'static {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.read_log(Query::Heads { channels, reply });
         async move {
             sent?;
             answer.await.unwrap_or(Err(ReadError::StorageUnavailable))

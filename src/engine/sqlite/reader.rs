@@ -1,6 +1,6 @@
 //! The log readers: threads with read-only connections of their own, which never hold up the writer.
 //!
-//! Each read is one statement, so it sees one state of the log; it begins at a key of an index and
+//! Each read is one statement or one transaction, so it sees one state of the log; it begins at a key of an index and
 //! ends when its answer is full, so it costs the same however long the log is. Every entry that
 //! leaves here has been decoded, and checked against its row and against the entry before it.
 
@@ -10,17 +10,18 @@ use std::{
 };
 
 use bytes::Bytes;
-use rusqlite::{Connection, OpenFlags, Row, params};
+use rusqlite::{Connection, MAIN_DB, OpenFlags, OptionalExtension, Row, blob::Blob, params};
 use tokio::sync::oneshot;
 
 use super::{
-    KeysReply, MarkReply, ReadReply, RecordReply, keep_plans, records, stats::Stats, transaction,
+    HeadsReply, KeysReply, MarkReply, ReadReply, RecordReply, keep_plans, records, stats::Stats,
+    transaction,
 };
 use crate::{
-    engine::{Mark, ReadError, ReadFrom, ReadMax, RecordError, Table, Versioned},
+    engine::{LogEnd, Mark, ReadError, ReadFrom, ReadMax, RecordError, Table, Versioned},
     limits,
     log::{
-        batch::{Batch, BatchError, Entry},
+        batch::{Batch, BatchError, Entry, HEADER_BYTES},
         place::{ChannelId, ClientMessageId, Cursor, Sequence, UserId},
     },
 };
@@ -29,6 +30,8 @@ use crate::{
 pub(super) enum Query {
     /// For entries of a channel.
     Log { channel: ChannelId, from: ReadFrom, max: ReadMax, reply: ReadReply },
+    /// For where logs end.
+    Heads { channels: Vec<ChannelId>, reply: HeadsReply },
     /// For the keys of publishes.
     Keys { channel: ChannelId, keys: Vec<(UserId, ClientMessageId)>, reply: KeysReply },
     /// For a cut through all channels.
@@ -84,6 +87,13 @@ impl Reader {
                         })
                     };
                     self.answer(reply, answer, ReadError::StorageUnavailable);
+                }
+                Ok(Query::Heads { channels, reply }) => {
+                    self.answer(
+                        reply,
+                        |connection| heads(connection, &channels).map(Ok),
+                        ReadError::StorageUnavailable,
+                    );
                 }
                 Ok(Query::Keys { channel, keys, reply }) => {
                     let answer = |connection: &Connection| {
@@ -190,6 +200,11 @@ pub(super) const ENDING_WITH: &str = "
     WHERE channel = ?1 AND first_sequence <= ?2
     ORDER BY first_sequence DESC";
 
+/// Answered by the index alone.
+pub(super) const LAST: &str = "
+    SELECT cursor, first_sequence FROM batches
+    WHERE channel = ?1 ORDER BY first_sequence DESC LIMIT 1";
+
 fn read(
     connection: &Connection,
     channel: ChannelId,
@@ -230,6 +245,47 @@ fn read(
         }
     }
     Ok(entries)
+}
+
+/// Where these logs end, in one state of all of them.
+fn heads(connection: &Connection, channels: &[ChannelId]) -> rusqlite::Result<Vec<LogEnd>> {
+    let transaction = connection.unchecked_transaction()?;
+    let mut blob = None;
+    let ends = channels.iter().map(|channel| end_of(&transaction, *channel, &mut blob)).collect();
+    drop(blob);
+    transaction.finish()?;
+    ends
+}
+
+/// The index has the place of the last entry. Of its bytes the header is read through a handle on the
+/// column, which is kept from one to the next: a statement would bring all of the batch into memory.
+fn end_of<'c>(
+    connection: &'c Connection,
+    channel: ChannelId,
+    blob: &mut Option<Blob<'c>>,
+) -> rusqlite::Result<LogEnd> {
+    let last = connection
+        .prepare_cached(LAST)?
+        .query_row([channel.0], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))
+        .optional()?;
+    let Some((cursor, first_sequence)) = last else { return Ok(LogEnd::Empty) };
+    let bytes = match blob {
+        Some(bytes) => {
+            bytes.reopen(cursor)?;
+            bytes
+        }
+        None => blob.insert(connection.blob_open(MAIN_DB, "batches", "bytes", cursor, true)?),
+    };
+    let mut header = [0; HEADER_BYTES];
+    if bytes.len() < HEADER_BYTES {
+        return Ok(LogEnd::Damaged(BatchError::Truncated));
+    }
+    bytes.read_at_exact(&mut header, 0)?;
+    Ok(match Batch::span(&header) {
+        Ok((first, end)) if first.0 == first_sequence.cast_unsigned() => LogEnd::At(end),
+        Ok(_) => LogEnd::Damaged(BatchError::Misplaced),
+        Err(error) => LogEnd::Damaged(error),
+    })
 }
 
 /// The one writer gives out the cursors of all channels in the order of its commits.

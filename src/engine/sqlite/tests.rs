@@ -422,6 +422,52 @@ async fn damage_is_detected_and_never_served() {
 }
 
 #[tokio::test]
+async fn a_damaged_end_says_nothing_of_other_logs() {
+    let (dir, engine) = started();
+    let (mut lobby, mut attic) = (Appender::new(LOBBY), Appender::new(ATTIC));
+    for _ in 0..2 {
+        lobby.append(&engine, 2).await;
+        attic.append(&engine, 3).await;
+    }
+    let cases = [
+        ("UPDATE batches SET bytes = x''", BatchError::Truncated),
+        ("UPDATE batches SET bytes = zeroblob(80)", BatchError::UnknownFormat),
+        (
+            "UPDATE batches SET bytes = (SELECT bytes FROM batches WHERE cursor = 1)",
+            BatchError::Misplaced,
+        ),
+    ];
+    for (damage, error) in cases {
+        beside(&dir).execute(&format!("{damage} WHERE cursor = 3"), []).unwrap();
+        let ends = engine.heads(vec![LOBBY, ATTIC, LOBBY]).await.unwrap();
+        let sound = LogEnd::At(attic.head.position());
+        assert_eq!(ends, [LogEnd::Damaged(error), sound, LogEnd::Damaged(error)]);
+    }
+}
+
+#[tokio::test]
+async fn a_head_takes_no_page_of_the_entry_but_the_first() {
+    let (dir, engine) = started();
+    let mut chain = Appender::new(LOBBY);
+    let large = chain.next_with(&[1], &vec![7; 100 * 1024]);
+    let at = engine.append(large.clone()).await.unwrap();
+    chain.extend(&large, at);
+    drop(engine);
+    // A page of nothing but the body, behind the number of the next one: that leads nowhere now.
+    let path = dir.path().join(DATABASE_FILE);
+    let mut file = fs::read(&path).unwrap();
+    let mut pages = file.chunks_mut(usize::try_from(PAGE_BYTES).unwrap());
+    let page = pages.find(|page| page[4..].iter().all(|byte| *byte == 7)).unwrap();
+    page[..4].fill(0xff);
+    fs::write(path, file).unwrap();
+    let engine = open_in(&dir);
+    let ends = engine.heads(vec![LOBBY]).await.unwrap();
+    assert_eq!(ends, [LogEnd::At(chain.head.position())]);
+    let read = engine.read(LOBBY, ReadFrom::Tail, ALL).await;
+    assert_eq!(read, Err(ReadError::StorageUnavailable));
+}
+
+#[tokio::test]
 async fn a_large_trim_lets_others_pass() {
     let (_dir, engine) = started();
     let mut chain = Appender::new(LOBBY);
@@ -505,4 +551,7 @@ fn every_read_of_the_log_begins_at_a_key_of_the_index() {
         assert!(plan.iter().all(|step| !step.contains("SCAN")));
         assert!(plan.iter().all(|step| !step.contains("TEMP B-TREE")), "{plan:?}");
     }
+    let mut explain = shell.prepare(&format!("EXPLAIN QUERY PLAN {}", reader::LAST)).unwrap();
+    let plan: String = explain.query_row([1], |row| row.get(3)).unwrap();
+    assert_eq!(plan, "SEARCH batches USING COVERING INDEX batches_by_sequence (channel=?)");
 }

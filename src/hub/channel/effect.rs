@@ -51,6 +51,8 @@ pub enum Effect {
     Reply(Ticket, Reply),
     /// Tell a connection something.
     Tell(ConnectionKey, Control),
+    /// Tell a connection, which attends, something, if there is room.
+    TellIfRoom(ConnectionKey, Control),
     /// The connection is no longer a subscriber, nor about to be one, though it did not ask for that.
     Ended(ConnectionKey),
     /// The stored log is damaged: an operator must know.
@@ -81,6 +83,7 @@ impl Effect {
             | Self::Unattend(connection)
             | Self::Reply(Ticket { connection, .. }, _)
             | Self::Tell(connection, _)
+            | Self::TellIfRoom(connection, _)
             | Self::Ended(connection) => Some(*connection),
             Self::Append(_)
             | Self::Read(..)

@@ -1,4 +1,5 @@
-//! What of a channel is not in its log: who is there and who is writing. Pure.
+//! What of a channel is not in its log: who is there, who is writing, and how far a user's other
+//! connections are told to have read. Pure.
 //!
 //! A subscriber is there from the reply that it is subscribed, while it is handed what it missed as
 //! well, until the subscription ends. Whoever asked is told, in the order of all else.
@@ -8,14 +9,22 @@ use std::sync::Arc;
 use super::{Channel, Effect, State, Waiting, refused, subscriptions::Who};
 use crate::{
     hub::{
-        ConnectionKey, Ticket,
+        ConnectionKey, ShardId, Ticket,
         ephemeral::{Announcement, Attendant},
         fanout::Subscriber,
         rights::Author,
     },
     limits::{DRAFTS_MAX, PRESENCE_INTERVAL_MIN, TYPING_INTERVAL_MIN},
-    log::{batch::Batch, place::UserId, settings::Access},
-    wire::{code::ErrorCode, encode::Reply, stored},
+    log::{
+        batch::Batch,
+        place::{Position, UserId},
+        settings::Access,
+    },
+    wire::{
+        code::ErrorCode,
+        encode::{Control, Reply},
+        stored,
+    },
 };
 
 /// What was told so recently that it is not told again yet.
@@ -46,6 +55,7 @@ impl Channel {
         self.presence.join(user);
         self.announce(effects);
         if ephemeral {
+            self.attending.insert((user, connection));
             let first = Box::new(self.presence.welcome(connection, user));
             effects.push(Effect::Attend(Attendant { connection, format, user }, first));
         }
@@ -60,8 +70,24 @@ impl Channel {
     ) {
         self.presence.leave(connection, who.user, who.ephemeral);
         if who.ephemeral {
+            self.attending.remove(&(who.user, connection));
             effects.push(Effect::Unattend(connection));
         }
+    }
+
+    /// A user has read up to here, and said so on this connection: the others are told.
+    pub fn marked_read(
+        &self,
+        user: UserId,
+        read: Position,
+        by: Option<ConnectionKey>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let first = ConnectionKey { shard: ShardId(0), slot: 0, generation: 0 };
+        let own = self.attending.range((user, first)..).take_while(|(of, _)| *of == user);
+        let others = own.map(|(_, connection)| *connection).filter(|it| Some(*it) != by);
+        let marker = |to| Effect::TellIfRoom(to, Control::ReadMarker(self.id, read));
+        effects.extend(others.map(marker));
     }
 
     /// Tells of who came and went, unless it is too early.

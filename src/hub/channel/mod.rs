@@ -15,7 +15,11 @@
 //! (`subscriptions`), who is there and who is
 //! writing (`ephemeral`), pages (`history`), members and settings (`changes`).
 
-use std::{collections::HashMap, mem, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashMap},
+    mem,
+    sync::Arc,
+};
 
 use self::{
     changes::KnownRights,
@@ -72,6 +76,8 @@ pub struct Channel {
     live: HashMap<ConnectionKey, Who>,
     replays: HashMap<ConnectionKey, Replay>,
     presence: Presence,
+    /// The subscribers that asked for what is not in the log, of each user.
+    attending: BTreeSet<(UserId, ConnectionKey)>,
     typing: Typing,
     sequencer: Sequencer,
     /// What waits for the head to be known or to be current, at most
@@ -139,6 +145,7 @@ impl Channel {
             live: HashMap::new(),
             replays: HashMap::new(),
             presence: Presence::new(info.id, presence_users_max),
+            attending: BTreeSet::new(),
             typing: Typing::default(),
             sequencer: Sequencer::default(),
             waiting: Vec::new(),
@@ -540,7 +547,8 @@ fn refused(ticket: Ticket, code: ErrorCode) -> Effect {
     Effect::Reply(ticket, Reply::Refused(code.into()))
 }
 
-const fn read_code(error: &ReadError) -> ErrorCode {
+/// The code of a read that failed.
+pub(super) const fn read_code(error: &ReadError) -> ErrorCode {
     match error {
         ReadError::Busy => ErrorCode::Busy,
         ReadError::StorageUnavailable => ErrorCode::StorageUnavailable,

@@ -18,8 +18,8 @@ use thiserror::Error;
 use tokio::sync::{Mutex, Notify};
 
 use self::records::{
-    ChannelRecord, MemberRecord, NameRecord, channel_key, format, member_key, membership, name_key,
-    of_channel, parse,
+    ChannelRecord, MemberRecord, NameRecord, channel_key, format, member_key, name_key,
+    new_membership, of_channel, parse,
 };
 use crate::{
     engine::{Derived, Engine, Expect, RecordError, Revision, Table, Versioned},
@@ -28,7 +28,7 @@ use crate::{
         NUMBER_BLOCK, SCAN_STEP, USERS_FOUND_MAX,
     },
     log::{
-        place::{ChannelId, Epoch, Sequence, UserId},
+        place::{ChannelId, Epoch, UserId},
         settings::{Access, Role, Settings},
     },
     wire::{code::ErrorCode, decode::ChannelRef},
@@ -237,8 +237,20 @@ impl<E: Engine> Directory<E> {
         channel: ChannelId,
         user: UserId,
     ) -> Result<Option<Role>, DirectoryError> {
+        self.member(channel, user).await.map(|member| member.map(|member| member.role))
+    }
+
+    /// What is known of a member.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn member(
+        &self,
+        channel: ChannelId,
+        user: UserId,
+    ) -> Result<Option<MemberRecord>, DirectoryError> {
         let found = self.engine.get(Table::Members, &member_key(channel, user)).await?;
-        found.map(|found| parse::<MemberRecord>(&found)).transpose().map(|it| it.map(|it| it.role))
+        found.as_ref().map(parse).transpose()
     }
 
     /// All that is known of a channel.
@@ -384,7 +396,7 @@ impl<E: Engine> Directory<E> {
             for (user, role) in members {
                 if self.role(id, user).await?.is_none() {
                     record.member_count = record.member_count.saturating_add(1);
-                    derived.extend(membership(id, user, Some(role), Sequence::ZERO));
+                    derived.extend(new_membership(id, user, role, record.beginning()));
                 }
             }
         }
@@ -420,7 +432,7 @@ impl<E: Engine> Directory<E> {
         record.member_count = u32::try_from(members.len()).unwrap_or(u32::MAX);
         let members = members
             .into_iter()
-            .flat_map(|(user, role)| membership(ChannelId(id), user, Some(role), Sequence::ZERO));
+            .flat_map(|(user, role)| new_membership(ChannelId(id), user, role, record.beginning()));
         let derived = record.derived().chain(members).collect();
         let named = format(&NameRecord::of(ChannelId(id)));
         match self.engine.put_with(Table::Channels, &name_key(name), named, expect, derived).await {

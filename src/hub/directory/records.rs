@@ -11,7 +11,7 @@ use super::DirectoryError;
 use crate::{
     engine::{Derived, Table, Versioned},
     log::{
-        place::{ChannelId, Epoch, Sequence, UserId},
+        place::{ChannelId, Epoch, Position, Sequence, UserId},
         settings::{Posting, Quota, Role, Settings, Usage, Visibility},
     },
     wire::channels::ChannelView,
@@ -116,6 +116,12 @@ impl ChannelRecord {
         }
     }
 
+    /// Where its numbering began.
+    #[must_use]
+    pub const fn beginning(&self) -> Position {
+        Position { epoch: Epoch(self.epoch), sequence: Sequence::ZERO }
+    }
+
     /// The channel as commands carry it.
     #[must_use]
     pub fn info(&self) -> super::ChannelInfo {
@@ -199,6 +205,54 @@ pub struct MemberRecord {
     /// The place in the log since which it is so; 0: since the channel was made.
     #[serde(default)]
     pub since: u64,
+}
+
+/// How far a member has read. It is there from the first moment of a membership to the last, but for
+/// memberships of before there were any.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReadRecord {
+    /// The life of the numbering.
+    pub epoch: u32,
+    /// The last message that was read.
+    pub sequence: u64,
+}
+
+impl From<Position> for ReadRecord {
+    fn from(position: Position) -> Self {
+        Self { epoch: position.epoch.0, sequence: position.sequence.0 }
+    }
+}
+
+impl ReadRecord {
+    /// What was read of the life of a channel that is in this epoch, by a member who is what it is since
+    /// `since`.
+    #[must_use]
+    pub fn sequence_in(marker: Option<Self>, epoch: Epoch, since: u64) -> Sequence {
+        let marker = marker.filter(|marker| marker.epoch == epoch.0);
+        Sequence(marker.map_or(since, |marker| marker.sequence))
+    }
+}
+
+/// The record of how far a member has read. `None`: it is no member any more.
+#[must_use]
+pub fn read_marker(channel: ChannelId, user: UserId, read: Option<Position>) -> Derived {
+    Derived {
+        table: Table::ReadMarkers,
+        key: membership_key(user, channel),
+        value: read.map(|read| format(&ReadRecord::from(read))),
+    }
+}
+
+/// The records of somebody who becomes a member with the entry at this place: all before it counts as
+/// read.
+pub fn new_membership(
+    channel: ChannelId,
+    user: UserId,
+    role: Role,
+    at: Position,
+) -> impl Iterator<Item = Derived> {
+    let marker = read_marker(channel, user, Some(at));
+    membership(channel, user, Some(role), at.sequence).into_iter().chain([marker])
 }
 
 /// The records of a membership.

@@ -59,6 +59,20 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         }
     }
 
+    /// Tells a connection here what only its user is told.
+    pub(super) fn tell_if_room(
+        &self,
+        state: &mut State<S>,
+        connection: ConnectionKey,
+        control: &Control,
+    ) {
+        let Some(port) = find(state, connection).filter(|_| !self.is_draining()) else { return };
+        let frame = Rc::new(control_frame(port.format, control));
+        let is_sent = push_spare(&port, frame, &mut state.dirty);
+        let (sent, dropped) = (u64::from(is_sent), u64::from(!is_sent));
+        self.count(Handed { sent, dropped, is_behind: false });
+    }
+
     /// Tells those who missed who is there, as soon as they have room.
     fn catch_up_later(self: &Rc<Self>, channel: ChannelId) {
         let shard = Rc::clone(self);

@@ -49,6 +49,14 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                     channel.typing(ticket, user, effects);
                 });
             }
+            Wanted::MarkedRead { user, read, by } => {
+                // A channel that is not in memory has nobody to be told.
+                self.with_channel(channel.id, |channel, effects| {
+                    channel.marked_read(user, read, by, effects);
+                });
+                let told = Reply::ReadMarker(channel.id, read);
+                return self.state.borrow_mut().calls.end(ticket, told);
+            }
             Wanted::Publish { author, client_message_id, body } => {
                 self.metrics.publishes.inc();
                 Draft {

@@ -123,6 +123,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                     self.push_own(&mut state.urgent, &port, frame);
                 }
             }
+            Effect::TellIfRoom(connection, control) => {
+                self.tell_if_room(state, connection, &control);
+            }
             Effect::Ended(connection) => {
                 if let Some(port) = find(state, connection)
                     && !state.unsubscribing.contains_key(&(connection, channel))

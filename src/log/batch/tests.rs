@@ -63,6 +63,8 @@ proptest! {
     fn every_batch_survives_encode_then_decode(batch in any_batch()) {
         let bytes = batch.encode(CHANNEL);
         prop_assert_eq!(bytes.len(), batch.encoded_bytes());
+        let end = batch.head(Cursor(1)).position();
+        prop_assert_eq!(Batch::span(bytes.first_chunk().unwrap()), Ok((batch.first_sequence, end)));
         prop_assert_eq!(Batch::decode(CHANNEL, &bytes), Ok(batch));
     }
 
@@ -74,6 +76,9 @@ proptest! {
             }
         });
         if let Ok(decoded) = Batch::decode(CHANNEL, &bytes) {
+            let end = decoded.head(Cursor(1)).position();
+            let span = Batch::span(bytes.first_chunk().unwrap());
+            prop_assert_eq!(span, Ok((decoded.first_sequence, end)));
             prop_assert_eq!(decoded.encode(CHANNEL), bytes);
             prop_assert!(decoded.last_sequence() >= decoded.first_sequence);
         }

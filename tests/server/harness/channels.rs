@@ -2,7 +2,7 @@
 
 use hubbub::wire::proto::{self, Role, client_envelope::Command, reply, update_channel};
 
-use super::{Peer, Refused};
+use super::{Peer, Refused, position};
 
 /// A command that names a channel, and nothing else but what is given.
 macro_rules! command {
@@ -61,6 +61,11 @@ pub(crate) fn remove_member(channel: &str, user_id: u32) -> Command {
     command!(RemoveMember, remove_member, channel, user_id: user_id)
 }
 
+#[allow(clippy::needless_update, reason = "all are given")]
+pub(crate) fn mark_read(channel: &str, epoch: u32, sequence: u64) -> Command {
+    command!(MarkRead, mark_read, channel, position: position(epoch, sequence))
+}
+
 pub(crate) fn list_members(channel: &str) -> Command {
     command!(ListMembers, list_members, channel)
 }
@@ -106,6 +111,23 @@ impl Peer {
         }
     }
 
+    /// Moves the user's read marker. Where it is then.
+    pub(crate) async fn mark(
+        &mut self,
+        channel: &str,
+        epoch: u32,
+        sequence: u64,
+    ) -> Result<u64, Refused> {
+        match self.ask(mark_read(channel, epoch, sequence)).await? {
+            reply::Result::ReadMarker(marker) => {
+                let position = marker.position.expect("a marker has a position");
+                assert_eq!(position.epoch, epoch);
+                Ok(position.sequence)
+            }
+            other => panic!("{other:?} answers a mark"),
+        }
+    }
+
     /// The number of the user of this name, who has logged in before.
     pub(crate) async fn number_of(&mut self, name: &str) -> u32 {
         let find = Command::FindUsers(proto::FindUsers { name: name.to_owned() });
@@ -135,6 +157,19 @@ impl Peer {
     pub(crate) async fn memberships(&mut self) -> Vec<String> {
         let list = proto::ListMemberships { after: String::new(), limit: 0 };
         self.listed(Command::ListMemberships(list)).await.unwrap().0
+    }
+
+    /// A page of the user's own channels as they are told of.
+    pub(crate) async fn memberships_after(
+        &mut self,
+        after: &str,
+        limit: u32,
+    ) -> (Vec<proto::Channel>, String) {
+        let list = proto::ListMemberships { after: after.to_owned(), limit };
+        match self.ask(Command::ListMemberships(list)).await.unwrap() {
+            reply::Result::Channels(list) => (list.channels, list.next),
+            other => panic!("{other:?} answers a list"),
+        }
     }
 
     async fn listed(&mut self, list: Command) -> Result<(Vec<String>, String), Refused> {

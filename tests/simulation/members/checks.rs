@@ -230,6 +230,15 @@ impl Members {
         ensure(listed == due[..usize::from(is_public)], || format!("{listed:?} are listed"))?;
         let by_user = self.log.scan(Table::Memberships, "", None, 100).len();
         ensure(by_user == state.members.len(), || format!("{by_user} memberships"))?;
+        let markers = self.log.scan(Table::ReadMarkers, "", None, 100);
+        let joined = state.joined.iter().map(|(user, sequence)| {
+            let position = Position { epoch: EPOCH, sequence: Sequence(*sequence) };
+            let due = records::read_marker(CHANNEL, *user, Some(position));
+            (due.key, due.value)
+        });
+        let is_it =
+            markers.iter().map(|(key, it)| (key.clone(), Some(it.value.clone()))).eq(joined);
+        ensure(is_it, || format!("the markers are {markers:?}, the log makes {state:?}"))?;
         let names = self.log.scan(Table::Channels, "name:", None, usize::MAX);
         let owned: Vec<_> = names
             .iter()

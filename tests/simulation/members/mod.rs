@@ -161,7 +161,7 @@ impl Members {
         };
         record.set(&settings);
         let mut log = MemoryLog::default();
-        let owner = records::membership(CHANNEL, UserId(1), Some(Role::Owner), Sequence::ZERO);
+        let owner = records::new_membership(CHANNEL, UserId(1), Role::Owner, record.beginning());
         let name = records::format(&NameRecord::of(CHANNEL));
         log.put(Table::Channels, &records::name_key("lobby"), name, Expect::Absent).unwrap();
         for derived in record.derived().chain(owner) {
@@ -172,6 +172,8 @@ impl Members {
         let state = State {
             settings,
             members: BTreeMap::from([(UserId(1), Role::Owner)]),
+            joined: BTreeMap::from([(UserId(1), 0)]),
+            last: 0,
             usage: Usage::default(),
             is_deleted: false,
         };

@@ -16,6 +16,10 @@ use hubbub::{
 pub(super) struct State {
     pub(super) settings: Settings,
     pub(super) members: BTreeMap<UserId, Role>,
+    /// The place in the log at which each of them became a member: so far all counts as read.
+    pub(super) joined: BTreeMap<UserId, u64>,
+    /// The last place in the log.
+    pub(super) last: u64,
     pub(super) usage: Usage,
     pub(super) is_deleted: bool,
 }
@@ -119,9 +123,15 @@ impl State {
                     return Err(format!("{content:?} changes nothing"));
                 }
                 match role {
-                    Some(role) => self.members.insert(*user, *role),
-                    None => self.members.remove(user),
-                };
+                    Some(role) => {
+                        self.members.insert(*user, *role);
+                        self.joined.entry(*user).or_insert(self.last + 1);
+                    }
+                    None => {
+                        self.members.remove(user);
+                        self.joined.remove(user);
+                    }
+                }
             }
             Content::Settings(settings) => {
                 if self.rank(by) < 3 || settings.quota.is_none() != self.settings.quota.is_none() {
@@ -135,6 +145,7 @@ impl State {
             }
             Content::Unknown => return Err("a record that says nothing".to_owned()),
         }
+        self.last += 1;
         Ok(())
     }
 
