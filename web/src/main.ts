@@ -1,0 +1,3 @@
+import { h } from "./dom.ts";
+
+document.body.append(h("p", {}, "hubbub"));
