@@ -1,3 +1,3 @@
-import { h } from "./dom.ts";
+import { h } from "./dom";
 
 document.body.append(h("p", {}, "hubbub"));
