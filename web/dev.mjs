@@ -20,7 +20,7 @@ export function serve(target, port = 0) {
   const setCookie = (value, age) => `hubbub_session=${value}; Path=/v1/session; HttpOnly; SameSite=Strict; Max-Age=${age}`;
 
   async function session(request, response, body) {
-    if (request.method === "GET") return response.writeHead(200, { "content-type": "application/json" }).end('{"sign_up":"open"}');
+    if (request.method === "GET") return response.writeHead(200, { "content-type": "application/json" }).end(JSON.stringify({ sign_up: "open", has_cookie: !!cookieOf(request) }));
     if (request.method === "DELETE") {
       const token = cookieOf(request);
       if (token) await api("/v1/token/revoke", { token });
@@ -34,7 +34,7 @@ export function serve(target, port = 0) {
     const answer = await api("/v1/token", renew ? { grant_type: "refresh_token", refresh_token: token } : { grant_type: "password", ...JSON.parse(body) });
     if (answer.status !== 200) return response.writeHead(answer.status, { "content-type": answer.type }).end(answer.text);
     const { refresh_token, ...rest } = JSON.parse(answer.text);
-    response.writeHead(200, { "content-type": "application/json", "set-cookie": setCookie(refresh_token, 2_592_000) }).end(JSON.stringify(rest));
+    response.writeHead(200, { "content-type": "application/json", "set-cookie": setCookie(refresh_token, 2_592_000) }).end(JSON.stringify({ ...rest, user: JSON.parse(Buffer.from(rest.access_token.split(".")[1], "base64url")).sub }));
   }
 
   async function file(request, response) {

@@ -4,8 +4,8 @@ import { h, fill } from "./dom";
 import { Refused, type Session, type SignUp } from "./session";
 
 /** Shows the form in `root` until somebody is in. `said`: why it is shown, if it was not asked for. */
-export function entrance(root: HTMLElement, session: Session, said: string | undefined, entered: (how: { isNew: boolean }) => void): void {
-  let signUp: SignUp = "open";
+export function entrance(root: HTMLElement, session: Session, known: SignUp | undefined, said: string | undefined, entered: (how: { isNew: boolean }) => void): void {
+  let signUp: SignUp = known ?? "open";
   let isNew = false;
   const username = h("input", {
     name: "username", autocomplete: "username", autocapitalize: "none", spellcheck: "false", required: true, maxlength: 32, enterkeyhint: "next",
@@ -65,9 +65,10 @@ export function entrance(root: HTMLElement, session: Session, said: string | und
     ),
   ]);
   username.focus();
-  session.signUp().then(
+  if (known !== undefined) return;
+  session.describe().then(
     (answer) => {
-      signUp = answer;
+      signUp = answer.signUp;
       show();
     },
     (error: unknown) => {

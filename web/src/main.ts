@@ -3,7 +3,7 @@ import { Hubbub, HubbubError, type ConnectionState } from "@hubbub/client";
 import { App } from "./app";
 import { fill, h } from "./dom";
 import { entrance } from "./entrance";
-import { Refused, Session } from "./session";
+import { Refused, Session, type SignUp } from "./session";
 import { applyTheme } from "./theme";
 import { placeToasts } from "./toasts";
 import { explain } from "./words";
@@ -15,13 +15,13 @@ let hubbub: Hubbub | undefined;
 const session = new Session(() => signedOut("You signed out in another tab, or somebody else signed in."));
 
 /** Back to the entrance; `said` tells why, where it was not the user's doing. */
-function signedOut(said?: string): void {
+function signedOut(said?: string, signUp?: SignUp): void {
   app?.stop();
   app = undefined;
   hubbub?.disconnect();
   hubbub = undefined;
   for (const dialog of document.querySelectorAll("dialog")) dialog.close();
-  entrance(root, session, said, ({ isNew }) => enter(isNew));
+  entrance(root, session, signUp, said, ({ isNew }) => enter(isNew));
 }
 
 function enter(isNew: boolean): void {
@@ -73,8 +73,9 @@ function waiting(text: string, retry?: () => void): void {
 
 async function start(): Promise<void> {
   try {
-    if (await session.resume()) enter(false);
-    else signedOut();
+    const { signUp, hasCookie } = await session.describe();
+    if (hasCookie && (await session.resume())) enter(false);
+    else signedOut(undefined, signUp);
   } catch (error) {
     waiting(error instanceof Refused ? error.message : "Something went wrong on this page.", () => {
       waiting("Connecting…");

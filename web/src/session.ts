@@ -44,9 +44,9 @@ export class Session {
   }
 
   /** What there is to know before anybody signs in. */
-  async signUp(): Promise<SignUp> {
-    const answer = await ask("GET", "/v1/session");
-    return answer.sign_up === "invite" || answer.sign_up === "closed" ? answer.sign_up : "open";
+  async describe(): Promise<{ signUp: SignUp; hasCookie: boolean }> {
+    const { sign_up: signUp, has_cookie: hasCookie } = await ask("GET", "/v1/session");
+    return { signUp: signUp === "invite" || signUp === "closed" ? signUp : "open", hasCookie: hasCookie === true };
   }
 
   async signIn(username: string, password: string): Promise<void> {
@@ -103,7 +103,7 @@ export class Session {
 
   #take(answer: Record<string, unknown>): string {
     const text = String(answer.access_token);
-    const token = { text, user: subject(text), expiresAt: Date.now() + Number(answer.expires_in) * 1000 };
+    const token = { text, user: String(answer.user), expiresAt: Date.now() + Number(answer.expires_in) * 1000 };
     this.#token = token;
     this.#tabs.postMessage({ kind: "token", token } satisfies Notice);
     return text;
@@ -118,16 +118,6 @@ export class Session {
   #locked<T>(work: () => Promise<T>): Promise<T> {
     const locks = (navigator as Partial<Navigator>).locks;
     return locks === undefined ? work() : locks.request("hubbub-session", work);
-  }
-}
-
-/** The user that an access token is about; tabs compare it, nobody trusts it. */
-function subject(token: string): string {
-  try {
-    const payload = token.split(".")[1] ?? "";
-    return String((JSON.parse(atob(payload.replaceAll("-", "+").replaceAll("_", "/"))) as { sub?: unknown }).sub);
-  } catch {
-    return "";
   }
 }
 
