@@ -30,6 +30,7 @@ export class App {
 
   readonly #sidebar: Sidebar;
   readonly #composer: Composer;
+  readonly #sign = h("span", { class: "sign", aria: { hidden: true } });
   readonly #title = h("h1", { class: "channel-name", tabindex: -1 });
   readonly #topic = h("p", { class: "topic", dir: "auto" });
   readonly #people = h("button", { class: "people-button", type: "button" });
@@ -38,7 +39,7 @@ export class App {
   readonly #typing = h("p", { class: "typing", aria: { live: "polite" } });
   readonly #off: (() => void)[] = [];
   #timeline: Timeline | undefined;
-  #timelineRoot: HTMLElement | undefined;
+  #isAtNewest = true;
   /** The name under which the channel is looked at: when it gets another one, the address follows. */
   #shownAs: string | undefined;
   #drawing = false;
@@ -79,6 +80,7 @@ export class App {
         "header",
         { class: "channel-head" },
         iconButton(ICONS.menu, "Channels", () => this.#sidebar.open(), "sheet-button"),
+        this.#sign,
         h("div", { class: "channel-title" }, this.#title, this.#topic),
         this.#people,
         details,
@@ -161,8 +163,13 @@ export class App {
     const list = this.rooms.list;
     const here = this.room === undefined ? -1 : list.indexOf(this.room);
     const around = list.map((_, i) => list[(here + by * (i + 1) + list.length * (by === 1 ? 1 : 2)) % list.length] as Room);
-    const next = around.find((room) => room !== this.room && room.unread > 0) ?? around[0];
+    const next = around.find((room) => this.unread(room) > 0) ?? around[0];
     if (next !== undefined) this.go(next.channel);
+  }
+
+  /** What nobody has seen. A message that appears before somebody's eyes never counts, not for a frame. */
+  unread(room: Room): number {
+    return room === this.room && this.#isAtNewest && document.hasFocus() ? 0 : room.unread;
   }
 
   details(): void {
@@ -212,10 +219,13 @@ export class App {
     this.#shownAs = room.channel;
     this.#composer.show(room.draft);
     const root = h("div", { class: "timeline-root" });
-    this.#timelineRoot = root;
+    this.#isAtNewest = true;
     this.#timeline = new Timeline(root, room, {
       onReadUpTo: (sequence) => room.markRead(sequence),
-      onAtNewest: () => undefined,
+      onAtNewest: (isAtNewest) => {
+        this.#isAtNewest = isAtNewest;
+        this.draw();
+      },
     });
     fill(this.#stage, [root]);
     const unreadFrom = room.unread > 0 && room.read !== undefined ? room.read + 1 : undefined;
@@ -263,7 +273,6 @@ export class App {
     if (change === "ended") {
       if (room === this.room) {
         this.#leaveRoom();
-        this.#timelineRoot = undefined;
         fill(this.#stage, [noAccess(this, room.channel)]);
         routeTo(undefined, undefined, true);
       } else {
@@ -272,7 +281,7 @@ export class App {
       this.rooms.drop(room);
     } else if (change === "log" && room === this.room) {
       this.#timeline?.changed();
-    } else if (room === this.room && room.unread === 1 && document.hidden) {
+    } else if (room === this.room && room.unread === 1 && !document.hasFocus()) {
       this.#timeline?.markUnreadFrom((room.read ?? room.log.newest - 1) + 1);
     }
     this.draw();
@@ -280,12 +289,13 @@ export class App {
 
   #draw(): void {
     const room = this.room;
-    const unread = this.rooms.unread;
     if (room !== undefined && room.channel !== this.#shownAs) {
       if (route().channel === this.#shownAs) routeTo(room.channel, undefined, true);
       this.#shownAs = room.channel;
       if (room.info !== undefined) keepLastChannel(room.channel);
     }
+    let unread = 0;
+    for (const one of this.rooms.list) unread += this.unread(one);
     document.title = `${unread > 0 ? `(${unread}) ` : ""}${room ? `#${room.channel} · ` : ""}hubbub`;
     this.#sidebar.draw();
     this.#drawHead(room);
@@ -306,7 +316,6 @@ export class App {
       page.dataset.kind = kind;
       this.#stage.append(page);
     }
-    if (this.#timelineRoot) this.#timelineRoot.hidden = kind !== "";
   }
 
   #retry(room: Room): void {
@@ -317,7 +326,11 @@ export class App {
 
   #drawHead(room: Room | undefined): void {
     say(this.#title, room?.channel ?? "");
-    this.#title.dataset.kind = room?.info?.visibility ?? "public";
+    const sign = room === undefined ? "" : room.info?.visibility === "private" ? ICONS.lock : ICONS.hash;
+    if (this.#sign.dataset.sign !== sign) {
+      this.#sign.dataset.sign = sign;
+      fill(this.#sign, [sign !== "" && icon(sign)]);
+    }
     say(this.#topic, room?.info?.topic ?? "");
     this.#topic.title = room?.info?.topic ?? "";
     const here = room?.presence().userCount ?? 0;

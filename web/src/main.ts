@@ -49,6 +49,7 @@ function enter(isNew: boolean): void {
     app = new App(root, client, session, user, signedOut);
     void app.start(isNew);
   });
+  client.on("error", (error) => console.error(error));
   client.connect();
 }
 

@@ -29,12 +29,6 @@ export class Rooms {
     return [...this.#byId.values()].filter((room) => room.isMember).sort((one, other) => (one.channel < other.channel ? -1 : 1));
   }
 
-  get unread(): number {
-    let count = 0;
-    for (const room of this.#byId.values()) if (room.isMember) count += room.unread;
-    return count;
-  }
-
   get all(): Iterable<Room> {
     return new Set([...this.#byId.values(), ...this.#byName.values()]);
   }

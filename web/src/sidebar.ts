@@ -131,10 +131,10 @@ export class Sidebar {
     const isCurrent = room === this.app.room;
     if (isCurrent) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
-    const count = room.unread > 999 ? "999+" : String(room.unread);
-    say(unread, room.unread > 0 ? count : "");
-    link.dataset.unread = String(room.unread > 0);
-    link.setAttribute("aria-label", `${room.channel}${isPrivate ? ", private" : ""}${room.unread > 0 ? `, ${room.unread} unread` : ""}${room.isMember ? "" : ", not joined"}`);
+    const count = this.app.unread(room);
+    say(unread, count > 999 ? "999+" : count > 0 ? String(count) : "");
+    link.dataset.unread = String(count > 0);
+    link.setAttribute("aria-label", `${room.channel}${isPrivate ? ", private" : ""}${count > 0 ? `, ${count} unread` : ""}${room.isMember ? "" : ", not joined"}`);
   }
 }
 
