@@ -1,4 +1,4 @@
-/** The colour of a user: one of the twelve hues `--hue-0` … `--hue-11` of the theme. */
+// The colour of a user: one of the twelve hues `--hue-0` … `--hue-11` of the theme.
 
 export const HUES = 12;
 

@@ -1,4 +1,4 @@
-/** Dates and times as people read them, in the reader's language and zone. */
+// Dates and times as people read them, in the reader's language and zone.
 
 const time = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" });
 const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "medium" });

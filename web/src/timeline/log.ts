@@ -1,11 +1,9 @@
-/**
- * What the page knows of one channel: sparse ranges of its entries, the holes between them, and what
- * was written here and is not delivered yet. No DOM, no clock, no I/O.
- *
- * Invariants: ranges ascend and neither overlap nor touch; within a range every sequence is there
- * once, in order; a message of ours is either outgoing or an entry, never both, in whichever order
- * its acknowledgement and its delivery come.
- */
+// What the page knows of one channel: sparse ranges of its entries, the holes between them, and what
+// was written here and is not delivered yet. No DOM, no clock, no I/O.
+//
+// Invariants: ranges ascend and neither overlap nor touch; within a range every sequence is there
+// once, in order; a message of ours is either outgoing or an entry, never both, in whichever order
+// its acknowledgement and its delivery come.
 import type { Entry } from "@hubbub/client";
 
 /** Entries `from`…`to`, all of them: `entries[sequence - from]`. */

@@ -1,8 +1,6 @@
-/**
- * What the timeline needs from a channel. The page implements it on an SDK channel, the demo and the
- * tests on made-up messages; the timeline itself never talks to a server.
- */
-import type { ChannelLog } from "./log";
+// What the timeline needs from a channel. The page implements it on an SDK channel, the demo and the
+// tests on made-up messages; the timeline itself never talks to a server.
+import type { ChannelLog } from "./log.ts";
 
 export interface Source {
   /** The channel's name as it is now, for permalinks (`#lobby/812`). */

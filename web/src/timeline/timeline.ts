@@ -1,5 +1,5 @@
-/** The list of a channel's messages. This is its outside; the list itself follows. */
-import type { Source, TimelineEvents } from "./source";
+// The list of a channel's messages. This is its outside; the list itself follows.
+import type { Source, TimelineEvents } from "./source.ts";
 
 export class Timeline {
   constructor(root: HTMLElement, source: Source, events: TimelineEvents) {
