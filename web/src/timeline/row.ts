@@ -1,6 +1,6 @@
 // One row → its element. An element outlives what it shows: it is filled again when its `look`
 // changes, so that neither focus nor the place in the list is lost.
-import type { ChannelChange, Message } from "@hubbub/client";
+import type { ChannelChange } from "@hubbub/client";
 import { fill, h } from "../dom.ts";
 import { hueOf } from "../hue.ts";
 import { isOnlyEmoji, renderText } from "../text/render.ts";
@@ -253,10 +253,15 @@ function sentence(change: ChannelChange, source: Source): (Node | string)[] {
       const isSelf = change.memberId === change.userId;
       const whom = h("bdi", { class: "who" }, shownName(change.memberId, source));
       if (change.role === undefined) return isSelf ? [who, " left"] : [who, " removed ", whom];
-      return isSelf ? [who, " joined"] : [who, " made ", whom, ` ${change.role}`];
+      if (isSelf) return [who, change.role === "member" ? " joined" : ` joined as ${change.role}`];
+      if (change.role === "member") return [who, " added ", whom, " as a member"];
+      return [who, " made ", whom, change.role === "owner" ? " an owner" : ` a ${change.role}`];
     }
-    case "settings":
-      return [who, " changed the channel"];
+    case "settings": {
+      const topic = change.topic === "" ? [] : [": ", h("bdi", {}, change.topic)];
+      const kind = `${change.visibility}${change.archived ? ", archived" : ""}`;
+      return [who, " set the channel to ", h("bdi", {}, `#${change.name}`), `, ${kind}`, ...topic];
+    }
     case "deletion":
       return [who, " deleted the channel"];
   }
@@ -266,5 +271,3 @@ function sentence(change: ChannelChange, source: Source): (Node | string)[] {
 export function textOf(row: Row): string | undefined {
   return row.kind === "message" ? row.message.body : row.kind === "outgoing" ? row.outgoing.body : undefined;
 }
-
-export type { Message };

@@ -1,6 +1,6 @@
 // The log → the rows of the list: day lines, messages that share a header with the one before, gaps,
 // the unread line, what is outgoing. No DOM. A message at the end costs only its own rows.
-import type { ChannelChange, Message } from "@hubbub/client";
+import type { ChannelChange, Entry, Message } from "@hubbub/client";
 import { dayStart } from "../time.ts";
 import type { ChannelLog, Outgoing } from "./log.ts";
 
@@ -128,7 +128,8 @@ export class Rows {
     this.#settled = 1;
   }
 
-  #push(log: ChannelLog, entry: Message | ChannelChange): void {
+  #push(log: ChannelLog, entry: Entry): void {
+    if (entry.kind === "unknown") return;
     const { sequence } = entry;
     this.#pushDay(entry.kind === "message" ? writtenAt(entry) : entry.at, sequence);
     if (!this.#isUnreadDrawn && this.unreadFrom !== undefined && sequence >= this.unreadFrom) {

@@ -29,4 +29,6 @@ export interface TimelineEvents {
   onReadUpTo(sequence: number): void;
   /** Whether the newest message is in view. */
   onAtNewest(isAtNewest: boolean): void;
+  /** What stands above a channel's first message, instead of one plain sentence. */
+  beginning?(): Node;
 }
