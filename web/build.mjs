@@ -14,7 +14,17 @@ const here = dirname(fileURLToPath(import.meta.url));
 /** All that a first visit loads, compressed. */
 const DIST_GZIP_BYTES_MAX = 100 * 1024;
 
-/** What every bundle has in common. The SDK is bundled from its sources, with this folder's packages. */
+/** The SDK is bundled from its sources, but with the packages of this folder: one lock file decides. */
+const ownPackages = {
+  name: "own-packages",
+  setup({ onResolve, resolve }) {
+    onResolve({ filter: /^@bufbuild\// }, ({ path, kind, pluginData }) =>
+      pluginData === "own" ? undefined : resolve(path, { resolveDir: here, kind, pluginData: "own" }),
+    );
+  },
+};
+
+/** What every bundle has in common. */
 const common = {
   absWorkingDir: here,
   bundle: true,
@@ -22,10 +32,10 @@ const common = {
   target: "es2022",
   charset: "utf8",
   legalComments: "none",
-  alias: {
-    "@hubbub/client": join(here, "../sdk/typescript/src/index.ts"),
-    "@bufbuild/protobuf": join(here, "node_modules/@bufbuild/protobuf"),
-  },
+  alias: { "@hubbub/client": join(here, "../sdk/typescript/src/index.ts") },
+  plugins: [ownPackages],
+  // The paths of tsconfig.json are for the type checker; they would pick the wrong half of a package.
+  tsconfigRaw: {},
   // TypeScript sources name each other as the JavaScript that they become.
   resolveExtensions: [".ts", ".js"],
   logLevel: "warning",

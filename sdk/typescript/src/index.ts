@@ -1,13 +1,6 @@
 /** `@hubbub/client`: see README.md. */
 export { Hubbub } from "./client.js"
-export type {
-  ChannelPage,
-  Clock,
-  ConnectionState,
-  HubbubEvents,
-  HubbubOptions,
-  TokenReason,
-} from "./client.js"
+export type { ChannelPage, Clock, HubbubEvents, HubbubOptions } from "./client.js"
 export type {
   Channel,
   ChannelEvents,
@@ -17,6 +10,11 @@ export type {
   SubscribeOptions,
   SubscriptionState,
 } from "./channel.js"
+export type { ListOptions, NewChannel, PageOptions, SettingsUpdate } from "./commands.js"
+export type { ConnectionState } from "./connection.js"
+export { HubbubError } from "./errors.js"
+export type { ErrorDetails, Position } from "./errors.js"
+export type { TokenReason } from "./token.js"
 export type {
   ChannelChange,
   ChannelInfo,
@@ -37,6 +35,4 @@ export type {
   User,
   Visibility,
   Welcome,
-} from "./codec.js"
-export { HubbubError } from "./errors.js"
-export type { ErrorDetails, Position } from "./errors.js"
+} from "./values.js"
