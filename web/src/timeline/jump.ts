@@ -32,10 +32,10 @@ export class JumpForm {
   readonly element: HTMLFormElement;
   readonly #date: HTMLInputElement;
   readonly #failure: HTMLElement;
-  readonly #back: () => void;
+  readonly #closed: () => void;
 
-  constructor(to: Destinations, back: () => void) {
-    this.#back = back;
+  constructor(to: Destinations, opener: Node, closed: () => void) {
+    this.#closed = closed;
     this.#failure = h("p", { class: "why", role: "alert", hidden: true });
     this.#date = h("input", { type: "date", name: "day", required: true, aria: { label: "Day" } });
     const go = (journey: () => Promise<void> | void) => () => void this.#leave(journey);
@@ -57,7 +57,8 @@ export class JumpForm {
           },
           focusout: (event) => {
             const next = event.relatedTarget;
-            if (next instanceof Node && !this.element.contains(next)) this.element.hidden = true;
+            // The opener closes it by itself.
+            if (next instanceof Node && next !== opener && !this.element.contains(next)) this.element.hidden = true;
           },
         },
       },
@@ -86,13 +87,13 @@ export class JumpForm {
   close(): void {
     if (this.element.hidden) return;
     this.element.hidden = true;
-    this.#back();
+    this.#closed();
   }
 
   async #leave(journey: () => Promise<void> | void): Promise<void> {
     try {
       await journey();
-      this.element.hidden = true;
+      this.close();
     } catch (error) {
       fill(this.#failure, [`That did not work: ${messageOf(error)}`]);
       this.#failure.hidden = false;
