@@ -13,7 +13,7 @@ const WORDS = (
   "yesterday's change I think we can wait until tomorrow morning unless latency goes up again thanks for looking into it"
 ).split(" ");
 
-const SPECIAL: readonly string[] = [
+export const SPECIAL: readonly string[] = [
   ":tada: :rocket:",
   "👍",
   "see https://example.org/wiki/Hubbub_(chat)?q=1#top, or mail mailto:ops@example.org",

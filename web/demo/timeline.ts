@@ -1,6 +1,6 @@
 // A timeline on made-up messages, to look at and for the browser tests: `?n=50000&loaded=400`.
 import { Timeline } from "../src/timeline/timeline.ts";
-import { MadeUpSource } from "./source.ts";
+import { MadeUpSource, SPECIAL } from "./source.ts";
 
 const query = new URLSearchParams(location.search);
 const number = (name: string, otherwise: number) => Number(query.get(name) ?? otherwise);
@@ -17,4 +17,4 @@ const timeline = new Timeline(document.querySelector<HTMLElement>("#timeline")!,
 source.changed = () => timeline.changed();
 source.fill(newest - number("loaded", 50) + 1, newest);
 // For the tests, and for the console.
-Object.assign(window, { timeline, source, said });
+Object.assign(window, { timeline, source, said, SPECIAL });

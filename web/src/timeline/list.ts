@@ -91,7 +91,7 @@ export class List {
     this.#hooks = hooks;
     this.log = h("div", { class: "timeline-rows", role: "log", aria: { live: "polite", label: "Messages" } });
     this.log.append(this.#above, this.#below);
-    this.scroller = h("div", { class: "timeline-scroll", tabindex: -1, role: "group", aria: { label: "Messages" } }, this.log);
+    this.scroller = h("div", { class: "timeline-scroll", tabindex: -1, role: "group", aria: { label: "Conversation" } }, this.log);
     this.scroller.addEventListener("scroll", this.#onScroll, { passive: true });
     this.scroller.addEventListener("focusout", () => (this.#keepsFocus = false));
     this.#resized = new ResizeObserver(this.#onResize);
@@ -110,7 +110,7 @@ export class List {
   /** How much content is above and below what is in view. */
   get room(): { above: number; below: number } {
     const y = this.scroller.scrollTop - this.#drift;
-    return { above: y, below: this.#heights.total + FOOT_PX - this.#view.height - y };
+    return { above: y, below: Math.max(0, this.#heights.total + FOOT_PX - this.#view.height - y) };
   }
 
   changed(): void {
@@ -151,7 +151,12 @@ export class List {
 
   /** Where a row begins, from the top of what is in view. */
   topOf(index: number): number {
-    return this.#drift + this.#heights.before(index) - this.scroller.scrollTop;
+    return this.#spare + this.#drift + this.#heights.before(index) - this.scroller.scrollTop;
+  }
+
+  /** What few messages leave of the view: they lie at its end, where the next one is written. */
+  get #spare(): number {
+    return Math.max(0, this.#view.height - FOOT_PX - this.#heights.total);
   }
 
   elementOf(key: string | undefined): HTMLElement | undefined {
@@ -213,6 +218,8 @@ export class List {
       const isMoved = this.#window(top, isDue);
       if (!isMoved && !isDue) break;
       this.#draw(pass === 0 ? added : 0);
+      // Before the layout that measuring needs: were the content shorter, the browser would scroll.
+      this.#writeSpacers();
       if (!this.#measure()) break;
       this.#holdStill(anchor);
     }
@@ -385,7 +392,7 @@ export class List {
     return isOff;
   }
 
-  /** Writes the spacers and, where it must be, the scroll position. */
+  /** Ends a frame: the scroll position is written only where it must be. */
   #settle(scrollTop: number): void {
     let to = this.#target(scrollTop);
     if (!this.#isAtEnd && this.#wanted === undefined && this.#drift !== 0) {
@@ -399,12 +406,16 @@ export class List {
       }
     }
     this.#wanted = undefined;
-    const above = Math.max(0, this.#drift + this.#heights.before(this.#first));
+    this.#writeSpacers();
+    if (Math.abs(to - this.scroller.scrollTop) >= 0.5) this.scroller.scrollTop = to;
+  }
+
+  #writeSpacers(): void {
+    const above = Math.max(0, this.#spare + this.#drift + this.#heights.before(this.#first));
     const below = Math.max(0, this.#heights.total - this.#heights.before(this.#end));
     if (above !== this.#spacing.above) this.#above.style.setProperty("height", `${above}px`);
     if (below !== this.#spacing.below) this.#below.style.setProperty("height", `${below}px`);
     this.#spacing = { above, below };
-    if (Math.abs(to - scrollTop) >= 0.5) this.scroller.scrollTop = to;
   }
 
   /** Exactly one drawn row can be reached with Tab: the current one, or the last. */
