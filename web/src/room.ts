@@ -32,6 +32,8 @@ export class Room implements Source {
   /** Why the first page is not. */
   problem: string | undefined;
   draft = "";
+  /** When somebody last looked at it; 0: not since the page was loaded. */
+  visitedAt = 0;
   readonly #typing = new Map<number, ReturnType<typeof setTimeout>>();
   readonly #off: (() => void)[];
   #epoch: number | undefined;
