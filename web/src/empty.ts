@@ -26,9 +26,15 @@ export function beginning(app: App, room: Room): HTMLElement {
     h("p", {}, "It begins here. What you write, whoever is in the channel reads at once."),
     invite,
     !isPrivate && snippet(`${origin}/#${name}`, "Copy the address"),
-    h("p", {}, "To post from a shell, a script or a server:"),
-    snippet(curl, "Copy the commands"),
-    h("p", { class: "meta" }, "All of it: ", h("a", { href: "/docs", target: "_blank", rel: "noopener" }, "the HTTP API"), ". Press ", h("kbd", {}, "?"), " outside of the text for the keys."),
+    h(
+      "details",
+      // Where people talk already, it does not stand in their way.
+      { open: room.log.head === 0 },
+      h("summary", {}, "Post from a shell, a script or a server"),
+      snippet(curl, "Copy the commands"),
+      h("p", { class: "meta" }, "All of it: ", h("a", { href: "/docs", target: "_blank", rel: "noopener" }, "the HTTP API"), "."),
+    ),
+    h("p", { class: "meta" }, "Outside of the text, ", h("kbd", {}, "?"), " shows the keys."),
   );
 }
 
