@@ -273,7 +273,10 @@ export class Hubbub {
     else console.error("hubbub:", error)
   }
 
-  /** An input, and then all that follows from it. A listener's calls come back here: they only queue. */
+  /**
+   * An input, and then all that follows from it. A listener's calls come back here: they only queue.
+   * `arms`: the input may have set or ended a time limit.
+   */
   #run(input: (now: number) => void, arms = true): void {
     input(this.#clock.now())
     if (arms) this.#disarm()
@@ -284,6 +287,8 @@ export class Hubbub {
         const wanted = this.#connection.effects()
         const effects = this.#session.effects()
         if (wanted.length === 0 && effects.length === 0) break
+        // All but deliveries may have set or ended a time limit.
+        if (wanted.length > 0 || effects.some((effect) => effect.do !== "deliver")) this.#disarm()
         for (const effect of wanted) this.#connect(effect)
         for (const effect of effects) this.#perform(effect)
       }
