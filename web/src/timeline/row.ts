@@ -14,28 +14,31 @@ export interface Look {
   readonly source: Source;
   /** The days "Today" and "Yesterday" are told from. */
   readonly now: number;
-  /** Keys of the rows that are shown in full. */
-  readonly expanded: ReadonlySet<string>;
+  /** How often somebody asked for more of a long message, by the row's key. */
+  readonly expanded: ReadonlyMap<string, number>;
   /** What is being loaded or could not be, by the row's key: "" while it is under way. */
   readonly loading: ReadonlyMap<string, string>;
   /** Says what a new channel is for; the shell's. */
   readonly beginning: (() => Node) | undefined;
 }
 
-/** Past either of these a message is cut until somebody asks for all of it. */
+/** Past either of these a message is cut until somebody asks for more of it. */
 const SHOWN_CHARS_MAX = 2_000;
 const SHOWN_LINES_MAX = 24;
 const CUT_CHARS = 1_000;
 const CUT_LINES = 14;
+/** What each asking brings: all of most messages, and of the longest as much as one frame can lay out. */
+const STEP_CHARS = 16_384;
+const STEP_LINES = 1_000;
 
 /** Changes exactly when the element must be filled again. */
 export function signature(row: Row, key: string, look: Look): string {
   const { source } = look;
   switch (row.kind) {
     case "message":
-      return `${row.isGrouped}|${source.name(row.message.userId)}|${source.channel}|${look.expanded.has(key)}`;
+      return `${row.isGrouped}|${source.name(row.message.userId)}|${source.channel}|${look.expanded.get(key)}`;
     case "outgoing":
-      return `${row.isGrouped}|${source.name(source.me)}|${row.outgoing.state}|${row.outgoing.error}|${look.expanded.has(key)}`;
+      return `${row.isGrouped}|${source.name(source.me)}|${row.outgoing.state}|${row.outgoing.error}|${look.expanded.get(key)}`;
     case "change":
       return `${source.name(row.change.userId)}|${row.change.kind === "membership" ? source.name(row.change.memberId) : ""}`;
     case "day":
@@ -121,7 +124,7 @@ function fillMessage(element: HTMLElement, row: Row & { kind: "message" }, key: 
   setRole(element, "article", `${shownName(message.userId, source)}, ${timeOfDay(at)}`);
   fill(element, [
     ...header(message.userId, isGrouped, source, permalink(message.sequence, at, source)),
-    ...body(message.body, look.expanded.has(key)),
+    ...body(message.body, look.expanded.get(key) ?? 0),
   ]);
 }
 
@@ -134,7 +137,7 @@ function fillOutgoing(element: HTMLElement, row: Row & { kind: "outgoing" }, key
   const time = h("span", { class: "time" }, timeOfDay(outgoing.at));
   fill(element, [
     ...header(source.me, isGrouped, source, time),
-    ...body(outgoing.body, look.expanded.has(key)),
+    ...body(outgoing.body, look.expanded.get(key) ?? 0),
     outgoing.state === "pending" && h("span", { class: "unseen" }, "Sending"),
     outgoing.state === "failed" &&
       h(
@@ -165,30 +168,38 @@ function header(userId: number, isGrouped: boolean, source: Source, time: HTMLEl
   ];
 }
 
-function body(source: string, isExpanded: boolean): HTMLElement[] {
-  const cut = isExpanded ? source.length : cutAt(source);
+function body(source: string, steps: number): HTMLElement[] {
+  const cut = cutAt(source, steps);
   const node = h("div", { class: isOnlyEmoji(source) ? "body emoji" : "body" }, ...renderText(source.slice(0, cut)));
-  if (cutAt(source) === source.length) return [node];
-  if (!isExpanded) node.classList.add("cut");
-  const label = isExpanded ? "Show less" : `Show all (${size(source)})`;
-  return [node, h("div", { class: "more" }, act(label, "expand"))];
+  if (cut < source.length) {
+    node.classList.add("cut");
+    if (steps === 0) node.classList.add("short");
+    const isAll = cutAt(source, steps + 1) === source.length;
+    return [node, h("div", { class: "more" }, act(`${isAll ? "Show all" : "Show more"} (${size(source)})`, "expand"))];
+  }
+  return steps > 0 ? [node, h("div", { class: "more" }, act("Show less", "collapse"))] : [node];
 }
 
-/** Where a message is cut: after some lines, or some characters but not within one. */
-export function cutAt(source: string): number {
-  let lines = 0;
-  let cut = source.length;
-  for (let at = source.indexOf("\n"); at >= 0 && lines <= SHOWN_LINES_MAX; at = source.indexOf("\n", at + 1)) {
-    if (++lines === CUT_LINES) cut = at;
+/** How much of a message is shown: so many lines, so many characters, no half of one. */
+export function cutAt(source: string, steps: number): number {
+  if (isShort(source)) return source.length;
+  const lines = steps === 0 ? CUT_LINES : steps * STEP_LINES;
+  let cut = Math.min(source.length, steps === 0 ? CUT_CHARS : steps * STEP_CHARS);
+  for (let at = source.indexOf("\n"), seen = 1; at >= 0 && at < cut; at = source.indexOf("\n", at + 1), seen++) {
+    if (seen === lines) cut = at;
   }
-  if (lines <= SHOWN_LINES_MAX && source.length <= SHOWN_CHARS_MAX) return source.length;
-  if (lines <= SHOWN_LINES_MAX) cut = source.length;
-  cut = Math.min(cut, CUT_CHARS);
   return /[\ud800-\udbff]/.test(source[cut - 1] ?? "") ? cut - 1 : cut;
 }
 
+function isShort(source: string): boolean {
+  if (source.length > SHOWN_CHARS_MAX) return false;
+  let lines = 1;
+  for (let at = source.indexOf("\n"); at >= 0; at = source.indexOf("\n", at + 1)) lines++;
+  return lines <= SHOWN_LINES_MAX;
+}
+
 function size(source: string): string {
-  const lines = source.split("\n", 10_000).length;
+  const lines = source.split("\n").length;
   return lines > SHOWN_LINES_MAX ? `${lines.toLocaleString()} lines` : `${source.length.toLocaleString()} characters`;
 }
 

@@ -26,7 +26,7 @@ export class Timeline {
   readonly #pill: NewestPill;
   readonly #tools: Tools;
 
-  readonly #expanded = new Set<string>();
+  readonly #expanded = new Map<string, number>();
   /** What is being loaded, or why it could not be, by the row's key: "" while it is under way. */
   readonly #loading = new Map<string, string>();
   /** After a jump to what was not loaded, the gap beside it is loaded as one scrolls there. */
@@ -283,7 +283,10 @@ export class Timeline {
     switch (action) {
       case "expand":
         this.#list.hold();
-        if (!this.#expanded.delete(key)) this.#expanded.add(key);
+        this.#expanded.set(key, (this.#expanded.get(key) ?? 0) + 1);
+        return this.changed();
+      case "collapse":
+        this.#expanded.delete(key);
         return this.changed();
       case "retry":
         if (row.kind === "outgoing") this.#source.retry(row.outgoing.key);
