@@ -34,7 +34,7 @@ export function beginning(app: App, room: Room): HTMLElement {
       snippet(curl, "Copy the commands"),
       h("p", { class: "meta" }, "All of it: ", h("a", { href: "/docs", target: "_blank", rel: "noopener" }, "the HTTP API"), "."),
     ),
-    h("p", { class: "meta" }, "Outside of the text, ", h("kbd", {}, "?"), " shows the keys."),
+    h("p", { class: "meta by-keys" }, "Outside of the text, ", h("kbd", {}, "?"), " shows the keys."),
   );
 }
 
