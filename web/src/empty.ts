@@ -29,7 +29,7 @@ export function beginning(app: App, room: Room): HTMLElement {
     h(
       "details",
       // Where people talk already, it does not stand in their way.
-      { open: room.log.head === 0 },
+      { open: !room.log.ranges.some(({ entries }) => entries.some((entry) => entry.kind === "message")) },
       h("summary", {}, "Post from a shell, a script or a server"),
       snippet(curl, "Copy the commands"),
       h("p", { class: "meta" }, "All of it: ", h("a", { href: "/docs", target: "_blank", rel: "noopener" }, "the HTTP API"), "."),
