@@ -2,7 +2,7 @@
 
 export const HUES = 12;
 
-/** The same user has the same hue everywhere; neighbouring ids get distant hues. */
+/** The same user has the same hue everywhere; users who signed up after one another get distant ones. */
 export function hueOf(userId: number): number {
-  return (userId * 5 + Math.floor(userId / HUES) * 7) % HUES;
+  return (userId * 5) % HUES;
 }

@@ -34,5 +34,5 @@ test("users who follow one another have distant hues, and all hues are used", ()
   }
   assert.equal(used.size, HUES);
   assert.ok([...used.values()].every((count) => count > 60));
-  assert.equal(hueOf(4_294_967_295), hueOf(4_294_967_295) % HUES);
+  assert.ok(hueOf(4_294_967_295) < HUES);
 });

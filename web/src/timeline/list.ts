@@ -421,14 +421,9 @@ export class List {
   /** Exactly one drawn row can be reached with Tab: the current one, or the last. */
   #rove(): void {
     let chosen = this.elementOf(this.current);
-    for (const { element, row } of this.#drawn.values()) if (chosen === undefined && isEntry(row)) chosen = element;
-    if (this.elementOf(this.current) === undefined) {
-      for (let i = this.#end - 1; i >= this.#first; i--) {
-        const row = this.rows.list[i]!;
-        if (!isEntry(row) && row.kind !== "outgoing") continue;
-        chosen = this.#drawn.get(keyOf(row))?.element;
-        break;
-      }
+    for (let i = this.#end - 1; chosen === undefined && i >= this.#first; i--) {
+      const row = this.rows.list[i]!;
+      if (isEntry(row) || row.kind === "outgoing") chosen = this.elementOf(keyOf(row));
     }
     for (const { element } of this.#drawn.values()) {
       const tabIndex = element === chosen ? 0 : -1;

@@ -83,6 +83,7 @@ export class Timeline {
   showNewest(): void {
     const { log } = this.#source;
     this.#isWandering = false;
+    this.#list.current = undefined;
     this.#list.scrollToEnd();
     if (log.newest > 0 && log.newest < log.head) this.#load("newest", () => this.#source.loadBefore(log.head + 1));
   }
@@ -242,7 +243,6 @@ export class Timeline {
       else if (by > 0) this.showNewest();
     } else if (event.key === "End" && !isInside) {
       this.showNewest();
-      this.#list.current = undefined;
       this.focus();
     } else if (event.key === "Home" && !isInside) {
       const index = this.#step(0, 1);
