@@ -82,7 +82,6 @@ export function messages(first: number, count = 1): Entry[] {
 
 /** The other end is the test. */
 export class FakeWebSocket {
-  static readonly OPEN = 1
   /** All that were opened, oldest first. */
   static opened: FakeWebSocket[] = []
 

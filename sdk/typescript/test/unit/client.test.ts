@@ -27,7 +27,7 @@ function hubbub(options: Partial<HubbubOptions> = {}): Hubbub {
       asked.push(reason)
       return `token ${asked.length}`
     },
-    WebSocket: FakeWebSocket as unknown as typeof WebSocket,
+    WebSocket: FakeWebSocket,
     clock,
     random: () => 0.5,
     ...options,
@@ -500,12 +500,13 @@ test("an address that is none, and a world without WebSocket, are told at once",
 })
 
 test("a WebSocket that cannot be made ends it with the reason", async () => {
-  class Refusing {
+  class Refusing extends FakeWebSocket {
     constructor() {
+      super("", [])
       throw new SyntaxError("mixed content")
     }
   }
-  const chat = hubbub({ WebSocket: Refusing as unknown as typeof WebSocket })
+  const chat = hubbub({ WebSocket: Refusing })
   const publish = code(chat.channel("lobby").publish("x"))
   await settle()
   assert.equal(chat.state.state, "disconnected")
