@@ -241,6 +241,9 @@ pub const BANS_PER_PAGE_MAX: usize = 1_000;
 /// Tries to write a ban while others write it. Beyond it: `busy`.
 pub const BAN_ATTEMPTS_MAX: usize = 8;
 
+/// Cookies of sessions that one sign-out ends. A browser has one, unless a neighbour under the same domain
+/// made it another. Beyond it: they are left.
+pub const SESSION_COOKIES_MAX: usize = 4;
 /// Bytes of an access token. Beyond it: `invalid_token`, unread.
 pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
 /// Bytes of a key's id. A key with a longer one is not taken from its document.
@@ -416,6 +419,8 @@ pub const TOKEN_LEEWAY: Duration = Duration::from_secs(60);
 
 /// Header lines in the head of an HTTP request. Beyond it: 431.
 pub const REQUEST_HEADERS_MAX: usize = 100;
+/// Bytes of a host that is named in the policy of the page, as of DNS with a port. A longer one is left out.
+pub const HOST_BYTES_MAX: usize = 253 + ":65535".len();
 /// From the head of an HTTP request to the end of its body. Beyond it: 408.
 pub const REQUEST_BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Age at which an HTTP connection, not a WebSocket, is asked to end. Bounds readers that take no

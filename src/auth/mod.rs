@@ -190,6 +190,8 @@ pub struct Account {
 /// The tokens of a session, just issued.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Tokens {
+    /// Whose.
+    pub account: Account,
     /// The JWT.
     pub access_token: String,
     /// How long it is good.

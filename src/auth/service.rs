@@ -138,6 +138,12 @@ impl Auth {
         self.settings.registration
     }
 
+    /// How long a session may rest.
+    #[must_use]
+    pub fn refresh_token_lifetime(&self) -> Duration {
+        self.settings.refresh_token_lifetime
+    }
+
     /// Makes an account. What is wrong with name, password or invite costs no hash; an invite loses
     /// a use only to an account that was made.
     ///
@@ -505,8 +511,8 @@ impl Auth {
         let session = (live.session.to_string(), live.generation);
         let issued = issuer.issue_in(&live.account, session, rand::random(), now_s);
         let access_token = issued.map_err(|error| self.count(error))?;
-        let Live { refresh_token, .. } = live;
-        Ok(Tokens { access_token, lifetime: issuer.lifetime(), refresh_token })
+        let Live { account, refresh_token, .. } = live;
+        Ok(Tokens { account, access_token, lifetime: issuer.lifetime(), refresh_token })
     }
 
     fn rules(&self) -> Rules {

@@ -42,6 +42,7 @@ fn greeting<E: Engine>(config: &Config, server: &Server<E>) -> String {
         "listening on http{secure}://{public}\n\
          \n\
          hubbub {version}\n\
+         \x20 open        {url}/\n\
          \x20 WebSocket   ws{secure}://{public}/v1/ws\n\
          {internally}\
          \n\

@@ -6,6 +6,9 @@
 //! trusted: the first address that is no trusted proxy's is the client's. What stands before it the
 //! client may have made up. `Forwarded` (RFC 7239) is not read: of two headers that could differ, a
 //! client would choose.
+//!
+//! Whether the client spoke HTTPS is told in the same way: by the connection, or by a trusted proxy in
+//! `X-Forwarded-Proto`.
 
 use std::{
     fmt,
@@ -19,6 +22,9 @@ use thiserror::Error;
 
 /// The header that proxies append to.
 const FORWARDED_FOR: &str = "x-forwarded-for";
+
+/// The header in which a proxy says `https` or `http`.
+const FORWARDED_PROTO: &str = "x-forwarded-proto";
 
 /// The address at the other end of the connection. The accept loop puts it into every request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -119,6 +125,22 @@ impl From<Network> for String {
 pub fn client(request: &Request, trusted: &[Network]) -> IpAddr {
     let Peer(peer) = request.extensions().get().expect("the accept loop names the peer");
     named_by(peer.to_canonical(), request.headers(), trusted)
+}
+
+/// Whether a trusted proxy says that it was asked by HTTPS.
+#[must_use]
+pub fn came_by_https(request: &Request, trusted: &[Network]) -> bool {
+    let Peer(peer) = request.extensions().get().expect("the accept loop names the peer");
+    let is_trusted = trusted.iter().any(|network| network.contains(peer.to_canonical()));
+    is_trusted && says_https(request.headers())
+}
+
+/// Proxies append to the list, so the client's side is its first entry. A client that makes one up
+/// changes only what it is told itself.
+fn says_https(headers: &HeaderMap) -> bool {
+    let line = headers.get(FORWARDED_PROTO).and_then(|line| line.to_str().ok());
+    let first = line.and_then(|line| line.split(',').next());
+    first.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"))
 }
 
 /// Who called the peer, as far as trusted proxies tell.
@@ -256,6 +278,24 @@ mod tests {
             assert_eq!(client, ip("127.0.0.1"), "{line}");
         }
         assert_eq!(named("127.0.0.1", &["1.2.3.4, nonsense, 10.0.0.7"], &trusted), ip("10.0.0.7"));
+    }
+
+    #[test]
+    fn https_is_what_a_trusted_proxy_calls_so_first() {
+        for (line, expected) in [
+            ("https", true),
+            ("HTTPS, http", true),
+            ("http", false),
+            ("http, https", false),
+            ("", false),
+            ("httpsx", false),
+        ] {
+            let mut request = Request::new(axum::body::Body::empty());
+            request.extensions_mut().insert(Peer(ip("10.0.0.2")));
+            request.headers_mut().insert(FORWARDED_PROTO, HeaderValue::from_static(line));
+            assert_eq!(came_by_https(&request, &networks(&["10.0.0.0/8"])), expected, "{line}");
+            assert!(!came_by_https(&request, &networks(&["192.0.2.1"])), "{line}: a stranger");
+        }
     }
 
     #[test]

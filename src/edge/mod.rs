@@ -42,7 +42,7 @@ pub struct Settings {
     /// To whom compression is agreed when they offer it. Connections that exist keep what they agreed
     /// on.
     pub deflate: Deflate,
-    /// Reverse proxies whose `X-Forwarded-For` is believed. Nobody else's is.
+    /// Reverse proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed. Nobody else's are.
     pub trusted_proxies: Vec<address::Network>,
     /// The certificate of the public port. With one, it speaks TLS and nothing else.
     pub tls: tls::Files,

@@ -190,6 +190,7 @@ fn a_persons_first_five_minutes() {
     let home = home.path();
     let (mut server, address) = serve(home);
     let address = address.as_str();
+    assert_eq!(server.line_with("open"), format!("{address}/"), "the page comes first");
     let mode = home.join("data").metadata().unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o700, "the data is its owner's");
 

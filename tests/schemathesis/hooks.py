@@ -63,6 +63,17 @@ def before_call(context, case, kwargs):
     # Nobody guesses a secret; what else is wrong with a request is seen behind it only.
     if operation_id == "post_to_webhook" and next(numbers) % 2:
         path["webhook_id"], path["secret"] = os.environ["WEBHOOK"].split("/")
+    # A cookie is good for one renewal.
+    if operation_id == "renew_session" and next(numbers) % 2:
+        case.cookies = {**(case.cookies or {}), **session(case.operation.base_url)}
+
+
+def session(url):
+    """The cookie of a session of the user of the examples."""
+    ada = {"username": "ada", "password": "correct horse battery"}
+    answer = requests.post(f"{url}/v1/session", json=ada, timeout=10)
+    answer.raise_for_status()
+    return dict(answer.cookies)
 
 
 def doomed(url):

@@ -31,6 +31,7 @@ mod expiry;
 mod guessing;
 mod limits;
 mod revocation;
+mod session;
 mod slow_consumer;
 mod timing;
 mod tokens;

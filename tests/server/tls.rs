@@ -42,13 +42,13 @@ const APPLICATION_DATA: u8 = 23;
 const RECORD_HEAD_BYTES: usize = 5;
 
 /// The files that a server is given, and what its clients trust.
-struct Files {
+pub(crate) struct Files {
     dir: TempDir,
     certificate: CertificateDer<'static>,
 }
 
 impl Files {
-    fn issue() -> Self {
+    pub(crate) fn issue() -> Self {
         let mut files = Self {
             dir: tempfile::tempdir().unwrap(),
             certificate: CertificateDer::from(Vec::new()),
@@ -98,7 +98,7 @@ impl Files {
         within("a handshake", connector.connect(name, stream)).await
     }
 
-    async fn connect(&self, server: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
+    pub(crate) async fn connect(&self, server: SocketAddr) -> io::Result<TlsStream<TcpStream>> {
         self.secure(tcp(server).await).await
     }
 
@@ -115,7 +115,10 @@ async fn tcp(server: SocketAddr) -> TcpStream {
     stream
 }
 
-async fn start(files: &Files, change: impl FnOnce(&mut Config)) -> TestServer<MemoryEngine> {
+pub(crate) async fn start(
+    files: &Files,
+    change: impl FnOnce(&mut Config),
+) -> TestServer<MemoryEngine> {
     TestServer::in_memory_with(|config| {
         files.configure(config);
         change(config);
@@ -124,7 +127,7 @@ async fn start(files: &Files, change: impl FnOnce(&mut Config)) -> TestServer<Me
 }
 
 /// All that comes until the end, as text.
-async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
+pub(crate) async fn rest(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut bytes = Vec::new();
     // A reset is an end too.
     let _ = within("the end", stream.read_to_end(&mut bytes)).await;

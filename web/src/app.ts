@@ -5,7 +5,7 @@ import { browseChannels, createChannel } from "./channels";
 import { Composer } from "./composer";
 import { channelDetails } from "./details";
 import { fill, h, icon, iconButton, ICONS, say } from "./dom";
-import { emptyChannel, noAccess, noChannel } from "./empty";
+import { beginning, noAccess, noChannel } from "./empty";
 import { openKeys } from "./keys";
 import { Names } from "./names";
 import { peopleHere } from "./people";
@@ -58,10 +58,10 @@ export class App {
     this.names.learn(user.id, user.name);
     this.rooms = new Rooms(hubbub, user.id, this.names, (room, change) => this.#told(room, change));
     this.#sidebar = new Sidebar(this, {
-      create: () => createChannel(this),
-      browse: () => browseChannels(this),
-      switch: () => openSwitcher(this),
-      you: () => openYou(this),
+      create: () => this.#over(() => createChannel(this)),
+      browse: () => this.#over(() => browseChannels(this)),
+      switch: () => this.#over(() => openSwitcher(this)),
+      you: () => this.#over(() => openYou(this)),
     });
     this.#composer = new Composer({
       send: (body) => this.#send(body),
@@ -181,7 +181,15 @@ export class App {
     this.#timeline?.showNewest();
   }
 
+  /** A dialog opened from the sheet takes its place. */
+  #over(open: () => void): void {
+    this.#sidebar.close();
+    open();
+  }
+
   async #load(): Promise<void> {
+    // What could not be shown without a connection can be now.
+    if (this.room !== undefined && !this.room.loaded) void this.#enter(this.room);
     try {
       await this.rooms.load();
     } catch (error) {
@@ -205,20 +213,30 @@ export class App {
 
   /** Goes where the address says. */
   #follow(): void {
-    const { channel, sequence } = route();
+    const { channel } = route();
     if (channel === undefined) return;
     if (channel !== this.room?.channel) this.#show(this.rooms.named(channel));
-    if (sequence !== undefined && this.#timeline !== undefined) {
-      this.#timeline.jumpTo(sequence).catch((error: unknown) => toastError(explain(error)));
-    }
+    if (this.room !== undefined) this.#jump(this.room);
   }
 
   #show(room: Room): void {
     this.#leaveRoom();
     this.room = room;
+    room.visitedAt = Date.now();
     this.#shownAs = room.channel;
     this.#composer.show(room.draft);
+    fill(this.#stage, []);
+    if (room.loaded) this.#unroll(room);
+    void this.#enter(room);
+    this.draw();
+    if (matchMedia("(min-width: 720px)").matches) this.#composer.focus();
+    else this.#title.focus();
+  }
+
+  /** Draws its messages, once the newest are there: before, an empty list would claim that there are none. */
+  #unroll(room: Room): void {
     const root = h("div", { class: "timeline-root" });
+    fill(this.#stage, [root]);
     this.#isAtNewest = true;
     this.#timeline = new Timeline(root, room, {
       onReadUpTo: (sequence) => room.markRead(sequence),
@@ -226,14 +244,10 @@ export class App {
         this.#isAtNewest = isAtNewest;
         this.draw();
       },
+      beginning: () => beginning(this, room),
     });
-    fill(this.#stage, [root]);
-    const unreadFrom = room.unread > 0 && room.read !== undefined ? room.read + 1 : undefined;
-    this.#timeline.markUnreadFrom(unreadFrom);
-    void this.#enter(room);
-    this.draw();
-    if (matchMedia("(min-width: 720px)").matches) this.#composer.focus();
-    else this.#title.focus();
+    this.#timeline.markUnreadFrom(room.unread > 0 && room.read !== undefined ? room.read + 1 : undefined);
+    this.#timeline.changed();
   }
 
   async #enter(room: Room): Promise<void> {
@@ -242,11 +256,20 @@ export class App {
     const results = await Promise.allSettled([room.open(), room.subscribe(), info]);
     const failed = results.find((result) => result.status === "rejected");
     if (failed !== undefined && room.info === undefined) room.problem ??= explain(failed.reason);
+    if (this.room !== room) return;
     if (room.info !== undefined) keepLastChannel(room.channel);
-    if (this.room === room) {
-      this.#timeline?.changed();
-      this.draw();
+    if (room.loaded && this.#timeline === undefined) {
+      this.#unroll(room);
+      this.#jump(room);
     }
+    this.draw();
+  }
+
+  /** Where the address names a message of this channel. */
+  #jump(room: Room): void {
+    const { channel, sequence } = route();
+    if (sequence === undefined || channel !== room.channel || this.#timeline === undefined) return;
+    this.#timeline.jumpTo(sequence).catch((error: unknown) => toastError(explain(error)));
   }
 
   #leaveRoom(): void {
@@ -305,15 +328,11 @@ export class App {
       return;
     }
     // Something is said where nothing can be shown.
-    let said = this.#stage.querySelector(".empty");
-    const kind = room.problem !== undefined ? "problem" : room.loaded && room.log.newest === 0 && room.log.head === 0 && room.unsent === 0 ? "empty" : "";
-    if (said !== null && (said as HTMLElement).dataset.kind !== kind) {
-      said.remove();
-      said = null;
-    }
-    if (kind !== "" && said === null) {
-      const page = kind === "problem" ? noAccess(this, room.channel, room.problem, () => void this.#retry(room)) : emptyChannel(this, room);
-      page.dataset.kind = kind;
+    const said = this.#stage.querySelector<HTMLElement>(".empty");
+    if (said !== null && said.dataset.problem !== room.problem) said.remove();
+    if (room.problem !== undefined && said?.dataset.problem !== room.problem) {
+      const page = noAccess(this, room.channel, room.problem, () => this.#retry(room));
+      page.dataset.problem = room.problem;
       this.#stage.append(page);
     }
   }

@@ -66,7 +66,7 @@ export function banner(hubbub: Hubbub): { element: HTMLElement; stop: () => void
 }
 
 function describe(state: ConnectionState): { words: string; press: string } {
-  if (!navigator.onLine) return { words: "You are offline. What you write is sent when you are back.", press: "" };
+  if (!navigator.onLine) return { words: "Offline. What you write waits here.", press: "" };
   if (state.state === "disconnected") {
     return { words: state.reason === undefined ? "Not connected." : explain(state.reason), press: "Connect" };
   }

@@ -6,6 +6,9 @@ const BODY_BYTES_MAX = 60_000;
 /** From here on it says how much room is left. */
 const BODY_BYTES_SHOWN = 50_000;
 
+/** Newer browsers know `field-sizing`. */
+const SIZES_ITSELF = CSS.supports("field-sizing", "content");
+
 export type ComposerEvents = { send(body: string): void; typing(): void; escape(): void; upward(): void };
 
 export class Composer {
@@ -74,6 +77,14 @@ export class Composer {
     this.#input.focus();
   }
 
+  /** As high as its text. The box keeps its height while that is measured, so that nothing around it scrolls. */
+  #fit(): void {
+    this.element.style.setProperty("min-height", `${this.element.offsetHeight}px`);
+    this.#input.style.setProperty("height", "auto");
+    this.#input.style.setProperty("height", `${this.#input.scrollHeight}px`);
+    this.element.style.removeProperty("min-height");
+  }
+
   #submit(): void {
     const body = this.#input.value.replace(/\s+$/, "");
     if (body === "" || this.#input.disabled || bytes(body) > BODY_BYTES_MAX) return;
@@ -85,8 +96,7 @@ export class Composer {
 
   #changed(): void {
     const { value } = this.#input;
-    this.#input.style.setProperty("height", "auto");
-    this.#input.style.setProperty("height", `${this.#input.scrollHeight}px`);
+    if (!SIZES_ITSELF) this.#fit();
     this.element.dataset.empty = String(value.trim() === "");
     // A character has 4 bytes at most, so short texts are not measured.
     const size = value.length * 4 > BODY_BYTES_SHOWN ? bytes(value) : 0;

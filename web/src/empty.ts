@@ -5,28 +5,36 @@ import { fill, h, iconButton, ICONS } from "./dom";
 import type { Room } from "./room";
 import { note } from "./toasts";
 
-export function emptyChannel(app: App, room: Room): HTMLElement {
+/** Above the first message of a channel, and all there is before it. */
+export function beginning(app: App, room: Room): HTMLElement {
   const { origin } = location;
   const name = room.channel;
   const isPrivate = room.info?.visibility === "private";
-  const link = `${origin}/#${name}`;
   const curl = [
-    `token=$(curl -s ${origin}/v1/token -d grant_type=password -d username=${app.user.name} -d password=… | sed 's/.*"access_token":"\\([^"]*\\).*/\\1/')`,
-    `curl ${origin}/v1/channels/${name}/messages -H "Authorization: Bearer $token" -H 'Content-Type: application/json' -d '{"body":"hello from curl"}'`,
+    `token=$(curl -s ${origin}/v1/token -d grant_type=password \\`,
+    `  -d username=${app.user.name} -d password=… | sed 's/.*"access_token":"\\([^"]*\\).*/\\1/')`,
+    `curl ${origin}/v1/channels/${name}/messages -H "Authorization: Bearer $token" \\`,
+    `  -H 'Content-Type: application/json' -d '{"body":"hello from curl"}'`,
   ].join("\n");
   const invite = isPrivate
-    ? h("p", {}, "Only members see this channel. ", h("button", { type: "button", class: "link", on: { click: () => app.details() } }, "Invite somebody by name"), ".")
-    : h("p", {}, "Bring somebody: send them this address. They can make an account there.");
+    ? h("p", {}, "Only its members see it. ", h("button", { type: "button", class: "link", on: { click: () => app.details() } }, "Invite somebody by name"), ".")
+    : h("p", {}, "To bring somebody along, send them the address. They can make an account there.");
   return h(
     "div",
-    { class: "empty" },
-    h("h2", {}, `This is #${name}`),
-    h("p", {}, "Nothing was said here yet. Write something below, and everybody in it reads it at once."),
+    { class: "beginning-text" },
+    h("h2", {}, "This is ", h("bdi", {}, `#${name}`)),
+    h("p", {}, "It begins here. What you write, whoever is in the channel reads at once."),
     invite,
-    !isPrivate && snippet(link, "Copy the address"),
-    h("p", {}, "Or post from a shell, a script or a server:"),
-    snippet(curl, "Copy the commands"),
-    h("p", { class: "meta" }, "All of it: ", h("a", { href: "/docs", target: "_blank", rel: "noopener" }, "the HTTP API"), ". Press ", h("kbd", {}, "?"), " for the keys."),
+    !isPrivate && snippet(`${origin}/#${name}`, "Copy the address"),
+    h(
+      "details",
+      // Where people talk already, it does not stand in their way.
+      { open: !room.log.ranges.some(({ entries }) => entries.some((entry) => entry.kind === "message")) },
+      h("summary", {}, "Post from a shell, a script or a server"),
+      snippet(curl, "Copy the commands"),
+      h("p", { class: "meta" }, "All of it: ", h("a", { href: "/docs", target: "_blank", rel: "noopener" }, "the HTTP API"), "."),
+    ),
+    h("p", { class: "meta by-keys" }, "Outside of the text, ", h("kbd", {}, "?"), " shows the keys."),
   );
 }
 

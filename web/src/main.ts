@@ -49,7 +49,10 @@ function enter(isNew: boolean): void {
     app = new App(root, client, session, user, signedOut);
     void app.start(isNew);
   });
-  client.on("error", (error) => console.error(error));
+  client.on("error", (error) => {
+    // A server of an earlier version is no fault of this page.
+    if (error.code !== "unknown_command") console.error(error);
+  });
   client.connect();
 }
 

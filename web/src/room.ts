@@ -32,9 +32,13 @@ export class Room implements Source {
   /** Why the first page is not. */
   problem: string | undefined;
   draft = "";
+  /** When somebody last looked at it; 0: not since the page was loaded. */
+  visitedAt = 0;
   readonly #typing = new Map<number, ReturnType<typeof setTimeout>>();
   readonly #off: (() => void)[];
   #epoch: number | undefined;
+  /** Up to here `unread` has counted: a replay brings what the list of memberships said before. */
+  #counted = 0;
   #opened = false;
   #loading: Promise<void> | undefined;
   #subscribed: Promise<void> | undefined;
@@ -51,7 +55,8 @@ export class Room implements Source {
     this.#off = [
       handle.on("entries", (entries) => this.#take(entries)),
       handle.on("gap", ({ from, to }) => {
-        this.unread += to - from + 1;
+        this.unread += Math.max(0, to - Math.max(from - 1, this.#counted));
+        this.#counted = Math.max(this.#counted, to);
         if (this.#opened) this.log.reach(to);
         this.#tell("log");
         this.#tell("state");
@@ -61,6 +66,7 @@ export class Room implements Source {
         this.log.reset(0);
         this.read = undefined;
         this.unread = 0;
+        this.#counted = 0;
         this.loaded = false;
         if (this.#opened) void this.#loadNewest();
         this.#tell("log");
@@ -95,11 +101,13 @@ export class Room implements Source {
   /** What the list of memberships says. */
   describe(info: ChannelInfo): void {
     this.info = info;
-    if (info.readSequence !== undefined && info.head !== undefined && !this.#opened) {
-      this.#epoch = info.head.epoch;
-      this.read = Math.max(this.read ?? 0, info.readSequence);
-      this.unread = info.unreadCount ?? 0;
-    }
+    if (info.readSequence === undefined || info.head === undefined) return;
+    this.#epoch ??= info.head.epoch;
+    // What this page knows already may be newer than the answer.
+    if (info.head.epoch !== this.#epoch || info.head.sequence < this.#counted || info.readSequence < (this.read ?? 0)) return;
+    this.read = info.readSequence;
+    this.unread = info.unreadCount ?? 0;
+    this.#counted = info.head.sequence;
   }
 
   /** Live messages from here on, with who is here and who is writing. */
@@ -273,7 +281,7 @@ export class Room implements Source {
     for (const entry of entries) {
       if (entry.kind === "message") {
         this.#isNotTyping(entry.userId);
-        if (entry.userId !== this.me && entry.sequence > (this.read ?? 0)) this.unread++;
+        if (entry.userId !== this.me && entry.sequence > Math.max(this.read ?? 0, this.#counted)) this.unread++;
       } else if (entry.kind === "settings" && entry.writtenAt === undefined && this.info !== undefined) {
         const { name, topic, visibility, posting, archived, quota } = entry satisfies Settings;
         this.info = { ...this.info, name, topic, visibility, posting, archived, quota };
@@ -281,6 +289,7 @@ export class Room implements Source {
         this.#member(entry.memberId, entry.role);
       }
     }
+    this.#counted = Math.max(this.#counted, entries.at(-1)?.sequence ?? 0);
     this.#tell("state");
   }
 

@@ -103,7 +103,7 @@ export class Sidebar {
   }
 
   #makeRow(): HTMLLIElement {
-    const link = h("a", { class: "channel", href: "#" }, h("span", { class: "sign", aria: { hidden: true } }), h("span", { class: "label" }), h("span", { class: "unread" }));
+    const link = h("a", { class: "channel", href: "#" }, h("span", { class: "sign", aria: { hidden: true } }), h("span", { class: "label" }), h("span", { class: "count" }));
     // The same address again closes the sheet and goes to the newest message.
     link.addEventListener("click", (event) => {
       if (event.metaKey || event.ctrlKey || event.shiftKey) return;

@@ -4,6 +4,7 @@ import type { App } from "./app";
 import { createChannel } from "./channels";
 import { openDialog } from "./dialog";
 import { fill, h, icon, ICONS } from "./dom";
+import type { Room } from "./room";
 
 const SHOWN_MAX = 12;
 const ASK_AFTER_MS = 150;
@@ -34,7 +35,7 @@ export function openSwitcher(app: App): void {
     const wanted = text();
     const mine = app.rooms.list
       .filter((room) => room.channel.includes(wanted))
-      .sort((one, other) => rank(other.channel, other.unread, wanted) - rank(one.channel, one.unread, wanted));
+      .sort((one, other) => rank(app, other, wanted) - rank(app, one, wanted) || other.visitedAt - one.visitedAt);
     choices = mine.map((room) => ({
       name: room.channel,
       sign: room.info?.visibility === "private" ? ICONS.lock : ICONS.hash,
@@ -115,7 +116,8 @@ export function openSwitcher(app: App): void {
   void ask();
 }
 
-/** Higher is nearer the top. */
-function rank(name: string, unread: number, wanted: string): number {
-  return (wanted !== "" && name.startsWith(wanted) ? 2 : 0) + (unread > 0 ? 1 : 0);
+/** Higher is nearer the top: what begins so, then what is unread, then the rest, then the one that is open. */
+function rank(app: App, room: Room, wanted: string): number {
+  if (room === app.room) return -1;
+  return (wanted !== "" && room.channel.startsWith(wanted) ? 2 : 0) + (app.unread(room) > 0 ? 1 : 0);
 }

@@ -87,6 +87,51 @@ pub(crate) fn unittests(output: &str) -> Counted {
     counted
 }
 
+/// Reads what `node --test` prints as TAP: `not ok 1 - name` with a part of YAML behind it, `# SKIP`
+/// behind the name of one that was skipped, and the numbers at the end.
+pub(crate) fn tap(output: &str) -> Counted {
+    let mut counted = Counted::default();
+    let mut tests = 0;
+    let lines: Vec<_> = output.lines().collect();
+    for (at, line) in lines.iter().enumerate() {
+        let result = line.trim_start();
+        // One script may run several programs.
+        if let Some(number) = line.strip_prefix("# tests ") {
+            tests += number.parse().unwrap_or(0);
+        } else if let Some(number) = line.strip_prefix("# pass ") {
+            counted.passed += number.parse().unwrap_or(0);
+        } else if let Some(number) =
+            line.strip_prefix("# fail ").or_else(|| line.strip_prefix("# cancelled "))
+        {
+            counted.failed += number.parse().unwrap_or(0);
+        } else if result.starts_with("ok ")
+            && let Some((test, reason)) = result.split_once(" # SKIP")
+        {
+            let reason = if reason.trim().is_empty() { name_of(test) } else { reason.trim() };
+            counted.skipped.push(reason.to_owned());
+        } else if result.starts_with("not ok ") {
+            let indent = line.len() - result.len();
+            let is_end = |line: &&str| line.len() > indent && line.trim() == "...";
+            let rest = &lines[at + 1..];
+            let said = &rest[..rest.iter().position(is_end).unwrap_or(0)];
+            // What it stands above has failed, and is named by itself.
+            if !said.iter().any(|line| line.trim() == "failureType: 'subtestsFailed'") {
+                counted.failures.push(failure("", name_of(result), said));
+            }
+        }
+    }
+    if tests == 0 {
+        // There were none: the pattern of the script does not fit.
+        counted.failed += 1;
+    }
+    counted
+}
+
+/// `name` of `not ok 1 - name`.
+fn name_of(result: &str) -> &str {
+    result.split_once(" - ").map_or(result, |(_, name)| name)
+}
+
 /// What a test said, within bounds: its end, or what is about its panic.
 fn failure(program: &str, test: &str, said: &[&str]) -> Failure {
     let panic = said.iter().position(|line| line.contains("panicked at "));
@@ -223,7 +268,53 @@ error: 2 targets failed:
     }
 
     #[test]
+    fn a_run_of_node_is_counted_with_the_reason_of_each_skip_and_the_words_of_each_failure() {
+        let counted = tap("\
+> hubbub-page@0.0.0 test
+TAP version 13
+# Subtest: the log
+    # Subtest: fills gaps
+    ok 1 - fills gaps
+      ---
+      duration_ms: 0.5
+      ...
+    # Subtest: forgets
+    not ok 2 - forgets
+      ---
+      failureType: 'testCodeFailure'
+      error: 'Expected values to be strictly equal'
+      ...
+    1..2
+not ok 1 - the log
+  ---
+  failureType: 'subtestsFailed'
+  error: '1 subtest failed'
+  ...
+# Subtest: in a browser
+ok 2 - in a browser # SKIP no moon
+  ---
+  duration_ms: 0.1
+  ...
+ok 3 - later # SKIP
+1..3
+# tests 4
+# suites 1
+# pass 1
+# fail 1
+# cancelled 1
+# skipped 2
+");
+        assert_eq!((counted.passed, counted.failed), (1, 2));
+        assert_eq!(counted.skipped, ["no moon", "later"]);
+        let [failure] = &counted.failures[..] else { panic!("{:?}", counted.failures) };
+        assert_eq!(failure.test, "forgets");
+        assert!(failure.said.contains("strictly equal"), "{}", failure.said);
+    }
+
+    #[test]
     fn a_run_without_any_test_has_failed() {
+        assert_eq!(tap("TAP version 13\n1..0\n# tests 0\n# pass 0\n").failed, 1);
+        assert_eq!(tap("sh: 1: tsc: not found\n").failed, 1);
         assert_eq!(unittests("Ran 0 tests in 0.000s\n\nOK\n").failed, 1);
     }
 }

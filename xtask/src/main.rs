@@ -4,6 +4,7 @@ mod autobahn;
 mod counts;
 mod fuzz;
 mod lane;
+mod node;
 mod peers;
 mod report;
 mod steps;
@@ -94,7 +95,7 @@ fn root() -> PathBuf {
     xtask.parent().expect("xtask lies in the workspace").to_path_buf()
 }
 
-/// Cargo's target folder: nothing is written outside of it.
+/// Cargo's target folder: nothing is written outside of it, but for what npm puts beside the sources.
 fn target() -> PathBuf {
     root().join(std::env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }

@@ -60,7 +60,8 @@ impl Counted {
         self
     }
 
-    fn add(&mut self, other: Self) {
+    /// These and those.
+    pub(crate) fn add(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
@@ -187,6 +188,11 @@ pub(crate) fn cargo_tests(name: &str, command: Command) -> Result<Outcome> {
 /// Runs Python's unittest, and counts by what it says.
 pub(crate) fn unittests(name: &str, command: Command) -> Result<Outcome> {
     counted_by(name, command, counts::unittests)
+}
+
+/// Runs tests of Node.js, and counts by what they say.
+pub(crate) fn node_tests(name: &str, command: Command) -> Result<Outcome> {
+    counted_by(name, command, counts::tap)
 }
 
 fn counted_by(name: &str, mut command: Command, count: fn(&str) -> Counted) -> Result<Outcome> {

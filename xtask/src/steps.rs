@@ -1,8 +1,8 @@
 //! The steps of `cargo xtask test`: one line of [`STEPS`] each, in the order in which they run.
 //!
 //! The order is that of patience: what fails fastest comes first. All steps share one target folder.
-//! Up to `interop` they share the dev profile too, so clippy and rustdoc use the same checked
-//! dependencies, and the tests and the Python peers the same server; those after `release` run what
+//! Up to `browser` they share the dev profile too, so clippy and rustdoc use the same checked
+//! dependencies, and the tests and the peers in Python and TypeScript the same server; those after `release` run what
 //! people run.
 
 use std::{env, path::PathBuf, process::ExitCode};
@@ -12,10 +12,12 @@ use anyhow::{Context as _, Result, bail};
 use crate::{
     autobahn, fuzz,
     lane::Lane,
+    node,
     report::{Counted, Outcome, Report, cargo_tests, check_unless, one_check, unittests},
     root, target,
     tools::{
-        BUILD_SERVER_AND_ECHO, Command, cargo, cargo_deny, chromium, npm_packages, python_venv,
+        BUILD_SERVER_AND_ECHO, Command, cargo, cargo_deny, chromium, install_chromium,
+        npm_packages, python_venv,
     },
 };
 
@@ -53,8 +55,11 @@ const STEPS: &[Step] = &[
     Step::new("python", "a Python client, from proto/ alone", python)
         .after(|| python_of("python").map(drop)),
     Step::new("schemathesis", "the API against its documents", schemathesis)
-        .after(|| python_of("schemathesis").map(drop)),
+        .after(schemathesis_tools),
     Step::new("interop", "ws, websockets, aiohttp and Chromium", interop).after(interop_peers),
+    Step::new("sdk", "the TypeScript client, beside a server", node::sdk).after(node::prepare_sdk),
+    Step::new("web", "the page: types, what is served, tests", node::web).after(node::prepare_web),
+    Step::new("browser", "the page in Chromium", node::browser),
     Step::new("fuzz", "WebSocket, tokens, imports: 5 s each", fuzz::step).after(fuzz::prepare),
     Step::new("release", "cargo build --release", release).after(|| release().map(drop)),
     Step::new("reference", "100 users, every delivery audited", reference),
@@ -231,6 +236,13 @@ fn interop() -> Result<Outcome> {
         }
         Ok(())
     })
+}
+
+/// What the step `schemathesis` fetches. It is the first that wants Chromium: the later ones find it
+/// whole, or not at all.
+fn schemathesis_tools() -> Result<()> {
+    install_chromium();
+    python_of("schemathesis").map(drop)
 }
 
 /// What the step `interop` fetches.

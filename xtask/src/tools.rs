@@ -128,10 +128,12 @@ fn python2() -> Option<PathBuf> {
     python.is_file().then_some(python)
 }
 
+/// The oldest Node.js that the TypeScript is written for.
+const NODE_MAJOR_MIN: u32 = 20;
+
 /// The folder of the npm packages that a lock file names. `None` where there is no npm.
 pub(crate) fn npm_packages(name: &str, package: &Path) -> Result<Option<PathBuf>> {
-    let is_here = |program| Command::new(program).arg("--version").output().is_ok();
-    if !is_here("node") || !is_here("npm") {
+    if !has_npm() {
         return Ok(None);
     }
     let (manifest, lock) = (package.join("package.json"), package.join("package-lock.json"));
@@ -139,12 +141,49 @@ pub(crate) fn npm_packages(name: &str, package: &Path) -> Result<Option<PathBuf>
         fs::create_dir_all(folder)?;
         fs::copy(&manifest, folder.join("package.json"))?;
         fs::copy(&lock, folder.join("package-lock.json"))?;
-        // By the lock's hashes, and without running anything that a package brings.
-        let mut install = Command::new("npm");
-        install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]);
-        succeed("npm", with(install, &[&folder.display().to_string()]))
+        succeed("npm", npm_install(folder))
     })?;
     Ok(Some(folder))
+}
+
+/// Puts the packages that a lock file names beside the sources that import them, which look for them
+/// there. Whether there is an npm that can.
+pub(crate) fn npm_ci(name: &str, package: &Path) -> Result<bool> {
+    if !has_npm() || node_major().is_none_or(|major| major < NODE_MAJOR_MIN) {
+        return Ok(false);
+    }
+    let mut wanted = Vec::new();
+    for pin in ["package.json", "package-lock.json"] {
+        let pin = package.join(pin);
+        let text = fs::read(&pin).with_context(|| format!("{} could not be read", pin.display()));
+        wanted.extend(text?);
+    }
+    // npm empties the folder, so what it holds is what this file says.
+    let stamp = package.join("node_modules/.pins.txt");
+    if fs::read(&stamp).is_ok_and(|installed| installed == wanted) {
+        return Ok(true);
+    }
+    succeed(&format!("npm-{name}"), npm_install(package))?;
+    fs::write(stamp, wanted)?;
+    Ok(true)
+}
+
+/// By the lock's hashes, and without running anything that a package brings.
+fn npm_install(folder: &Path) -> Command {
+    let mut install = Command::new("npm");
+    install.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(folder);
+    install
+}
+
+fn has_npm() -> bool {
+    let is_here = |program| Command::new(program).arg("--version").output().is_ok();
+    is_here("node") && is_here("npm")
+}
+
+fn node_major() -> Option<u32> {
+    let output = Command::new("node").arg("--version").output().ok()?;
+    let version = String::from_utf8(output.stdout).ok()?;
+    version.trim().strip_prefix('v')?.split('.').next()?.parse().ok()
 }
 
 /// A Chromium, if the machine has one.
@@ -153,6 +192,16 @@ pub(crate) fn chromium() -> Option<PathBuf> {
     let names = ["chromium", "chromium-browser", "google-chrome"];
     let places = || env::split_paths(&path);
     names.iter().find_map(|name| places().map(|place| place.join(name)).find(|it| it.is_file()))
+}
+
+/// Tries to install Chromium where there is none. What needs it says that it is not there.
+pub(crate) fn install_chromium() {
+    if chromium().is_none() && debian_package("chromium").is_err() {
+        // The lists of packages may be missing, or name versions that are gone.
+        let mut update = Command::new("apt-get");
+        update.args(["update", "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=20"]);
+        let _ = succeed("apt-get", update).and_then(|()| debian_package("chromium"));
+    }
 }
 
 /// Installs the Debian package of a program, unless the machine has the program. Needs root.

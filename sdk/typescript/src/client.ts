@@ -18,7 +18,7 @@ import { HubbubError } from "./errors.js"
 import { BACKOFF_MAX_MS, BACKOFF_MIN_MS, CHANNELS_MAX, REPLY_TIMEOUTS_MAX, TIMEOUT_MS, TIMER_MS_MAX } from "./limits.js"
 import { Listeners } from "./listeners.js"
 import { Session, type Delivery, type Effect, type SubscriptionKey } from "./session.js"
-import { openSocket, type Socket } from "./socket.js"
+import { openSocket, type Socket, type WebSocketClass } from "./socket.js"
 import type { TokenReason } from "./token.js"
 import { UserNames } from "./users.js"
 import type { ChannelInfo, User, Welcome } from "./values.js"
@@ -37,7 +37,7 @@ export interface HubbubOptions {
    */
   getToken: (why: { reason: TokenReason }) => Promise<string>
   /** For Node 20: that of the package `ws`. */
-  WebSocket?: typeof WebSocket | undefined
+  WebSocket?: WebSocketClass | undefined
   /** How long a command may take, reconnects included. 15,000 if you do not say. */
   timeoutMs?: number | undefined
   /** 500 to 20,000 if you do not say. */
@@ -74,7 +74,7 @@ const CLOCK: Clock = {
 export class Hubbub {
   readonly #url: string
   readonly #getToken: HubbubOptions["getToken"]
-  readonly #WebSocket: typeof WebSocket
+  readonly #WebSocket: WebSocketClass
   readonly #timeoutMs: number
   readonly #random: () => number
   readonly #clock: Clock
@@ -95,7 +95,7 @@ export class Hubbub {
   /** `url` is `ws://…/v1/ws` or `wss://…/v1/ws`. */
   constructor(url: string, options: HubbubOptions) {
     if (!/^wss?:\/\//.test(url)) throw new HubbubError("invalid_argument", `${url} is no WebSocket URL`)
-    const WebSocket = options.WebSocket ?? globalThis.WebSocket
+    const WebSocket: WebSocketClass | undefined = options.WebSocket ?? globalThis.WebSocket
     if (WebSocket === undefined) {
       throw new HubbubError("invalid_argument", "there is no WebSocket here: pass that of the package ws")
     }
@@ -273,7 +273,10 @@ export class Hubbub {
     else console.error("hubbub:", error)
   }
 
-  /** An input, and then all that follows from it. A listener's calls come back here: they only queue. */
+  /**
+   * An input, and then all that follows from it. A listener's calls come back here: they only queue.
+   * `arms`: the input may have set or ended a time limit.
+   */
   #run(input: (now: number) => void, arms = true): void {
     input(this.#clock.now())
     if (arms) this.#disarm()
@@ -284,6 +287,8 @@ export class Hubbub {
         const wanted = this.#connection.effects()
         const effects = this.#session.effects()
         if (wanted.length === 0 && effects.length === 0) break
+        // All but deliveries may have set or ended a time limit.
+        if (wanted.length > 0 || effects.some((effect) => effect.do !== "deliver")) this.#disarm()
         for (const effect of wanted) this.#connect(effect)
         for (const effect of effects) this.#perform(effect)
       }

@@ -1,10 +1,11 @@
 /** Frames to events. Pure; this file and `commands.ts` know the generated types, and nobody else does. */
-import { fromBinary } from "@bufbuild/protobuf"
+import { create, fromBinary } from "@bufbuild/protobuf"
 import { HubbubError, refusal, type Position } from "./errors.js"
 import type { Error as WireError } from "./gen/hubbub/v1/error_pb.js"
 import {
   Posting as WirePosting,
   Role as WireRole,
+  SettingsSchema,
   Visibility as WireVisibility,
   type Messages,
   type Position as WirePosition,
@@ -224,10 +225,9 @@ function quotaOf(wire: WireQuota): Quota {
 }
 
 function channelInfo(wire: WireChannel): ChannelInfo {
-  if (!wire.settings) throw new HubbubError("protocol", "a channel came without its settings")
   const { head } = wire
   return {
-    ...settings(wire.settings),
+    ...settings(wire.settings ?? create(SettingsSchema, { channelName: wire.channelName })),
     id: wire.channelId,
     memberCount: wire.memberCount,
     role: ROLE[wire.role],

@@ -14,6 +14,7 @@ export type { ListOptions, NewChannel, PageOptions, SettingsUpdate } from "./com
 export type { ConnectionState } from "./connection.js"
 export { HubbubError } from "./errors.js"
 export type { ErrorDetails, Position } from "./errors.js"
+export type { WebSocketClass, WebSocketLike } from "./socket.js"
 export type { TokenReason } from "./token.js"
 export type {
   ChannelChange,

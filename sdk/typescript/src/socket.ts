@@ -1,5 +1,22 @@
 /** One WebSocket: of a browser, or of the package `ws`. */
 
+/** What this client needs of a WebSocket: that of browsers and that of `ws` both have it. */
+export interface WebSocketLike {
+  binaryType: string
+  readonly readyState: number
+  // Their events have different types; what is read of them is looked at.
+  onmessage: ((event: any) => void) | null
+  onclose: ((event: any) => void) | null
+  onerror: ((event: any) => void) | null
+  send(data: Uint8Array<ArrayBuffer>): void
+  close(code?: number): void
+  /** Of `ws`: drops the connection without a word. */
+  terminate?(): void
+}
+
+export type WebSocketClass = new (url: string, protocols: string[]) => WebSocketLike
+
+const OPEN = 1
 const SUBPROTOCOL = "hubbub.v1.proto"
 const BEARER_PREFIX = "hubbub.bearer."
 
@@ -18,7 +35,7 @@ export interface Socket {
 
 /** Opens one. Throws what the constructor throws. */
 export function openSocket(
-  WebSocket: typeof globalThis.WebSocket,
+  WebSocket: WebSocketClass,
   url: string,
   token: string,
   events: SocketEvents,
@@ -26,10 +43,10 @@ export function openSocket(
   const socket = new WebSocket(url, [SUBPROTOCOL, BEARER_PREFIX + base64Url(token)])
   let isOver = false
   socket.binaryType = "arraybuffer"
-  socket.onmessage = ({ data }: MessageEvent) => {
+  socket.onmessage = ({ data }: { data: unknown }) => {
     if (!isOver) events.frame(data instanceof ArrayBuffer ? new Uint8Array(data) : undefined)
   }
-  socket.onclose = ({ code, reason }) => {
+  socket.onclose = ({ code, reason }: { code: number; reason: string }) => {
     if (isOver) return
     isOver = true
     events.closed(code, reason)
@@ -38,13 +55,12 @@ export function openSocket(
   socket.onerror = () => {}
   return {
     send(frame) {
-      if (!isOver && socket.readyState === WebSocket.OPEN) socket.send(frame)
+      if (!isOver && socket.readyState === OPEN) socket.send(frame)
     },
     close(politely) {
       isOver = true
       // `ws` can drop a connection; a browser can only say goodbye and forget it.
-      const { terminate } = socket as { terminate?: () => void }
-      if (!politely && terminate) terminate.call(socket)
+      if (!politely && socket.terminate) socket.terminate()
       else socket.close(1000)
     },
   }

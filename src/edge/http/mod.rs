@@ -9,6 +9,7 @@ use crate::{auth::Auth, engine::Engine, limits::Limits, wire::code::ErrorCode};
 
 pub mod accounts;
 pub mod admin;
+mod asset;
 pub mod bearer;
 pub mod body;
 pub mod channels;
@@ -20,9 +21,11 @@ pub mod me;
 pub mod members;
 pub mod messages;
 pub mod openapi;
+mod page;
 pub mod password;
 pub mod problem;
 pub mod revocations;
+pub mod session;
 pub mod site;
 pub mod token;
 pub mod transfer;
@@ -35,10 +38,11 @@ use openapi::Routes;
 use problem::Problem;
 use site::Site;
 
-/// What `/` answers until the page exists.
+/// What `/` answers to who does not ask for a page.
 const WELCOME: &str = "This is hubbub, a realtime chat server.\n\
     WebSocket: /v1/ws    Accounts: POST /v1/accounts    Tokens: POST /v1/token\n\
-    Channels: /v1/channels    The HTTP API, to be tried out in a browser: /docs\n";
+    Channels: /v1/channels    The HTTP API, to be tried out in a browser: /docs\n\
+    The page to chat on: this address, in a browser\n";
 
 /// The same where there are no accounts.
 const WELCOME_TO_HUB: &str = "This is a hub of hubbub, a realtime chat server.\n\
@@ -93,18 +97,24 @@ impl AuthApi {
     fn client(&self, request: &Request) -> IpAddr {
         address::client(request, &self.live.now().settings.trusted_proxies)
     }
+
+    /// Whether the client spoke HTTPS, to us or to a trusted proxy.
+    fn is_secure(&self, request: &Request) -> bool {
+        let present = self.live.now();
+        present.tls.is_some() || address::came_by_https(request, &present.settings.trusted_proxies)
+    }
 }
 
 /// Everything on the public port of a hub. One whose accounts are elsewhere has no addresses for
 /// them.
 pub fn public<E: Engine>(edge: Edge<E>) -> Site {
     let mut routes = checks("hubbub", &edge.health);
-    let (welcome, login) = if edge.auth.is_some() {
-        (WELCOME, ABOUT_LOGIN)
-    } else {
-        (WELCOME_TO_HUB, ABOUT_LOGIN_ELSEWHERE)
+    let api = edge.auth_api();
+    let (root, login) = match &api {
+        Some(api) => (page::router(api, WELCOME), ABOUT_LOGIN),
+        None => (welcome(WELCOME_TO_HUB), ABOUT_LOGIN_ELSEWHERE),
     };
-    if let Some(api) = &edge.auth_api() {
+    if let Some(api) = &api {
         routes = routes.and(accounts_and_tokens(api));
     }
     let chat = ChatApi::new(&edge.desk, &edge.login, &edge.limits);
@@ -117,19 +127,24 @@ pub fn public<E: Engine>(edge: Edge<E>) -> Site {
         &edge,
         WEBSOCKET_REFUSALS,
     );
-    public_pages(routes, welcome, login).with(posts)
+    public_pages(routes, root, login).with(posts)
 }
 
 /// Everything on the public port of an auth service that stands alone.
 pub fn auth(api: &AuthApi, health: &Health) -> Site {
     let routes = checks("hubbub auth", health).and(accounts_and_tokens(api));
-    public_pages(routes, WELCOME_TO_AUTH, ABOUT_LOGIN)
+    public_pages(routes, welcome(WELCOME_TO_AUTH), ABOUT_LOGIN)
 }
 
 /// What people find on a public port, beside the addresses of programs.
-fn public_pages(routes: Routes, welcome: &'static str, login: &str) -> Site {
+fn public_pages(routes: Routes, root: Router, login: &str) -> Site {
     let routes = routes.described(&format!("{ABOUT}\n\n{login}"), ABOUT_TOKEN);
-    finish(routes.into_router().route("/", get(async move || welcome)).merge(explorer::router()))
+    finish(routes.into_router().merge(root).merge(explorer::router()))
+}
+
+/// A few words at `/`, where there is no page.
+fn welcome(words: &'static str) -> Router {
+    Router::new().route("/", get(async move || words))
 }
 
 /// How the process feels.
@@ -148,6 +163,10 @@ fn accounts_and_tokens(api: &AuthApi) -> Routes {
         .with(accounts::__path_create, accounts::create, api, accounts::REFUSALS)
         .with(token::__path_issue, token::issue, api, token::REFUSALS)
         .with(token::__path_revoke, token::revoke, api, token::REVOKE_REFUSALS)
+        .with(session::__path_describe, session::describe, api, session::REFUSALS_OF_ALL)
+        .with(session::__path_open, session::open, api, session::REFUSALS)
+        .with(session::__path_renew, session::renew, api, session::RENEW_REFUSALS)
+        .with(session::__path_close, session::close, api, session::CLOSE_REFUSALS)
         .with(password::__path_change, password::change, api, password::REFUSALS)
         .with(me::__path_me, me::me, api, me::REFUSALS)
         .with(keys::__path_jwks, keys::jwks, api, &[])

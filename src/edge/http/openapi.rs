@@ -31,8 +31,8 @@ use utoipa::{
 };
 
 use super::{
-    accounts, admin, channels, keys, me, members, messages, password, problem, token, transfer,
-    users, webhooks,
+    accounts, admin, channels, keys, me, members, messages, password, problem, session, token,
+    transfer, users, webhooks,
 };
 use crate::{auth::revocation, metrics::Metrics, wire::code::ErrorCode};
 
@@ -92,6 +92,10 @@ const TAGS: &[(&str, &str)] = &[
     revocation::Page,
     revocation::Revocation,
     revocation::Revoked,
+    session::Credentials,
+    session::Opened,
+    session::SignIn,
+    session::SignUp,
     token::Grant,
     token::Granted,
     token::Unwanted,

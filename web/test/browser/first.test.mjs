@@ -13,7 +13,7 @@ test("who makes an account lands in the lobby, ready to type", async () => {
   await page.getByRole("button", { name: "Make account" }).click();
 
   await page.getByRole("heading", { name: "This is #lobby" }).waitFor();
-  assert.match(await page.locator(".empty").innerText(), new RegExp(`curl ${it.url}/v1/channels/lobby/messages`));
+  assert.match(await page.locator(".beginning-text").innerText(), new RegExp(`curl ${it.url}/v1/channels/lobby/messages`));
   assert.equal(await page.evaluate(() => document.activeElement?.tagName), "TEXTAREA", "the composer has the focus");
   await page.keyboard.type("first words");
   await page.keyboard.press("Enter");

@@ -2,6 +2,8 @@
 // browser complains of (errors on the console, exceptions, violations of the policy) fails the test.
 //
 //   HUBBUB=…/target/debug/hubbub CHROMIUM=/usr/bin/chromium npm run test:browser
+//
+// With PAGE=dist the page is that of web/dist now, and not the one that the server was built with.
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -31,7 +33,7 @@ export async function startServer(...flags) {
       const timer = setTimeout(() => reject(new Error(`the server did not say where it listens: ${said.join("\n")}`)), DEADLINE_MS);
       createInterface({ input: child.stdout }).on("line", (line) => {
         said.push(line);
-        const found = /listening on (http:\/\/[^\s]+)/.exec(line)?.[1];
+        const found = /(?:listening on|open) (http:\/\/[^\s]+)/.exec(line)?.[1];
         if (found) {
           clearTimeout(timer);
           resolve(found.replace(/\/$/, ""));
@@ -50,13 +52,13 @@ export async function startServer(...flags) {
     await ended;
   }
   const api = await up();
-  const pages = await serve(api);
+  const pages = process.env.PAGE === "dist" ? await serve(api) : undefined;
   return {
-    url: pages.url,
+    url: pages?.url ?? api,
     down,
     up,
     async stop() {
-      pages.close();
+      pages?.close();
       await down();
       await rm(folder, { recursive: true, force: true });
     },

@@ -51,11 +51,8 @@ export class Server {
 
   /** Ends the process; the data stays for `start({ folder })`. */
   async kill(signal: NodeJS.Signals = "SIGKILL"): Promise<string> {
-    const ended = new Promise((resolve) => this.#process.once("exit", resolve))
-    this.#process.removeAllListeners("exit")
     const exited = this.#process.exitCode !== null || this.#process.signalCode !== null
     const gone = exited ? Promise.resolve() : new Promise((resolve) => this.#process.once("exit", resolve))
-    void ended
     this.#process.kill(signal)
     await gone
     return this.#folder

@@ -39,6 +39,8 @@ async fn the_document_has_the_paths_of_the_port() {
         "/v1/me",
         "/v1/password",
         "/v1/revocations",
+        "/v1/session",
+        "/v1/session/renew",
         "/v1/token",
         "/v1/token/revoke",
     ];

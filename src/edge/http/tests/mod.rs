@@ -29,7 +29,9 @@ mod administration;
 mod document;
 mod explorer;
 mod heads;
+mod page;
 mod passwords;
+mod sessions;
 mod tokens;
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -39,6 +41,8 @@ const PASSWORD: &str = "correct horse battery";
 /// An auth service that stands alone, with both its ports.
 struct Api {
     public: Site,
+    /// The page alone, which a server with a hub has beside these.
+    page: Site,
     internal: Site,
     auth: Arc<Auth>,
     secret: Secret,
@@ -77,7 +81,8 @@ impl Api {
         let internal = Internal::new(health.clone(), || "hubbub_up 1\n".to_owned())
             .with_admin(admin::auth(&api), secret.clone());
         let internal = internal::router(internal);
-        Self { public: super::auth(&api, &health), internal, auth, secret, _dir: dir }
+        let page = finish(super::page::router(&api, "welcome\n"));
+        Self { public: super::auth(&api, &health), page, internal, auth, secret, _dir: dir }
     }
 
     async fn send(&self, request: Request) -> Answered {
