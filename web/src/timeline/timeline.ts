@@ -48,11 +48,12 @@ export class Timeline {
       refilled: (element) => this.#tools.restore(element),
       drawn: () => this.#drawn(),
     });
-    this.#day = new DayLabel(() => this.#jump.toggle(this.#dayInView() ?? Date.now()));
+    this.#day = new DayLabel(() => this.#jump.toggle(this.#dayInView() ?? Date.now(), this.#list.rows.unreadFrom !== undefined));
     this.#jump = new JumpForm(
       {
         toDate: (date) => this.jumpToDate(date),
         toBeginning: () => this.jumpTo(source.log.start),
+        toUnread: () => this.jumpTo(this.#list.rows.unreadFrom ?? source.log.head),
         toNewest: () => this.showNewest(),
       },
       this.#day.button,
@@ -113,7 +114,8 @@ export class Timeline {
     this.changed();
   }
 
-  /** Scrolls to that line, if what it stands before is loaded; to the newest when all fits below it. */
+  /** Scrolls to that line, if what it stands before is loaded; stays at the newest when all fits below
+   * it. Called before the first frame it says where reading begins. */
   showUnread(): void {
     const { unreadFrom } = this.#list.rows;
     if (unreadFrom !== undefined && this.#source.log.entry(unreadFrom) !== undefined) this.#list.scrollTo(unreadFrom, 0.2);

@@ -5,6 +5,7 @@ import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 import { after, afterEach, before, test } from "node:test";
 import { fileURLToPath } from "node:url";
+import axe from "axe-core";
 import { build } from "esbuild";
 import { chromium } from "playwright-core";
 
@@ -376,4 +377,36 @@ test("the day of what is read is named at the top, leads elsewhere, and gives th
   });
   assert.deepEqual(seen.wrong, []);
   assert.notEqual(before, await label.textContent());
+});
+
+test("reading begins at the first unread message, unless all of them fit into the view", async () => {
+  const page = await open("?n=300&loaded=300&unread=200");
+  const top = await page.evaluate(() => document.querySelector(".row.unread").getBoundingClientRect().top - window.scroller().getBoundingClientRect().top);
+  assert.ok(top > 50 && top < 200, `the line is at ${top}`);
+  assert.equal(await page.evaluate(() => window.said.isAtNewest), false);
+  assert.ok(await page.evaluate(() => window.said.read >= 200 && window.said.read < 260));
+  const few = await open("?n=300&loaded=300&unread=298");
+  assert.ok(await isAtEnd(few));
+  assert.deepEqual(await few.evaluate(() => window.said), { read: 300, isAtNewest: true });
+  assert.equal(await few.locator(".row.unread").count(), 1);
+});
+
+test("those who cannot see the page find nothing wrong with it", async () => {
+  for (const theme of ["light", "dark"]) {
+    const page = await open(`?n=300&loaded=60&unread=290&theme=${theme}`);
+    await page.evaluate(async () => {
+      window.SPECIAL.forEach((text, i) => window.source.receive(text, 1 + (i % 12)));
+      window.source.log.publish("1", "pending", Date.now());
+      window.source.log.publish("2", "refused", Date.now());
+      window.source.log.fail("2", "the channel is archived");
+      window.source.log.reach(330);
+      window.timeline.changed();
+      window.timeline.showNewest();
+      await new Promise((resolve) => setTimeout(resolve, 500));
+    });
+    // Evaluated as it is: a script element would be against the policy.
+    await page.evaluate(axe.source);
+    const { violations } = await page.evaluate(() => window.axe.run(document.querySelector("#timeline")));
+    assert.deepEqual(violations.map(({ id, nodes }) => [id, nodes.map((node) => node.html.slice(0, 120))]), [], theme);
+  }
 });
