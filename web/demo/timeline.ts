@@ -1,4 +1,4 @@
-// A timeline on made-up messages, to look at and for the browser tests: `?n=50000&loaded=400`.
+// A timeline on made-up messages, to look at and for the browser tests: `?n=50000&loaded=400&unread=49900`.
 import { Timeline } from "../src/timeline/timeline.ts";
 import { MadeUpSource, SPECIAL } from "./source.ts";
 
@@ -16,5 +16,9 @@ const timeline = new Timeline(document.querySelector<HTMLElement>("#timeline")!,
 });
 source.changed = () => timeline.changed();
 source.fill(newest - number("loaded", 50) + 1, newest);
+if (query.has("unread")) {
+  timeline.markUnreadFrom(number("unread", 1));
+  timeline.showUnread();
+}
 // For the tests, and for the console.
 Object.assign(window, { timeline, source, said, SPECIAL });

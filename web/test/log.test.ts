@@ -155,8 +155,9 @@ test("a failed message is delivered after all, is tried again, or is given up", 
   log.discard("b");
   log.discard("c");
   assert.deepEqual([...log.outgoing], [{ key: "b", body: "b", at: 1, state: "pending" }]);
-  log.acknowledge("b", 2, 2);
+  log.acknowledge("b", 2, 0);
   log.fail("b", "too late to fail");
+  assert.equal([...log.outgoing][0]?.at, 1);
   assert.deepEqual([...log.outgoing].map(({ state }) => state), ["sent"]);
   log.acknowledge("never-written", 9, 9);
   assert.deepEqual([...log.outgoing].length, 1);

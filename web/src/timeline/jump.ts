@@ -25,6 +25,7 @@ export class NewestPill {
 export interface Destinations {
   toDate(date: Date): Promise<void>;
   toBeginning(): Promise<void>;
+  toUnread(): Promise<void>;
   toNewest(): void;
 }
 
@@ -32,13 +33,15 @@ export class JumpForm {
   readonly element: HTMLFormElement;
   readonly #date: HTMLInputElement;
   readonly #failure: HTMLElement;
-  readonly #back: () => void;
+  readonly #unread: HTMLElement;
+  readonly #closed: () => void;
 
-  constructor(to: Destinations, back: () => void) {
-    this.#back = back;
+  constructor(to: Destinations, opener: Node, closed: () => void) {
+    this.#closed = closed;
     this.#failure = h("p", { class: "why", role: "alert", hidden: true });
     this.#date = h("input", { type: "date", name: "day", required: true, aria: { label: "Day" } });
     const go = (journey: () => Promise<void> | void) => () => void this.#leave(journey);
+    this.#unread = h("button", { type: "button", class: "act", on: { click: go(() => to.toUnread()) } }, "First unread");
     this.element = h(
       "form",
       {
@@ -57,7 +60,8 @@ export class JumpForm {
           },
           focusout: (event) => {
             const next = event.relatedTarget;
-            if (next instanceof Node && !this.element.contains(next)) this.element.hidden = true;
+            // The opener closes it by itself.
+            if (next instanceof Node && next !== opener && !this.element.contains(next)) this.element.hidden = true;
           },
         },
       },
@@ -66,15 +70,17 @@ export class JumpForm {
         "div",
         { class: "line" },
         h("button", { type: "button", class: "act", on: { click: go(() => to.toBeginning()) } }, "Beginning"),
+        this.#unread,
         h("button", { type: "button", class: "act", on: { click: go(() => to.toNewest()) } }, "Newest"),
       ),
       this.#failure,
     );
   }
 
-  /** `at`: the day that is being read. */
-  toggle(at: number): void {
+  /** `at`: the day that is being read. `hasUnread`: whether there is a first unread message. */
+  toggle(at: number, hasUnread: boolean): void {
     if (!this.element.hidden) return this.close();
+    this.#unread.hidden = !hasUnread;
     const date = new Date(at);
     const two = (number: number) => String(number).padStart(2, "0");
     this.#date.value = `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())}`;
@@ -86,13 +92,13 @@ export class JumpForm {
   close(): void {
     if (this.element.hidden) return;
     this.element.hidden = true;
-    this.#back();
+    this.#closed();
   }
 
   async #leave(journey: () => Promise<void> | void): Promise<void> {
     try {
       await journey();
-      this.element.hidden = true;
+      this.close();
     } catch (error) {
       fill(this.#failure, [`That did not work: ${messageOf(error)}`]);
       this.#failure.hidden = false;

@@ -80,6 +80,8 @@ export class List {
   #wanted: { sequence: number; part: number } | undefined;
   #isChanged = true;
   #isResized = false;
+  /** The heights of all rows are of another width. */
+  #isStale = false;
   #frame = 0;
   #lastScroll = 0;
   #rest: ReturnType<typeof setTimeout> | undefined;
@@ -249,8 +251,9 @@ export class List {
     const { list } = this.rows;
     const before = list.length;
     const kept = this.rows.update(log, me);
-    this.#heights.truncate(kept);
-    for (let i = kept; i < list.length; i++) this.#heights.push(this.#guess(list[i]!));
+    this.#heights.truncate(this.#isStale ? 0 : kept);
+    this.#isStale = false;
+    for (let i = this.#heights.count; i < list.length; i++) this.#heights.push(this.#guess(list[i]!));
     return kept === 0 ? 0 : Math.max(0, list.length - before);
   }
 
@@ -408,6 +411,8 @@ export class List {
     this.#wanted = undefined;
     this.#writeSpacers();
     if (Math.abs(to - this.scroller.scrollTop) >= 0.5) this.scroller.scrollTop = to;
+    // No scroll event tells of an end that was reached without scrolling.
+    if (this.room.below <= AT_END_PX) this.#isAtEnd = true;
   }
 
   #writeSpacers(): void {
@@ -463,7 +468,7 @@ export class List {
     const column = Math.min(Number.parseFloat(style.getPropertyValue("--line-px")) || 560, clientWidth - 76);
     if (column !== this.#view.column) {
       this.#measured = new Map();
-      this.#isChanged = this.#view.height > 0 || this.#isChanged;
+      this.#isStale = this.#isChanged = true;
     }
     this.#view = { height: clientHeight, column };
     this.#isResized = true;

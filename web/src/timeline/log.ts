@@ -151,11 +151,11 @@ export class ChannelLog {
     this.#outgoing.set(key, { key, body, at, state: "pending" });
   }
 
-  /** The server has it; `at` is the server's time, if the answer said it. */
+  /** The server has it; `at` is the server's time, absent or 0 when the answer did not say it. */
   acknowledge(key: string, sequence: number, at?: number): void {
     const outgoing = this.#outgoing.get(key);
     if (outgoing === undefined) return;
-    this.#outgoing.set(key, { key, body: outgoing.body, at: at ?? outgoing.at, state: "sent", sequence });
+    this.#outgoing.set(key, { key, body: outgoing.body, at: at || outgoing.at, state: "sent", sequence });
     this.#settle();
   }
 

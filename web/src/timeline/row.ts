@@ -134,11 +134,11 @@ function fillOutgoing(element: HTMLElement, row: Row & { kind: "outgoing" }, key
   element.classList.toggle("grouped", isGrouped);
   element.classList.add(outgoing.state);
   setRole(element, "article", `${shownName(source.me, source)}, ${stateName(outgoing)}`);
-  const time = h("span", { class: "time" }, timeOfDay(outgoing.at));
+  const isPending = outgoing.state === "pending";
+  const time = h("span", { class: isPending ? "time late" : "time" }, isPending ? "sending" : timeOfDay(outgoing.at));
   fill(element, [
     ...header(source.me, isGrouped, source, time),
     ...body(outgoing.body, look.expanded.get(key) ?? 0),
-    outgoing.state === "pending" && h("span", { class: "unseen" }, "Sending"),
     outgoing.state === "failed" &&
       h(
         "div",

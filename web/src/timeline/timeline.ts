@@ -12,9 +12,10 @@ import { Tools } from "./tools.ts";
 const SCREENS_AHEAD = 2;
 /** Further up than this, the pill leads back even when there is nothing new. */
 const PILL_SCREENS = 0.75;
-/** The day label lies this far below the top. */
-const DAY_TOP_PX = 10;
-const DAY_PX = 38;
+/** Where a day's row is when the name in it lies exactly under the day label; and where the label's
+ * lower edge is, which the next day's row pushes up. Both as timeline.css has it. */
+const DAY_LINE_TOP_PX = -6;
+const DAY_BOTTOM_PX = 38;
 
 export class Timeline {
   readonly #root: HTMLElement;
@@ -47,14 +48,17 @@ export class Timeline {
       refilled: (element) => this.#tools.restore(element),
       drawn: () => this.#drawn(),
     });
-    this.#day = new DayLabel(() => this.#jump.toggle(this.#dayInView() ?? Date.now()));
+    this.#day = new DayLabel(() => this.#jump.toggle(this.#dayInView() ?? Date.now(), this.#list.rows.unreadFrom !== undefined));
     this.#jump = new JumpForm(
       {
         toDate: (date) => this.jumpToDate(date),
         toBeginning: () => this.jumpTo(source.log.start),
+        toUnread: () => this.jumpTo(this.#list.rows.unreadFrom ?? source.log.head),
         toNewest: () => this.showNewest(),
       },
-      () => this.#day.button.focus(),
+      this.#day.button,
+      // Where one arrived, or where one was: the form goes, and what had the focus with it.
+      () => this.focus(),
     );
     this.#pill = new NewestPill(() => {
       this.showNewest();
@@ -110,7 +114,8 @@ export class Timeline {
     this.changed();
   }
 
-  /** Scrolls to that line, if what it stands before is loaded; to the newest when all fits below it. */
+  /** Scrolls to that line, if what it stands before is loaded; stays at the newest when all fits below
+   * it. Called before the first frame it says where reading begins. */
   showUnread(): void {
     const { unreadFrom } = this.#list.rows;
     if (unreadFrom !== undefined && this.#source.log.entry(unreadFrom) !== undefined) this.#list.scrollTo(unreadFrom, 0.2);
@@ -140,11 +145,16 @@ export class Timeline {
     const [first, last] = this.#list.inView();
     const isAtNewest = isAtEnd && log.newest >= log.head;
 
+    const focused = document.activeElement;
     this.#showDay(first);
     if (isAtNewest) this.#seen = log.head;
     const unseen = Math.max(0, log.head - this.#seen);
     const isFar = room.below > viewHeight * PILL_SCREENS || log.newest < log.head;
     this.#pill.show(isAtNewest || (unseen === 0 && !isFar) ? undefined : unseen);
+    const isGone =
+      (focused === this.#pill.element && this.#pill.element.hidden) ||
+      (focused === this.#day.button && this.#day.element.hidden);
+    if (isGone) this.#list.scroller.focus({ preventScroll: true });
     if (isAtNewest !== this.#isAtNewest) {
       this.#isAtNewest = isAtNewest;
       // What is loaded while somebody reads further up is no news to be read out.
@@ -161,12 +171,12 @@ export class Timeline {
     let day = rows.dayAt(first);
     const next = rows.days[day + 1];
     const nextTop = next === undefined ? Number.POSITIVE_INFINITY : this.#list.topOf(next);
-    // The line is in place itself as soon as it is where the label would be.
-    if (nextTop <= 0) day++;
+    // A line is its own label until it would go further up than the label lies.
+    if (nextTop <= DAY_LINE_TOP_PX) day++;
     const index = rows.days[day];
     const row = index === undefined ? undefined : rows.list[index]!;
-    if (row?.kind !== "day" || this.#list.topOf(index!) >= 0) return this.#day.show(undefined, 0);
-    this.#day.show(dayName(row.at, Date.now()), Math.min(0, Math.round(nextTop - DAY_PX - DAY_TOP_PX + 10)));
+    if (row?.kind !== "day" || this.#list.topOf(index!) > DAY_LINE_TOP_PX) return this.#day.show(undefined, 0);
+    this.#day.show(dayName(row.at, Date.now()), Math.min(0, Math.round(nextTop - DAY_BOTTOM_PX)));
   }
 
   #dayInView(): number | undefined {
