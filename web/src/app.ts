@@ -228,8 +228,8 @@ export class App {
     fill(this.#stage, []);
     if (room.loaded) this.#unroll(room);
     void this.#enter(room);
-    this.draw();
-    if (matchMedia("(min-width: 720px)").matches) this.#composer.focus();
+    this.#draw();
+    if (matchMedia("(min-width: 720px)").matches && !this.#composer.element.hidden) this.#composer.focus();
     else this.#title.focus();
   }
 
@@ -364,8 +364,11 @@ export class App {
     const mayPost =
       info !== undefined && !info.archived && (info.role === "owner" || info.role === "moderator" || info.posting === "everyone" || (info.posting === "members" && info.role !== undefined));
     const reason = info === undefined || mayPost ? undefined : info.archived ? "This channel is archived: it can be read, and takes no messages." : info.posting === "members" ? "Members write here." : "Moderators write here.";
+    const wasComposing = this.#composer.hasFocus;
     this.#composer.allow(room !== undefined && reason === undefined, room === undefined ? "" : `Message #${room.channel}`);
     this.#composer.element.hidden = room === undefined || reason !== undefined || (info === undefined && room.problem !== undefined);
+    // What had the focus is gone: the keyboard goes on from the channel's name.
+    if (this.#composer.element.hidden && wasComposing) this.#title.focus();
     const join = info !== undefined && info.role === undefined;
     const text = `${reason ?? ""} ${join ? "You are looking at this channel from outside." : ""}`.trim();
     if (this.#notice.dataset.text !== text) {

@@ -60,7 +60,7 @@ export function openKeys(app: App, reach: Reach): () => void {
       if (event.key === "?") {
         event.preventDefault();
         openHelp();
-      } else if (event.key !== " " && !isPressable(event.target)) {
+      } else if (event.key !== " ") {
         // The letter itself lands in the text.
         reach.compose();
       }
@@ -72,8 +72,4 @@ export function openKeys(app: App, reach: Reach): () => void {
 
 function typesText(target: EventTarget | null): boolean {
   return target instanceof HTMLInputElement || target instanceof HTMLTextAreaElement || target instanceof HTMLSelectElement;
-}
-
-function isPressable(target: EventTarget | null): boolean {
-  return target instanceof Element && target.closest("button, a, summary, [role=button]") !== null;
 }

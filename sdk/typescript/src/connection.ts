@@ -191,7 +191,8 @@ export class Connection {
   failed(error: HubbubError, now: number, uniform: number): void {
     if (this.#link.is !== "opening" && this.#link.is !== "open") return
     this.#effects.push({ do: "close", politely: false })
-    this.#effects.push({ do: "report", error })
+    // A silent server is the network's doing, and the state tells; a fault is a bug of somebody.
+    if (error.code === "protocol") this.#effects.push({ do: "report", error })
     this.#lost(error, undefined, now, uniform)
   }
 

@@ -120,7 +120,8 @@ function hubbub(url: string, token: string): Hubbub {
     backoff: { minMs: 10, maxMs: 100 },
   })
   chat.on("error", ({ code, message }) => {
-    if (!["protocol", "timeout", "pong_timeout"].includes(code)) unexpected.push(message)
+    // What the proxy does to frames looks like a server that breaks the protocol.
+    if (code !== "protocol") unexpected.push(message)
   })
   chat.on("state", ({ state }) => {
     if (state === "disconnected") setTimeout(() => chat.connect(), 5)
@@ -135,7 +136,7 @@ async function misbehaving(plan?: Plan): Promise<Proxy> {
   return proxy
 }
 
-test("nothing is lost, doubled or out of order, whatever the network does", { skip: SKIP }, async () => {
+test("nothing is lost, doubled or out of order, whatever the network does", { skip: SKIP, timeout: 60_000 }, async () => {
   const honest = hubbub(server.url, (await server.login("auditor")).token)
   const epochs = new Map<string, number>()
   for (const name of CHANNELS) {
