@@ -1,0 +1,331 @@
+// One channel as the page has it: what is known of its log, what was written here and is under way, how
+// far it was read, who is here and who is writing.
+import type { Channel, ChannelInfo, Entry, Presence, Settings } from "@hubbub/client";
+import type { Names } from "./names";
+import { ChannelLog } from "./timeline/log";
+import type { Source } from "./timeline/source";
+import { explain } from "./words";
+
+const PAGE = 100;
+const RANGE_PAGE = 200;
+/** How long a message is tried before it shows "try again". */
+const PUBLISH_MS_MAX = 30_000;
+/** For so long somebody is writing, unless told again. */
+const TYPING_MS = 6_000;
+/** What a channel that nobody looks at keeps of its log. */
+const KEPT_MAX = 1_000;
+
+/** What a room tells of itself: `log` is drawn by the timeline, the rest by what is around it. */
+export type RoomChange = "log" | "state" | "ended";
+
+export class Room implements Source {
+  readonly log: ChannelLog;
+  readonly presence: () => Presence;
+  /** Undefined until the server told. */
+  info: ChannelInfo | undefined;
+  /** Messages of others after `read`. */
+  unread = 0;
+  /** The last that was read; undefined: not known. */
+  read: number | undefined;
+  /** The first page is there. */
+  loaded = false;
+  /** Why the first page is not. */
+  problem: string | undefined;
+  draft = "";
+  /** When somebody last looked at it; 0: not since the page was loaded. */
+  visitedAt = 0;
+  readonly #typing = new Map<number, ReturnType<typeof setTimeout>>();
+  readonly #off: (() => void)[];
+  #epoch: number | undefined;
+  /** Up to here `unread` has counted: a replay brings what the list of memberships said before. */
+  #counted = 0;
+  #opened = false;
+  #loading: Promise<void> | undefined;
+  #subscribed: Promise<void> | undefined;
+  #ended = false;
+
+  constructor(
+    readonly handle: Channel,
+    readonly me: number,
+    readonly names: Names,
+    readonly told: (room: Room, change: RoomChange) => void,
+  ) {
+    this.log = new ChannelLog(me);
+    this.presence = () => handle.presence;
+    this.#off = [
+      handle.on("entries", (entries) => this.#take(entries)),
+      handle.on("gap", ({ from, to }) => {
+        this.unread += Math.max(0, to - Math.max(from - 1, this.#counted));
+        this.#counted = Math.max(this.#counted, to);
+        if (this.#opened) this.log.reach(to);
+        this.#tell("log");
+        this.#tell("state");
+      }),
+      handle.on("reset", ({ head }) => {
+        this.#epoch = head.epoch;
+        this.log.reset(0);
+        this.read = undefined;
+        this.unread = 0;
+        this.#counted = 0;
+        this.loaded = false;
+        if (this.#opened) void this.#loadNewest();
+        this.#tell("log");
+      }),
+      handle.on("ended", () => {
+        this.#ended = true;
+        this.#tell("ended");
+      }),
+      handle.on("presence", () => this.#tell("state")),
+      handle.on("typing", ({ userIds }) => {
+        for (const id of userIds) if (id !== me) this.#isTyping(id);
+        this.#tell("state");
+      }),
+      handle.on("readMarker", ({ position }) => {
+        if (position.epoch === (this.#epoch ?? position.epoch)) this.#readUpTo(position.sequence);
+      }),
+    ];
+  }
+
+  get channel(): string {
+    return this.info?.name ?? this.handle.name;
+  }
+
+  get isMember(): boolean {
+    return this.info?.role !== undefined;
+  }
+
+  get typing(): readonly number[] {
+    return [...this.#typing.keys()];
+  }
+
+  /** What the list of memberships says. */
+  describe(info: ChannelInfo): void {
+    this.info = info;
+    if (info.readSequence === undefined || info.head === undefined) return;
+    this.#epoch ??= info.head.epoch;
+    // What this page knows already may be newer than the answer.
+    if (info.head.epoch !== this.#epoch || info.head.sequence < this.#counted || info.readSequence < (this.read ?? 0)) return;
+    this.read = info.readSequence;
+    this.unread = info.unreadCount ?? 0;
+    this.#counted = info.head.sequence;
+  }
+
+  /** Live messages from here on, with who is here and who is writing. */
+  subscribe(): Promise<void> {
+    this.#subscribed ??= this.handle.subscribe({ ephemeral: true }).then(
+      ({ epoch }) => {
+        this.#epoch = epoch;
+      },
+      (error: unknown) => {
+        this.#subscribed = undefined;
+        throw error;
+      },
+    );
+    return this.#subscribed;
+  }
+
+  /** Somebody looks at it: live messages are kept from now on, and the newest page is fetched. */
+  open(): Promise<void> {
+    this.#opened = true;
+    if (this.loaded) return Promise.resolve();
+    this.#loading ??= this.#loadNewest().finally(() => {
+      this.#loading = undefined;
+    });
+    return this.#loading;
+  }
+
+  close(): void {
+    const { newest, oldest } = this.log;
+    if (newest - oldest > KEPT_MAX) this.log.forgetBefore(newest - KEPT_MAX + 1);
+  }
+
+  forget(): void {
+    for (const off of this.#off) off();
+    for (const timer of this.#typing.values()) clearTimeout(timer);
+    if (!this.#ended && this.handle.state !== "unsubscribed") {
+      // Without a connection there is nothing to unsubscribe from.
+      this.handle.unsubscribe().catch(() => undefined);
+    }
+  }
+
+  async #loadNewest(): Promise<void> {
+    this.problem = undefined;
+    try {
+      const page = await this.handle.history({ limit: PAGE });
+      this.#epoch ??= page.epoch;
+      this.log.add(page.entries);
+      this.log.reach(page.head);
+      this.loaded = true;
+    } catch (error) {
+      this.problem = explain(error);
+    }
+    this.#tell("log");
+    this.#tell("state");
+  }
+
+  // --- The timeline's side.
+
+  name(userId: number): string {
+    return this.names.of(userId);
+  }
+
+  async loadBefore(sequence: number): Promise<void> {
+    this.#add((await this.handle.history({ before: sequence, limit: PAGE })).entries);
+  }
+
+  async loadRange(from: number, to: number): Promise<void> {
+    for (let next = from; next <= to; ) {
+      const { entries } = await this.handle.history({ after: next - 1, limit: Math.min(RANGE_PAGE, to - next + 1) });
+      const last = entries.at(-1);
+      if (last === undefined || last.sequence < next) break;
+      this.#add(entries);
+      next = last.sequence + 1;
+    }
+  }
+
+  async loadAround(sequence: number): Promise<void> {
+    this.#add((await this.handle.history({ before: sequence + PAGE / 2, limit: PAGE })).entries);
+  }
+
+  /** Times never decrease within a channel, so halving finds it in some 20 reads of one message. */
+  async sequenceAt(date: Date): Promise<number> {
+    let low = 1;
+    let high = Math.max(1, this.log.head);
+    while (low < high) {
+      const middle = Math.floor((low + high) / 2);
+      const known = this.log.entry(middle) ?? (await this.handle.history({ after: middle - 1, limit: 1 })).entries[0];
+      if (known === undefined || known.at >= date.getTime()) high = middle;
+      else low = middle + 1;
+    }
+    return low;
+  }
+
+  // --- Writing.
+
+  /** Shows it at once, pending, and sends it; what fails stays, with "try again". */
+  send(body: string): void {
+    const key = messageKey();
+    this.log.publish(key, body, Date.now());
+    this.#publish(key, body);
+  }
+
+  retry(key: string): void {
+    const body = this.#outgoing(key)?.body;
+    if (body === undefined) return;
+    this.log.retry(key);
+    this.#publish(key, body);
+  }
+
+  discard(key: string): void {
+    this.log.discard(key);
+    this.#tell("log");
+  }
+
+  /** Messages that are not with the server yet: closing the page would lose them. */
+  get unsent(): number {
+    let count = 0;
+    for (const outgoing of this.log.outgoing) if (outgoing.state !== "sent") count++;
+    return count;
+  }
+
+  #publish(key: string, body: string): void {
+    this.#tell("log");
+    this.handle
+      .publish(body, { clientMessageId: key, timeoutMs: PUBLISH_MS_MAX })
+      .then(
+        ({ sequence, at }) => this.log.acknowledge(key, sequence, at ?? 0),
+        (error: unknown) => this.log.fail(key, explain(error)),
+      )
+      .then(() => this.#tell("log"));
+  }
+
+  #outgoing(key: string) {
+    for (const outgoing of this.log.outgoing) if (outgoing.key === key) return outgoing;
+    return undefined;
+  }
+
+  // --- Reading.
+
+  /** The page showed everything up to here to somebody. */
+  markRead(sequence: number): void {
+    if (sequence <= (this.read ?? 0)) return;
+    this.#readUpTo(sequence);
+    if (!this.isMember) return;
+    this.handle.markRead(sequence).catch(() => {
+      // The marker is told again with the next message, and the server has the older one until then.
+    });
+  }
+
+  #readUpTo(sequence: number): void {
+    if (sequence <= (this.read ?? 0)) return;
+    this.read = sequence;
+    this.unread = this.#opened ? this.#unreadAfter(sequence) : sequence >= this.handle.head ? 0 : Math.min(this.unread, this.handle.head - sequence);
+    this.#tell("state");
+  }
+
+  #unreadAfter(sequence: number): number {
+    let count = 0;
+    for (const range of this.log.ranges) {
+      for (let at = Math.max(range.from, sequence + 1); at <= range.to; at++) {
+        const entry = range.entries[at - range.from];
+        if (entry?.kind === "message" && entry.userId !== this.me) count++;
+      }
+    }
+    return count;
+  }
+
+  // --- What comes.
+
+  #take(entries: readonly Entry[]): void {
+    if (this.#opened) this.#add(entries);
+    for (const entry of entries) {
+      if (entry.kind === "message") {
+        this.#isNotTyping(entry.userId);
+        if (entry.userId !== this.me && entry.sequence > Math.max(this.read ?? 0, this.#counted)) this.unread++;
+      } else if (entry.kind === "settings" && entry.writtenAt === undefined && this.info !== undefined) {
+        const { name, topic, visibility, posting, archived, quota } = entry satisfies Settings;
+        this.info = { ...this.info, name, topic, visibility, posting, archived, quota };
+      } else if (entry.kind === "membership" && entry.writtenAt === undefined && this.info !== undefined) {
+        this.#member(entry.memberId, entry.role);
+      }
+    }
+    this.#counted = Math.max(this.#counted, entries.at(-1)?.sequence ?? 0);
+    this.#tell("state");
+  }
+
+  #member(id: number, role: ChannelInfo["role"]): void {
+    if (this.info === undefined || id !== this.me) return;
+    this.info = { ...this.info, role };
+  }
+
+  #add(entries: readonly Entry[]): void {
+    this.log.add(entries);
+    this.#tell("log");
+  }
+
+  #isTyping(id: number): void {
+    clearTimeout(this.#typing.get(id));
+    this.#typing.set(
+      id,
+      setTimeout(() => {
+        this.#typing.delete(id);
+        this.#tell("state");
+      }, TYPING_MS),
+    );
+  }
+
+  #isNotTyping(id: number): void {
+    clearTimeout(this.#typing.get(id));
+    this.#typing.delete(id);
+  }
+
+  #tell(change: RoomChange): void {
+    this.told(this, change);
+  }
+}
+
+/** 63 random bits, never 0, as the protocol wants them. */
+function messageKey(): string {
+  const [high = 0, low = 0] = crypto.getRandomValues(new Uint32Array(2));
+  return ((BigInt(high >>> 1) << 32n) | BigInt(low) | 1n).toString();
+}
