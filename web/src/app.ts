@@ -246,7 +246,7 @@ export class App {
       },
       beginning: () => beginning(this, room),
     });
-    this.#timeline.markUnreadFrom(room.unread > 0 && room.read !== undefined ? room.read + 1 : undefined);
+    this.#timeline.markUnreadFrom(room.unreadFrom);
     this.#timeline.changed();
   }
 

@@ -99,5 +99,11 @@ export class Rooms {
     }
     this.known = true;
     this.#loadedAt = Date.now();
+    void this.#recount(seen);
+  }
+
+  /** One after another, so that what somebody looks at is answered first. */
+  async #recount(ids: Iterable<number>): Promise<void> {
+    for (const id of ids) await this.#byId.get(id)?.recount();
   }
 }
