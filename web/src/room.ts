@@ -8,8 +8,8 @@ import { explain } from "./words";
 
 const PAGE = 100;
 const RANGE_PAGE = 200;
-/** How long a message is tried before it shows "try again". */
-const PUBLISH_MS_MAX = 30_000;
+/** How long a message is tried, without a connection too, before it shows "try again". */
+const PUBLISH_MS_MAX = 5 * 60_000;
 /** For so long somebody is writing, unless told again. */
 const TYPING_MS = 6_000;
 /** What a channel that nobody looks at keeps of its log. */
