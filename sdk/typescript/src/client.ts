@@ -339,10 +339,10 @@ export class Hubbub {
         return this.#listeners.emit("welcome", effect.welcome)
       case "lost":
         this.#socket = undefined
-        return this.#session.disconnected()
+        return this.#session.disconnected(now)
       case "abandon":
         this.#socket = undefined
-        return this.#session.abandon(effect.reason)
+        return this.#session.abandon(effect.reason, now)
       case "authenticate":
         return this.#session.authenticate(effect.token, now)
       case "probe":

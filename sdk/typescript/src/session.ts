@@ -2,15 +2,15 @@
  * What survives a reconnect: the commands without an answer, and where each subscription stopped.
  * Pure: time and randomness are arguments, and what is to be done comes out as effects.
  *
- * A command's frame is encoded once and sent again byte for byte, so a retried publish carries the
- * client message id of the first attempt. A subscription accepts the next sequence only; anything
- * else is a fault that ends the connection, and the next one resumes from what was delivered.
+ * A subscription accepts the next sequence only; anything else is a fault that ends the connection,
+ * and the next one resumes from what was delivered.
  */
 import type { Backoff } from "./backoff.js"
-import type { Answer, AnswerKind, ServerEvent } from "./codec.js"
+import type { Answer, ServerEvent } from "./codec.js"
 import { commands, encode, type ChannelRef, type Command } from "./commands.js"
-import { HubbubError, refusal, type Position } from "./errors.js"
-import { COMMAND_BYTES_MAX, COMMANDS_MAX, SUBSCRIPTIONS_MAX } from "./limits.js"
+import { HubbubError, type Position } from "./errors.js"
+import { SUBSCRIPTIONS_MAX } from "./limits.js"
+import { overdue, PendingCommands, type Caller, type Pending } from "./pending.js"
 import type { Entry, PresenceEvent, Welcome } from "./values.js"
 
 /** A subscription's number within its session. */
@@ -40,33 +40,6 @@ export type Effect<T> =
   /** The connection is of no use any more. */
   | { do: "fault"; error: HubbubError }
 
-type Purpose =
-  | { for: "caller" }
-  | { for: "subscribe"; key: SubscriptionKey }
-  | { for: "unsubscribe"; channelId: number }
-  | { for: "login" }
-  | { for: "probe" }
-
-type Wait = { on: "connection" } | { on: "reply"; since: number } | { on: "time"; until: number }
-
-/** A command without a final answer. */
-interface Pending<T> {
-  frame: Uint8Array<ArrayBuffer>
-  expects: AnswerKind
-  purpose: Purpose
-  /** Who waits, and until when. After the deadline nobody: the entry stays for a late reply. */
-  caller?: Caller<T> | undefined
-  backoff: Backoff
-  wait: Wait
-  /** The last refusal, told to the caller when the deadline comes. */
-  refusal?: HubbubError
-}
-
-interface Caller<T> {
-  ticket: T
-  deadline: number
-}
-
 interface Subscription<T> {
   channel: ChannelRef
   ephemeral: boolean
@@ -92,19 +65,23 @@ export interface SessionOptions {
 }
 
 export class Session<T> {
-  /** The largest frame that the server takes; undefined without a connection. */
-  #messageBytesMax: number | undefined
-  #lastId = 0
+  /** Whether there is a connection that is of use. */
+  #isUp = false
   #lastKey = 0
-  #commandBytes = 0
   #effects: Effect<T>[] = []
-  readonly #commands = new Map<number, Pending<T>>()
+  readonly #commands: PendingCommands<T>
   readonly #subscriptions = new Map<SubscriptionKey, Subscription<T>>()
   readonly #routes = new Map<number, Route>()
-  readonly #options: SessionOptions
+  readonly #backoff: () => Backoff
 
   constructor(options: SessionOptions) {
-    this.#options = options
+    this.#backoff = options.backoff
+    this.#commands = new PendingCommands({
+      ...options,
+      send: (frame) => this.#effects.push({ do: "send", frame }),
+      answer: (caller, answer) => this.#answer(caller, answer),
+      settled: (...settled) => this.#settled(...settled),
+    })
   }
 
   /** What is to be done, in order; each is given once. */
@@ -116,10 +93,10 @@ export class Session<T> {
 
   /** Takes a command of a caller, or throws what is wrong with it. */
   command(command: Command, ticket: T, deadline: number, now: number): void {
-    if (this.#commands.size >= COMMANDS_MAX || this.#commandBytes >= COMMAND_BYTES_MAX) {
+    if (!this.#commands.hasRoom) {
       throw new HubbubError("busy", "too many commands are under way", { retry: true })
     }
-    this.#submit(command, { for: "caller" }, now, { ticket, deadline })
+    this.#commands.submit(command, { for: "caller" }, now, { ticket, deadline })
   }
 
   /** Begins a subscription. The answer is for the ticket, and then deliveries come. */
@@ -143,7 +120,7 @@ export class Session<T> {
       head: 0,
       first: { ticket, deadline },
       state: "idle",
-      backoff: this.#options.backoff(),
+      backoff: this.#backoff(),
     })
     this.#ask(this.#lastKey, now)
     return this.#lastKey
@@ -169,41 +146,30 @@ export class Session<T> {
 
   /** Renews the login. */
   authenticate(token: string, now: number): void {
-    this.#submit(commands.authenticate(token), { for: "login" }, now)
+    this.#commands.submit(commands.authenticate(token), { for: "login" }, now)
   }
 
   /** Has the server say something, if it is alive. */
   probe(now: number): void {
-    this.#submit(commands.users([]), { for: "probe" }, now)
+    this.#commands.submit(commands.users([]), { for: "probe" }, now)
   }
 
   /** There is a connection, and the server has welcomed it. */
   connected(welcome: Welcome, now: number): void {
-    this.#messageBytesMax = welcome.messageBytesMax
+    this.#isUp = true
+    this.#commands.connected(welcome.messageBytesMax)
     // Subscriptions first: a message that is sent again below is then seen by its own sender.
     for (const key of [...this.#subscriptions.keys()]) this.#ask(key, now)
-    for (const [id, pending] of [...this.#commands]) {
-      if (pending.wait.on === "connection") this.#send(id, pending, now)
-    }
+    this.#commands.resend(now)
   }
 
   /** The connection is gone. */
-  disconnected(): void {
-    this.#messageBytesMax = undefined
+  disconnected(now: number): void {
+    this.#isUp = false
     this.#routes.clear()
     // What was to be sent was for the connection that is gone.
     this.#effects = this.#effects.filter((effect) => effect.do !== "send" && effect.do !== "fault")
-    for (const [id, pending] of [...this.#commands]) {
-      if (pending.purpose.for === "unsubscribe") {
-        // It ended with the connection.
-        this.#remove(id)
-        if (pending.caller) this.#answer(pending.caller, { kind: "unsubscribed" })
-      } else if (pending.purpose.for !== "caller" || !pending.caller) {
-        this.#remove(id)
-      } else if (pending.wait.on === "reply") {
-        pending.wait = { on: "connection" }
-      }
-    }
+    this.#commands.disconnected(now)
     for (const [key, subscription] of [...this.#subscriptions]) {
       if (subscription.state === "dropped") this.#subscriptions.delete(key)
       else {
@@ -214,12 +180,9 @@ export class Session<T> {
   }
 
   /** Nobody tries for a connection any more: all who wait are told. Subscriptions stay for the next. */
-  abandon(error: HubbubError): void {
-    this.disconnected()
-    for (const [id, pending] of [...this.#commands]) {
-      this.#remove(id)
-      if (pending.caller) this.#answer(pending.caller, error)
-    }
+  abandon(error: HubbubError, now: number): void {
+    this.disconnected(now)
+    this.#commands.abandon(error)
     for (const [key, subscription] of [...this.#subscriptions]) {
       if (!subscription.first) continue
       this.#subscriptions.delete(key)
@@ -230,14 +193,17 @@ export class Session<T> {
   /** The server said something after its welcome. `uniform` is drawn evenly from 0 to 1. */
   event(event: ServerEvent, now: number, uniform: number): void {
     // After a fault nothing of this connection counts.
-    if (this.#messageBytesMax === undefined) return
+    if (!this.#isUp) return
     switch (event.kind) {
       case "messages":
         return this.#messages(event.channelId, event.entries)
       case "gap":
         return this.#gap(event.channelId, event.from, event.to)
-      case "reply":
-        return this.#reply(event.id, event.answer, now, uniform)
+      case "reply": {
+        const wrong = this.#commands.reply(event.id, event.answer, now, uniform)
+        if (wrong !== undefined) this.#fault(wrong)
+        return
+      }
       case "presence":
         return this.#pass(event.channelId, { kind: "presence", presence: event.presence })
       case "typing":
@@ -266,11 +232,7 @@ export class Session<T> {
 
   /** The earliest moment at which `tick` has something to do. */
   nextTick(): number | undefined {
-    let earliest = Infinity
-    for (const { wait, caller } of this.#commands.values()) {
-      const waits = wait.on === "time" ? wait.until : wait.on === "reply" ? wait.since + this.#options.replyTimeoutMs : Infinity
-      earliest = Math.min(earliest, waits, caller?.deadline ?? Infinity)
-    }
+    let earliest = this.#commands.nextTick()
     for (const { state, first } of this.#subscriptions.values()) {
       earliest = Math.min(earliest, typeof state === "object" ? state.retryAt : Infinity, first?.deadline ?? Infinity)
     }
@@ -279,19 +241,8 @@ export class Session<T> {
 
   /** Time has passed: retries what is due, and gives up what is overdue. */
   tick(now: number): void {
-    for (const [id, pending] of [...this.#commands]) {
-      const { caller, wait } = pending
-      if (caller && caller.deadline <= now) {
-        this.#answer(caller, pending.refusal ?? overdue())
-        pending.caller = undefined
-        if (wait.on !== "reply") this.#remove(id)
-      } else if (wait.on === "time" && wait.until <= now) {
-        this.#send(id, pending, now)
-      }
-      if (wait.on === "reply" && wait.since + this.#options.replyTimeoutMs <= now) {
-        return this.#fault(`command ${id} has had no reply`)
-      }
-    }
+    const wrong = this.#commands.tick(now)
+    if (wrong !== undefined) this.#fault(wrong)
     for (const [key, subscription] of [...this.#subscriptions]) {
       const { first, state } = subscription
       if (first && first.deadline <= now) {
@@ -305,114 +256,32 @@ export class Session<T> {
     }
   }
 
-  // Commands.
-
-  #submit(command: Command, purpose: Purpose, now: number, caller?: Caller<T>): void {
-    const id = this.#unusedId()
-    const frame = encode(id, command)
-    const pending: Pending<T> = {
-      frame,
-      expects: command.answer,
-      purpose,
-      caller,
-      backoff: this.#options.backoff(),
-      wait: { on: "connection" },
-    }
-    this.#commands.set(id, pending)
-    this.#commandBytes += frame.length
-    this.#send(id, pending, now)
-  }
-
-  #unusedId(): number {
-    do {
-      // 0 is the id of a frame that the server could not read.
-      this.#lastId = this.#lastId < 0xffff_ffff ? this.#lastId + 1 : 1
-    } while (this.#commands.has(this.#lastId))
-    return this.#lastId
-  }
-
-  #remove(id: number): void {
-    this.#commandBytes -= this.#commands.get(id)?.frame.length ?? 0
-    this.#commands.delete(id)
-  }
-
-  #send(id: number, pending: Pending<T>, now: number): void {
-    if (this.#messageBytesMax === undefined) {
-      pending.wait = { on: "connection" }
-    } else if (pending.frame.length > this.#messageBytesMax) {
-      // The server would close the connection with 1009, and this client would come back with the
-      // same frame.
-      this.#refusedCommand(id, pending, refusal(102, "The message is larger than the server takes."), now, 0)
-    } else {
-      pending.wait = { on: "reply", since: now }
-      this.#effects.push({ do: "send", frame: pending.frame })
-    }
-  }
-
-  #reply(id: number, answer: Answer | HubbubError, now: number, uniform: number): void {
-    const pending = this.#commands.get(id)
-    if (!pending || pending.wait.on !== "reply") {
-      const words = answer instanceof HubbubError ? `: ${answer.message}` : ""
-      return this.#fault(`a reply came for command ${id}, which is not under way${words}`)
-    }
-    if (answer instanceof HubbubError) return this.#refusedCommand(id, pending, answer, now, uniform)
-    if (answer.kind !== pending.expects) return this.#fault(`a reply of the wrong kind came for command ${id}`)
-    this.#remove(id)
-    const { purpose, caller } = pending
+  /** A command has its final answer. */
+  #settled(id: number, { purpose, caller }: Pending<T>, answer: Answer | HubbubError, now: number, uniform: number): void {
     switch (purpose.for) {
-      case "subscribe":
-        if (answer.kind === "subscribed") this.#subscribed(purpose.key, answer, now)
-        return
-      case "unsubscribe":
-        this.#left(purpose.channelId, id, now)
-        break
-      case "login":
-        if (answer.kind === "authenticated") this.#effects.push({ do: "renewed", outcome: answer.expiresAt })
-        return
-      case "probe":
-        return
       case "caller":
-        break
-    }
-    if (answer.kind === "history" && !isDense(answer.page.entries)) {
-      // The page is answered as what it is: of no use.
-      const error = new HubbubError("protocol", "a page of history has a hole")
-      if (caller) this.#answer(caller, error)
-      return this.#fault(error.message)
-    }
-    if (caller) this.#answer(caller, answer)
-  }
-
-  #refusedCommand(id: number, pending: Pending<T>, error: HubbubError, now: number, uniform: number): void {
-    const { purpose, caller } = pending
-    switch (purpose.for) {
-      case "caller": {
-        const until = now + pending.backoff.next(uniform, error.retryAfterMs)
-        if (error.retry && caller && until < caller.deadline) {
-          pending.wait = { on: "time", until }
-          pending.refusal = error
-          return
+        if (!(answer instanceof HubbubError) && answer.kind === "history" && !isDense(answer.page.entries)) {
+          this.#fault("a page of history has a hole")
+          answer = new HubbubError("protocol", "a page of history has a hole", { retry: true })
         }
-        this.#remove(id)
-        if (caller) this.#answer(caller, error)
+        if (caller) this.#answer(caller, answer)
         return
-      }
       case "subscribe":
-        this.#remove(id)
-        return this.#refused(purpose.key, error, now, uniform)
+        if (answer instanceof HubbubError) this.#refused(purpose.key, answer, now, uniform)
+        else if (answer.kind === "subscribed") this.#subscribed(purpose.key, answer, now)
+        return
       case "unsubscribe":
-        // The server ended it at the same moment, so there is nothing left to end.
-        this.#remove(id)
+        // If it was refused, the server had ended it at the same moment.
         this.#left(purpose.channelId, id, now)
         if (caller) this.#answer(caller, { kind: "unsubscribed" })
         return
       case "login":
-        this.#remove(id)
-        this.#effects.push({ do: "renewed", outcome: error })
+        if (answer instanceof HubbubError) this.#effects.push({ do: "renewed", outcome: answer })
+        else if (answer.kind === "authenticated") this.#effects.push({ do: "renewed", outcome: answer.expiresAt })
         return
       case "probe":
         // A refusal is a sign of life as well.
-        this.#remove(id)
+        return
     }
   }
 
@@ -421,7 +290,8 @@ export class Session<T> {
   }
 
   #fault(what: string): void {
-    this.#messageBytesMax = undefined
+    this.#isUp = false
+    this.#commands.hold()
     const error = new HubbubError("protocol", what, { retry: true })
     this.#effects.push({ do: "fault", error })
   }
@@ -430,14 +300,14 @@ export class Session<T> {
 
   #ask(key: SubscriptionKey, now: number): void {
     const subscription = this.#subscriptions.get(key)
-    if (this.#messageBytesMax === undefined || subscription?.state !== "idle") return
+    if (!this.#isUp || subscription?.state !== "idle") return
     // A dropped one of the same channel may still begin, and would have this one refused.
     for (const other of this.#subscriptions.values()) {
       if (other.state === "dropped" && mayBeSame(other.channel, subscription.channel)) return
     }
     subscription.state = "asked"
     const { channel, position, ephemeral } = subscription
-    this.#submit(commands.subscribe(channel, position, ephemeral), { for: "subscribe", key }, now)
+    this.#commands.submit(commands.subscribe(channel, position, ephemeral), { for: "subscribe", key }, now)
   }
 
   #subscribed(key: SubscriptionKey, answer: Extract<Answer, { kind: "subscribed" }>, now: number): void {
@@ -500,8 +370,8 @@ export class Session<T> {
   }
 
   #leave(channelId: number, now: number, caller?: Caller<T>): void {
-    this.#submit(commands.unsubscribe(channelId), { for: "unsubscribe", channelId }, now, caller)
-    this.#routes.set(channelId, { leaving: this.#lastId })
+    const leaving = this.#commands.submit(commands.unsubscribe(channelId), { for: "unsubscribe", channelId }, now, caller)
+    this.#routes.set(channelId, { leaving })
   }
 
   #left(channelId: number, id: number, now: number): void {
@@ -565,10 +435,6 @@ export class Session<T> {
     }
     return [route.key, subscription, subscription.position]
   }
-}
-
-function overdue(): HubbubError {
-  return new HubbubError("timeout", "no answer came in time", { retry: true })
 }
 
 function mayBeSame(a: ChannelRef, b: ChannelRef): boolean {

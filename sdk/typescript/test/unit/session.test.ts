@@ -98,7 +98,7 @@ test("a retried publish is the same bytes, and comes after the subscriptions", (
   active()
   publish("one")
   const [before] = look().frames
-  session.disconnected()
+  session.disconnected(now)
   assert.deepEqual(look().deliveries, [[1, "subscribing"]])
   session.connected(WELCOME, now)
   const { frames } = look()
@@ -189,7 +189,7 @@ for (const [what, answer] of [
     assert.equal(look().faults.length, 1)
     reply(1, PUBLISHED)
     assert.deepEqual(look().answers, [], "nothing of this connection counts any more")
-    session.disconnected()
+    session.disconnected(now)
     session.connected(WELCOME, now)
     assert.equal(look().frames[0]?.command.case, "publish")
     reply(1, PUBLISHED)
@@ -207,7 +207,7 @@ test("a subscription delivers in order, and tells a replay from what is live", (
 test("a reconnect resumes after the last that was delivered", () => {
   const key = active()
   run(1, 3)
-  session.disconnected()
+  session.disconnected(now)
   look()
   session.connected(WELCOME, now)
   const [frame] = look().frames
@@ -235,7 +235,7 @@ for (const [what, misbehave] of [
     const { faults, deliveries } = look()
     assert.equal(faults.length, 1)
     assert.ok(deliveries.length <= 1)
-    session.disconnected()
+    session.disconnected(now)
     session.connected(WELCOME, now)
     assert.equal(look().frames[0]?.command.case, "subscribe")
   })
@@ -244,7 +244,7 @@ for (const [what, misbehave] of [
 for (const [what, head, epoch] of [["in another epoch", 9, 10], ["behind the position", 1, 9]] as const) {
   test(`resuming ${what} without a word is a fault`, () => {
     active({ epoch: 9, sequence: 2 })
-    session.disconnected()
+    session.disconnected(now)
     session.connected(WELCOME, now)
     reply(look().frames[0]?.id ?? 0, subscribed(head, epoch))
     assert.match(look().faults[0] ?? "", /resumed from another place/)
@@ -281,7 +281,7 @@ test("a subscription that the server ends is tried again if that may help, and e
   reply(look().frames[0]?.id ?? 0, subscribed(0))
   event({ kind: "subscriptionEnded", channelId: 3, error: refusal(309, "") })
   assert.deepEqual(look().deliveries, [[key, "subscribed 9/0 of 0"], [key, "subscribing"], [key, "ended not_a_member"]])
-  session.disconnected()
+  session.disconnected(now)
   session.connected(WELCOME, now)
   assert.deepEqual(look().frames, [])
 })
@@ -337,7 +337,7 @@ test("when nobody tries any more, all who wait are told, and subscriptions stay"
   publish("one")
   session.subscribe({ name: "other" }, {}, "other", SECOND, now)
   session.unsubscribe(999, now, { ticket: "nothing to end", deadline: SECOND })
-  session.abandon(new HubbubError("disconnected", ""))
+  session.abandon(new HubbubError("disconnected", ""), now)
   const { answers, deliveries } = look()
   assert.deepEqual(answers, [["nothing to end", "unsubscribed"], ["one", "disconnected"], ["other", "disconnected"]])
   assert.deepEqual(deliveries, [[key, "subscribing"]])
@@ -428,7 +428,7 @@ for (let seed = 1; seed <= 60; seed += 1) {
       isUp = false
       subscribedFrom = undefined
       toClient = []
-      session.disconnected()
+      session.disconnected(now)
     }
     const step = (faults: boolean): void => {
       if (!isUp) {
