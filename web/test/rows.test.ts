@@ -70,7 +70,11 @@ test("what is drawn step by step is what is drawn at once", () => {
       else if (what === 8) log.reach((newest += below(4)));
       else if (what === 9) rows.unreadFrom = below(newest);
       else if (what === 10 && below(4) === 0) log.forgetBefore(below(newest));
-      else log.add(Array.from({ length: 5 }, (_, i) => write(1 + ((below(newest) + i) % 1) + i + (step % 10))));
+      else if (what === 11) {
+        const next = log.newest + 1;
+        log.add([write(next), write(next + 1)]);
+        newest = Math.max(newest, next + 1);
+      } else log.add(Array.from({ length: 5 }, (_, i) => write(1 + i + (step % 10))));
       const before = rows.list.slice();
       const kept = rows.update(log, ME);
       for (let i = 0; i < kept; i++) assert.equal(rows.list[i], before[i]);

@@ -1,5 +1,5 @@
-// What somebody wrote → blocks and spans. Pure, and linear in the length of the text whatever it is:
-// each scanner either moves on by what it looked at, or remembers that it looked in vain.
+// What somebody wrote → blocks and spans. Pure, and linear in the length of the text whatever it is: a
+// scanner moves on by what it looked at, and hardly ever looks in vain.
 //
 // There is no markup language here: links, code, and :shortcodes: for emoji. Everything else is text.
 import { EMOJI } from "./emoji.ts";
@@ -31,7 +31,6 @@ export function parse(source: string): Block[] {
       at = lineEnd + 1;
       continue;
     }
-    if (fence === "never") break;
     pushText(blocks, source.slice(text, at), budget);
     blocks.push({ kind: "code", text: fence.text, language: fence.language });
     budget.spans--;
@@ -63,8 +62,7 @@ interface Fence {
   end: number;
 }
 
-/** "never": no fence after this one can close either. */
-function closeFence(source: string, open: number, lineEnd: number): Fence | "never" | undefined {
+function closeFence(source: string, open: number, lineEnd: number): Fence | undefined {
   const first = source.slice(open + 3, lineEnd);
   const inLine = first.lastIndexOf("```");
   if (inLine > 0 && first.slice(inLine + 3).trim() === "") {
@@ -73,7 +71,8 @@ function closeFence(source: string, open: number, lineEnd: number): Fence | "nev
   const language = first.trim();
   if (language.includes("`")) return undefined;
   const close = source.indexOf("\n```", open + 3);
-  if (close < 0) return "never";
+  // That is so only for the last fence, so no text makes this search more than once in vain.
+  if (close < 0) return undefined;
   let end = close + 4;
   while (end < source.length && (source[end] === " " || source[end] === "`")) end++;
   if (source[end] === "\n") end++;
@@ -109,8 +108,6 @@ function spansOf(text: string, budget: { spans: number }): Span[] {
     budget.spans--;
   };
 
-  // Up to where it is known that no run of one or two backticks closes.
-  const unclosed = [0, 0, 0];
   OPENING.lastIndex = 0;
   for (let found = OPENING.exec(text); found !== null && budget.spans > 0; found = OPENING.exec(text)) {
     const at = found.index;
@@ -118,13 +115,10 @@ function spansOf(text: string, budget: { spans: number }): Span[] {
     if (char === "`") {
       const ticks = runLength(text, at);
       OPENING.lastIndex = at + ticks;
-      if (ticks > 2 || unclosed[ticks]! > at) continue;
-      const lineEnd = endOfLine(text, at);
-      const close = closeTicks(text, at + ticks, lineEnd, ticks);
-      if (close < 0) {
-        unclosed[ticks] = lineEnd;
-        continue;
-      }
+      if (ticks > 2) continue;
+      // In vain only for the last run of its length in a line.
+      const close = closeTicks(text, at + ticks, endOfLine(text, at), ticks);
+      if (close < 0) continue;
       const code = text.slice(at + ticks, close);
       push({ kind: "code", text: ticks === 2 && code.trim() !== "" ? code.trim() : code }, at, close + ticks);
     } else if (char === ":") {
