@@ -1,4 +1,6 @@
 // A timeline on made-up messages, to look at and for the browser tests: `?n=50000&loaded=400&unread=49900`.
+//
+//   npx esbuild demo/timeline.ts demo/timeline.css --bundle --format=esm --outdir=demo --servedir=demo
 import { Timeline } from "../src/timeline/timeline.ts";
 import { MadeUpSource, SPECIAL } from "./source.ts";
 
