@@ -16,7 +16,7 @@ try {
     env: { ...process.env, PATH: `${join(folder, "node_modules/.bin")}:${process.env.PATH}` },
   })
   const files = (root) => readdirSync(root, { recursive: true, withFileTypes: true }).filter((entry) => entry.isFile())
-    .map((entry) => join(entry.path, entry.name).slice(root.length)).sort()
+    .map((entry) => join(entry.parentPath, entry.name).slice(root.length)).sort()
   const fresh = join(made, "src/gen")
   const differs = [...new Set([...files(committed), ...files(fresh)])].filter((file) => {
     try {

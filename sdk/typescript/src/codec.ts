@@ -1,6 +1,6 @@
 /** Frames to events. Pure; this file and `commands.ts` know the generated types, and nobody else does. */
 import { create, fromBinary } from "@bufbuild/protobuf"
-import { HubbubError, refusal, type Position } from "./errors.js"
+import { bounded, HubbubError, refusal, type Position } from "./errors.js"
 import type { Error as WireError } from "./gen/hubbub/v1/error_pb.js"
 import {
   Posting as WirePosting,
@@ -98,7 +98,7 @@ function event(envelope: ServerEnvelope["envelope"]): ServerEvent {
     case "lagging":
       return { kind: "lagging", outboxBytes: envelope.value.outboxBytes }
     case "goingAway":
-      return { kind: "goingAway", retryAfterMs: envelope.value.retryAfterMs }
+      return { kind: "goingAway", retryAfterMs: bounded(envelope.value.retryAfterMs) }
     case "subscriptionEnded":
       return { kind: "subscriptionEnded", channelId: envelope.value.channelId, error: error(envelope.value.error) }
     case "presence":

@@ -173,7 +173,7 @@ export class Connection {
 
   /** The server will close, and says when to come back. */
   goingAway(retryAfterMs: number): void {
-    this.#retryAfterMs = retryAfterMs
+    this.#retryAfterMs = retryAfterMs || undefined
   }
 
   /** The WebSocket is closed. */

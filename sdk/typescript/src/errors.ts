@@ -1,7 +1,8 @@
 /**
  * What can go wrong: the server's refusals, close codes, and what this client finds out itself.
- * `test/unit/errors.test.ts` compares both tables with the contract's.
+ * `test/unit/contract.test.ts` compares both tables with the contract's.
  */
+import { RETRY_AFTER_MS_MAX } from "./limits.js"
 
 /** A place in a channel: which life of its numbering, and the last sequence. */
 export interface Position {
@@ -135,7 +136,8 @@ export function refusal(
   head?: Position,
 ): HubbubError {
   const [code, retry] = CODES.get(number) ?? [`unknown_${number}`, false]
-  return new HubbubError(code, message || code, { number, retry, retryAfterMs, head })
+  const hint = retryAfterMs === undefined ? undefined : bounded(retryAfterMs)
+  return new HubbubError(code, message || code, { number, retry, retryAfterMs: hint, head })
 }
 
 /**
@@ -156,8 +158,10 @@ export function closed(number: number, reason: string): HubbubError {
   return new HubbubError(code, words, { number, retry, retryAfterMs: hint })
 }
 
-/** The longest wait that a server may ask for; what is more is a mistake. */
-const RETRY_AFTER_MS_MAX = 10 * 60_000
+/** A wait that a server asked for. 0 is no word about it: the back-off rules then. */
+export function bounded(retryAfterMs: number): number {
+  return Math.min(retryAfterMs, RETRY_AFTER_MS_MAX)
+}
 
 function hinted(reason: string): number | undefined {
   if (!reason.startsWith("{")) return undefined
@@ -169,7 +173,7 @@ function hinted(reason: string): number | undefined {
     return undefined
   }
   const hint = (parsed as { retry_after_ms?: unknown }).retry_after_ms
-  return typeof hint === "number" && hint >= 0 ? Math.min(hint, RETRY_AFTER_MS_MAX) : undefined
+  return typeof hint === "number" && hint > 0 ? bounded(hint) : undefined
 }
 
 /** Both tables, for the test that compares them with the contract. */

@@ -22,6 +22,8 @@ export const REPLY_TIMEOUTS_MAX = 2
 export const BACKOFF_MIN_MS = 500
 /** The largest back-off. A connection that held this long starts the back-off anew. */
 export const BACKOFF_MAX_MS = 20_000
+/** The longest wait that a server may ask for. What is more counts as this. */
+export const RETRY_AFTER_MS_MAX = 10 * 60_000
 /** Between two frames that say that the user is writing in a channel. What comes earlier is not sent. */
 export const TYPING_INTERVAL_MS = 3_000
 /** Renewals that come sooner than this one after another wait twice as long each time, up to this. */

@@ -121,7 +121,8 @@ test("an unknown code is final, and an unknown close code goes by its range", ()
 test("the hint of a close reason is read, and nonsense is not", () => {
   assert.equal(closed(1013, '{"code":503,"retry_after_ms":1500}').retryAfterMs, 1500)
   assert.equal(closed(1012, '{"retry_after_ms":99999999999}').retryAfterMs, 600_000)
-  for (const reason of ["", "draining", "{", "{}", '{"retry_after_ms":"1"}', '{"retry_after_ms":-1}', "null"]) {
+  assert.equal(refusal(503, "", 4_000_000_000).retryAfterMs, 600_000)
+  for (const reason of ["", "draining", "{", "{}", '{"retry_after_ms":"1"}', '{"retry_after_ms":-1}', '{"retry_after_ms":0}', "null"]) {
     assert.equal(closed(4000, reason).retryAfterMs, undefined, reason)
   }
 })
