@@ -154,8 +154,9 @@ export class App {
 
   go(name: string): void {
     this.#sidebar.close();
-    if (route().channel === name) this.#follow();
-    else routeTo(name);
+    if (route().channel !== name) return routeTo(name);
+    routeTo(name, undefined, true);
+    this.#follow();
   }
 
   /** The next channel with something new, or just the next one. */
@@ -246,7 +247,7 @@ export class App {
       },
       beginning: () => beginning(this, room),
     });
-    this.#timeline.markUnreadFrom(room.unread > 0 && room.read !== undefined ? room.read + 1 : undefined);
+    this.#timeline.markUnreadFrom(room.unreadFrom);
     this.#timeline.changed();
   }
 
@@ -279,8 +280,8 @@ export class App {
     this.#timeline?.destroy();
     this.#timeline = undefined;
     room.close();
-    // What was only looked at needs no subscription any more.
-    if (!room.isMember) this.rooms.drop(room);
+    // What was only looked at needs no subscription any more, unless something of ours is on its way there.
+    if (!room.isMember && room.unsent === 0) this.rooms.drop(room);
     this.room = undefined;
   }
 
@@ -380,7 +381,8 @@ export class App {
 }
 
 function writing(room: Room): string {
-  const names = room.typing.map((id) => room.name(id)).filter((name) => name !== "");
+  // A name in another direction turns nothing but itself.
+  const names = room.typing.map((id) => room.name(id)).filter((name) => name !== "").map((name) => `\u2068${name}\u2069`);
   const [first, second] = names;
   if (first === undefined) return "";
   if (second === undefined) return `${first} is writing…`;

@@ -8,12 +8,15 @@ import { explain } from "./words";
 
 const PAGE = 100;
 const RANGE_PAGE = 200;
-/** How long a message is tried before it shows "try again". */
-const PUBLISH_MS_MAX = 30_000;
+/** How long a message is tried, without a connection too, before it shows "try again". */
+const PUBLISH_MS_MAX = 5 * 60_000;
 /** For so long somebody is writing, unless told again. */
 const TYPING_MS = 6_000;
 /** What a channel that nobody looks at keeps of its log. */
 const KEPT_MAX = 1_000;
+
+/** A number of unread messages up to here is counted again without what is no message. */
+const RECOUNTED_MAX = 50;
 
 /** What a room tells of itself: `log` is drawn by the timeline, the rest by what is around it. */
 export type RoomChange = "log" | "state" | "ended";
@@ -39,6 +42,8 @@ export class Room implements Source {
   #epoch: number | undefined;
   /** Up to here `unread` has counted: a replay brings what the list of memberships said before. */
   #counted = 0;
+  /** What the list of memberships said, and what came since; until `recount` has looked. */
+  #doubt: { readonly read: number; readonly count: number; since: number } | undefined;
   #opened = false;
   #loading: Promise<void> | undefined;
   #subscribed: Promise<void> | undefined;
@@ -67,6 +72,7 @@ export class Room implements Source {
         this.read = undefined;
         this.unread = 0;
         this.#counted = 0;
+        this.#doubt = undefined;
         this.loaded = false;
         if (this.#opened) void this.#loadNewest();
         this.#tell("log");
@@ -105,9 +111,31 @@ export class Room implements Source {
     this.#epoch ??= info.head.epoch;
     // What this page knows already may be newer than the answer.
     if (info.head.epoch !== this.#epoch || info.head.sequence < this.#counted || info.readSequence < (this.read ?? 0)) return;
+    const isKnown = this.read === info.readSequence && this.#counted === info.head.sequence;
     this.read = info.readSequence;
-    this.unread = info.unreadCount ?? 0;
     this.#counted = info.head.sequence;
+    if (isKnown) return;
+    const count = info.unreadCount ?? 0;
+    if (count === 0 || count > RECOUNTED_MAX) this.unread = count;
+    else this.#doubt = { read: this.read, count, since: 0 };
+  }
+
+  /** The server counts all that lies after the marker; comings and goings, and what I wrote, are nothing
+      to read. So a small number is looked at before it is shown. */
+  async recount(): Promise<void> {
+    const doubt = this.#doubt;
+    if (doubt === undefined) return;
+    let { count } = doubt;
+    try {
+      const { entries } = await this.handle.history({ after: doubt.read, limit: count });
+      count = entries.filter((entry) => entry.kind === "message" && entry.userId !== this.me).length;
+    } catch {
+      // Then the server's number is the best there is.
+    }
+    if (this.#doubt !== doubt) return;
+    this.#doubt = undefined;
+    this.unread = count + doubt.since;
+    this.#tell("state");
   }
 
   /** Live messages from here on, with who is here and who is writing. */
@@ -246,6 +274,12 @@ export class Room implements Source {
 
   // --- Reading.
 
+  /** Where the line "new since you left" belongs. */
+  get unreadFrom(): number | undefined {
+    if (this.read === undefined) return undefined;
+    return this.unread > 0 || this.#unreadAfter(this.read) > 0 ? this.read + 1 : undefined;
+  }
+
   /** The page showed everything up to here to somebody. */
   markRead(sequence: number): void {
     if (sequence <= (this.read ?? 0)) return;
@@ -259,6 +293,7 @@ export class Room implements Source {
   #readUpTo(sequence: number): void {
     if (sequence <= (this.read ?? 0)) return;
     this.read = sequence;
+    this.#doubt = undefined;
     this.unread = this.#opened ? this.#unreadAfter(sequence) : sequence >= this.handle.head ? 0 : Math.min(this.unread, this.handle.head - sequence);
     this.#tell("state");
   }
@@ -281,7 +316,10 @@ export class Room implements Source {
     for (const entry of entries) {
       if (entry.kind === "message") {
         this.#isNotTyping(entry.userId);
-        if (entry.userId !== this.me && entry.sequence > Math.max(this.read ?? 0, this.#counted)) this.unread++;
+        if (entry.userId !== this.me && entry.sequence > Math.max(this.read ?? 0, this.#counted)) {
+          this.unread++;
+          if (this.#doubt !== undefined) this.#doubt.since++;
+        }
       } else if (entry.kind === "settings" && entry.writtenAt === undefined && this.info !== undefined) {
         const { name, topic, visibility, posting, archived, quota } = entry satisfies Settings;
         this.info = { ...this.info, name, topic, visibility, posting, archived, quota };

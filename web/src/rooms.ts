@@ -8,6 +8,9 @@ const SUBSCRIBED_MAX = 900;
 /** The list is asked for at most this often when somebody comes back to the page. */
 const FRESH_MS = 30_000;
 
+/** team-2 before team-10. */
+const BY_NAME = new Intl.Collator("en", { numeric: true });
+
 export class Rooms {
   readonly #byId = new Map<number, Room>();
   /** Opened by name, before its number is known. */
@@ -26,7 +29,7 @@ export class Rooms {
 
   /** Memberships, by name. */
   get list(): readonly Room[] {
-    return [...this.#byId.values()].filter((room) => room.isMember).sort((one, other) => (one.channel < other.channel ? -1 : 1));
+    return [...this.#byId.values()].filter((room) => room.isMember).sort((one, other) => BY_NAME.compare(one.channel, other.channel));
   }
 
   get all(): Iterable<Room> {
@@ -99,5 +102,11 @@ export class Rooms {
     }
     this.known = true;
     this.#loadedAt = Date.now();
+    void this.#recount(seen);
+  }
+
+  /** One after another, so that what somebody looks at is answered first. */
+  async #recount(ids: Iterable<number>): Promise<void> {
+    for (const id of ids) await this.#byId.get(id)?.recount();
   }
 }
