@@ -278,8 +278,9 @@ mod tests {
     }
 
     /// One field of a later version: of a number that is free, with each wire type.
+    /// A field that no message has, nor will have soon: the contract keeps numbers below for itself.
     fn unknown() -> impl Strategy<Value = Vec<u8>> {
-        (9..200_u64, any::<u64>(), prop::sample::select(vec![0_u64, 1, 2, 5])).prop_map(
+        (32..200_u64, any::<u64>(), prop::sample::select(vec![0_u64, 1, 2, 5])).prop_map(
             |(number, value, wire_type)| {
                 let mut field = Vec::new();
                 encode_varint(number << 3 | wire_type, &mut field);
