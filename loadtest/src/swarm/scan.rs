@@ -277,8 +277,7 @@ mod tests {
         )
     }
 
-    /// One field of a later version: of a number that is free, with each wire type.
-    /// A field that no message has, nor will have soon: the contract keeps numbers below for itself.
+    /// One field of a later version: of a number that no message has or will have soon, with each wire type.
     fn unknown() -> impl Strategy<Value = Vec<u8>> {
         (32..200_u64, any::<u64>(), prop::sample::select(vec![0_u64, 1, 2, 5])).prop_map(
             |(number, value, wire_type)| {
