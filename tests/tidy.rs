@@ -130,12 +130,32 @@ const LINES_MAX: usize = 800;
 
 /// Where hand-written files are.
 const FOLDERS: &[&str] = &[
-    "src", "argon2", "tests", "benches", "examples", "loadtest", "xtask", "proto", "fuzz",
-    "build.rs",
+    "src", "argon2", "tests", "benches", "examples", "loadtest", "xtask", "proto", "fuzz", "sdk",
+    "web", "build.rs",
 ];
 
+/// Folders of what is built, generated or of others.
+const NOT_OURS: &[&str] = &["target", "node_modules", "dist", "gen"];
+
 /// The endings of hand-written files.
-const ENDINGS: &[&str] = &["rs", "py", "proto", "ts", "sh"];
+const ENDINGS: &[&str] = &["rs", "py", "proto", "ts", "mjs", "css", "sh"];
+
+/// Words that a folder of TypeScript says in these files only, and why.
+const ONLY_IN: &[(&str, &[&str], &[&str], &str)] = &[
+    ("web/src/", HTML, &[], "what people write is text and never HTML"),
+    ("web/src/", &["localStorage", "sessionStorage"], &["theme.ts"], "no secret is stored there"),
+    ("web/src/", &["/sdk/"], &[], "the client is imported by its name"),
+    ("sdk/typescript/src/", &["/gen/"], &["codec.ts", "commands.ts"], "generated types stay there"),
+    ("sdk/typescript/src/", &["setTimeout(", "Date.now"], &["client.ts"], "the rest is pure"),
+    (
+        "sdk/typescript/src/",
+        &["new WebSocket", "WebSocket("],
+        &["socket.ts"],
+        "one place opens them",
+    ),
+];
+const HTML: &[&str] =
+    &["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "DOMParser", "srcdoc"];
 
 #[test]
 fn the_source_is_tidy() {
@@ -158,9 +178,8 @@ fn the_source_is_tidy() {
 
 fn collect(path: &Path, files: &mut Vec<PathBuf>) {
     if path.is_dir() {
-        let hidden =
-            path.file_name().is_some_and(|name| name == "target" || name == "node_modules");
-        if !hidden {
+        let is_ours = |name: &std::ffi::OsStr| NOT_OURS.iter().all(|other| name != *other);
+        if path.file_name().is_none_or(is_ours) {
             for entry in fs::read_dir(path).unwrap() {
                 collect(&entry.unwrap().path(), files);
             }
@@ -174,6 +193,9 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>) {
 fn check(file: &str, text: &str) -> Vec<String> {
     let mut found = Vec::new();
     look(file, text, &mut found);
+    if file.ends_with(".ts") {
+        look_at_typescript(file, text, &mut found);
+    }
     if file.ends_with(".rs") {
         match syn::parse_file(text) {
             Ok(parsed) => understand(file, &parsed, &mut found),
@@ -208,6 +230,23 @@ fn look(file: &str, text: &str, found: &mut Vec<String>) {
         }
         if line.trim_start().starts_with(ignored) {
             say("a test that is never run tests nothing");
+        }
+    }
+}
+
+/// The rules on TypeScript, by its text.
+fn look_at_typescript(file: &str, text: &str, found: &mut Vec<String>) {
+    let is_headed = text.starts_with("//") || text.starts_with("/**");
+    if file.contains("/src/") && !is_headed {
+        found.push(format!("{file}: does not begin with a sentence on what it is"));
+    }
+    for (folder, words, places, why) in ONLY_IN {
+        let may = |place: &&str| file.strip_prefix(folder).is_some_and(|rest| rest == *place);
+        if !file.starts_with(folder) || places.iter().any(may) {
+            continue;
+        }
+        for word in words.iter().filter(|word| text.contains(**word)) {
+            found.push(format!("{file}: says `{word}`: {why}"));
         }
     }
 }
@@ -587,6 +626,15 @@ fn a_pure_module_has_no_clock_runtime_or_io() {
     refused("src/auth/token.rs", "fn f() -> u64 { rand::random() }", because);
     refused("src/wire/code.rs", "use std::process;", because);
     refused("src/wire/code.rs", "fn f() { println!(\"{:?}\", std::thread::current()); }", because);
+}
+
+#[test]
+fn typescript_keeps_to_its_places() {
+    accepted("web/src/theme.ts", "localStorage.theme");
+    refused("web/src/room.ts", "localStorage.theme", "no secret");
+    refused("web/src/text/render.ts", "node.innerHTML = body", "never HTML");
+    accepted("web/test/theme.test.ts", "node.innerHTML = body");
+    refused("sdk/typescript/src/session.ts", "Date.now()", "pure");
 }
 
 #[test]
