@@ -528,6 +528,8 @@ pub const CLIENT_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 pub const CLIENT_BACKOFF_MIN: Duration = Duration::from_millis(500);
 /// The largest back-off of clients. A connection that held this long starts the back-off anew.
 pub const CLIENT_BACKOFF_MAX: Duration = Duration::from_secs(20);
+/// The longest wait before a retry that a client lets a server ask for. A longer one is cut to this.
+pub const CLIENT_RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 60);
 /// User names that a client remembers. When full, it forgets them all.
 pub const CLIENT_USERS_MAX: usize = 4_096;
 /// Largest body of an HTTP answer that a client reads. Beyond it: an error.

@@ -347,7 +347,7 @@ impl<T> Session<T> {
             Event::Messages(run) => self.messages(run),
             Event::Reply { id, result } => self.reply(id, result, now, uniform),
             Event::Gap { channel, from, to } => self.gap(channel, from, to),
-            Event::GoingAway { retry_after } => self.retry_after = Some(retry_after),
+            Event::GoingAway { retry_after } => self.retry_after = retry_after,
             Event::SubscriptionEnded { channel, refusal } => {
                 if let Some(Route::To(key)) = self.routes.remove(&channel) {
                     self.refused(key, refusal, now, uniform);
