@@ -261,11 +261,16 @@ fn cookie(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     Ok(first)
 }
 
-/// All cookies of our name.
+/// All cookies of our name. The line is read as bytes: those of others beside ours may be in any script,
+/// and so may one that somebody planted under our name, which then is no session.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(header::COOKIE).into_iter().filter_map(|line| line.to_str().ok());
-    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
-    pairs.filter(|(name, _)| name.trim() == COOKIE).map(|(_, value)| value.trim())
+    let lines = headers.get_all(header::COOKIE).into_iter().map(HeaderValue::as_bytes);
+    let pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
+    pairs.filter_map(|pair| {
+        let (name, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
+        let is_ours = name.trim_ascii() == COOKIE.as_bytes();
+        is_ours.then(|| str::from_utf8(value[1..].trim_ascii()).unwrap_or_default())
+    })
 }
 
 /// What is answered to whoever has a session now.
