@@ -1,7 +1,8 @@
 //! What is told once and not kept: who is there, who is writing. Pure.
 //!
 //! It goes to those who asked for it, encoded once per encoding for all shards, and only where there is
-//! room: an outbox that is half full is left to messages, and none was ever full because of this.
+//! room: an outbox that is half full is left to messages, and none was ever full because of this. (What
+//! a newcomer is told first is part of the reply, and is none of this.)
 //! Who is writing is forgotten then. Who is there is told as a whole when there is room again, since
 //! what comes next builds on it.
 
