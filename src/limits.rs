@@ -544,6 +544,10 @@ const _: () = assert!(
     "sockets that take no place leave room for files"
 );
 const _: () = assert!(OUTBOX_BYTES_MAX <= u32::MAX as usize / 2, "an outbox counts in 32 bits");
+const _: () = assert!(
+    2 * PRESENCE_USERS_MAX as usize * "4294967295,".len() < (TAIL_BYTES_MAX + REPLAY_BYTES_MAX) / 2,
+    "all who came and all who went fit into half of the smallest outbox, or nobody would hear of it"
+);
 const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX, "a tail holds its newest batch");
 const _: () = assert!(BATCH_MESSAGES_MAX <= u16::MAX as usize, "a batch counts in 16 bits");
 const _: () = assert!(BATCH_MESSAGES_MAX <= DRAFTS_MAX, "a full batch can wait");

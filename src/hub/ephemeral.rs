@@ -166,10 +166,11 @@ impl Audience {
         self.attendants.remove(&connection);
     }
 
-    /// Whether there is none.
+    /// Whether there is none, and [`Audience::catch_up`] is not to be called: it can be let go. If it were
+    /// before that, who comes and goes would have it called once more each time.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.attendants.is_empty()
+    pub fn is_idle(&self) -> bool {
+        self.attendants.is_empty() && !self.is_behind
     }
 
     /// Hands an event to all whom it is for. `push` says whether there was room.

@@ -115,6 +115,16 @@ fn a_change_that_has_room_before_that_is_the_whole() {
 }
 
 #[test]
+fn an_audience_that_goes_while_it_is_behind_stays_until_it_is_called_for_that() {
+    let mut audience = audience(&[1]);
+    assert!(audience.hand(&came(2, 2), |_, _| false).is_behind, "the first call is asked for");
+    audience.remove(key(1));
+    assert!(!audience.is_idle(), "who came now would have a second call asked for");
+    assert!(!audience.catch_up(|_, _| false).is_behind);
+    assert!(audience.is_idle());
+}
+
+#[test]
 fn missed_typing_is_forgotten() {
     let mut audience = audience(&[1]);
     let (_, handed) = told(&mut audience, &writing(&[2]), &[1]);

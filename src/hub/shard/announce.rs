@@ -10,7 +10,7 @@ use crate::{
     hub::{
         ConnectionKey,
         channel::Cooling,
-        ephemeral::{Announcement, Attendant, Handed},
+        ephemeral::{Announcement, Attendant, Audience, Handed},
         fanout::control_frame,
         outbox::Frame,
     },
@@ -92,7 +92,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 });
                 shard.count(handed);
                 if !handed.is_behind {
-                    return;
+                    return state.forget_idle(channel);
                 }
             }
         });
@@ -137,9 +137,13 @@ impl<S> State<S> {
     pub(super) fn unattend(&mut self, channel: ChannelId, connection: ConnectionKey) {
         if let Some(audience) = self.audiences.get_mut(&channel) {
             audience.remove(connection);
-            if audience.is_empty() {
-                self.audiences.remove(&channel);
-            }
+            self.forget_idle(channel);
+        }
+    }
+
+    fn forget_idle(&mut self, channel: ChannelId) {
+        if self.audiences.get(&channel).is_some_and(Audience::is_idle) {
+            self.audiences.remove(&channel);
         }
     }
 }
