@@ -265,7 +265,7 @@ pub const BANS_PER_PAGE_MAX: usize = 1_000;
 pub const BAN_ATTEMPTS_MAX: usize = 8;
 
 /// Cookies of sessions that one sign-out ends. A browser has one, unless a neighbour under the same domain
-/// made it another. Beyond it: they are left.
+/// made it another. Beyond it: `bad_request`, and the others are left.
 pub const SESSION_COOKIES_MAX: usize = 4;
 /// Bytes of an access token. Beyond it: `invalid_token`, unread.
 pub const TOKEN_BYTES_MAX: usize = 4 * 1024;

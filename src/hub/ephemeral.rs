@@ -226,6 +226,11 @@ impl Audience {
         handed.is_behind = self.is_behind;
         handed
     }
+
+    /// Nobody is told any more what they missed.
+    pub fn give_up(&mut self) {
+        self.is_behind = false;
+    }
 }
 
 impl Handed {

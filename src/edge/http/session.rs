@@ -197,7 +197,8 @@ pub const CLOSE_REFUSALS: &[ErrorCode] =
 /// Without a session there is nothing to end, which is no error.
 ///
 /// # Errors
-/// When a page of another origin asks, the address has tried too often, or the store fails.
+/// When a page of another origin asks, there are too many cookies, the address has tried too often, or
+/// the store fails.
 #[utoipa::path(
     delete, path = "/v1/session", tag = "tokens", operation_id = "close_session",
     params(("hubbub_session" = Option<String>, Cookie, description = "The session, if there is one.")),
@@ -215,6 +216,9 @@ pub async fn close(State(api): State<AuthApi>, request: Request) -> Result<Respo
     // Who signs out may have been given more than one, and wants to be rid of them.
     for token in tokens.iter().take(limits::SESSION_COOKIES_MAX) {
         api.auth.revoke(token, from, now_s).await.map_err(not_closed)?;
+    }
+    if tokens.len() > limits::SESSION_COOKIES_MAX {
+        return Err(Problem::new(ErrorCode::BadRequest).detail("too many sessions to end"));
     }
     Ok(with_cookie(StatusCode::NO_CONTENT.into_response(), &no_cookie(is_secure)))
 }

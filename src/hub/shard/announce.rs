@@ -83,7 +83,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 let State { ports, audiences, dirty, .. } = &mut *state;
                 let Some(audience) = audiences.get_mut(&channel) else { return };
                 if shard.is_draining() {
-                    return;
+                    audience.give_up();
+                    return state.forget_idle(channel);
                 }
                 let handed = audience.catch_up(|connection, frame| {
                     let port = ports.get(connection.slot as usize);
