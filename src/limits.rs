@@ -265,7 +265,7 @@ pub const BANS_PER_PAGE_MAX: usize = 1_000;
 pub const BAN_ATTEMPTS_MAX: usize = 8;
 
 /// Cookies of sessions that one sign-out ends. A browser has one, unless a neighbour under the same domain
-/// made it another. Beyond it: they are left.
+/// made it another. Beyond it: `bad_request`, and the others are left.
 pub const SESSION_COOKIES_MAX: usize = 4;
 /// Bytes of an access token. Beyond it: `invalid_token`, unread.
 pub const TOKEN_BYTES_MAX: usize = 4 * 1024;
@@ -528,6 +528,8 @@ pub const CLIENT_COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 pub const CLIENT_BACKOFF_MIN: Duration = Duration::from_millis(500);
 /// The largest back-off of clients. A connection that held this long starts the back-off anew.
 pub const CLIENT_BACKOFF_MAX: Duration = Duration::from_secs(20);
+/// The longest wait before a retry that a client lets a server ask for. A longer one is cut to this.
+pub const CLIENT_RETRY_AFTER_MAX: Duration = Duration::from_secs(10 * 60);
 /// User names that a client remembers. When full, it forgets them all.
 pub const CLIENT_USERS_MAX: usize = 4_096;
 /// Largest body of an HTTP answer that a client reads. Beyond it: an error.
@@ -542,6 +544,10 @@ const _: () = assert!(
     "sockets that take no place leave room for files"
 );
 const _: () = assert!(OUTBOX_BYTES_MAX <= u32::MAX as usize / 2, "an outbox counts in 32 bits");
+const _: () = assert!(
+    2 * PRESENCE_USERS_MAX as usize * "4294967295,".len() < (TAIL_BYTES_MAX + REPLAY_BYTES_MAX) / 2,
+    "all who came and all who went fit into half of the smallest outbox, or nobody would hear of it"
+);
 const _: () = assert!(BATCH_BYTES_MAX <= TAIL_BYTES_MAX, "a tail holds its newest batch");
 const _: () = assert!(BATCH_MESSAGES_MAX <= u16::MAX as usize, "a batch counts in 16 bits");
 const _: () = assert!(BATCH_MESSAGES_MAX <= DRAFTS_MAX, "a full batch can wait");

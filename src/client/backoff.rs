@@ -2,7 +2,13 @@
 
 use std::time::Duration;
 
-use crate::limits::{CLIENT_BACKOFF_MAX, CLIENT_BACKOFF_MIN};
+use crate::limits::{CLIENT_BACKOFF_MAX, CLIENT_BACKOFF_MIN, CLIENT_RETRY_AFTER_MAX};
+
+/// The wait that a server asks for. 0 asks for none, and leaves it to the back-off: all who are told so
+/// would come back at once, and again.
+pub(super) fn asked_for(ms: u64) -> Option<Duration> {
+    (ms > 0).then(|| Duration::from_millis(ms).min(CLIENT_RETRY_AFTER_MAX))
+}
 
 /// Exponential back-off with full jitter: the n-th wait is drawn evenly from zero up to a ceiling
 /// that doubles from [`CLIENT_BACKOFF_MIN`] to a maximum. The jitter is full because clients of one
@@ -51,8 +57,8 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::Backoff;
-    use crate::limits::{CLIENT_BACKOFF_MAX, CLIENT_BACKOFF_MIN};
+    use super::{Backoff, asked_for};
+    use crate::limits::{CLIENT_BACKOFF_MAX, CLIENT_BACKOFF_MIN, CLIENT_RETRY_AFTER_MAX};
 
     proptest! {
         #[test]
@@ -72,6 +78,13 @@ mod tests {
             let asked = Duration::from_millis(millis);
             prop_assert_eq!(backoff.next(0.5, Some(asked)), asked);
         }
+    }
+
+    #[test]
+    fn a_wait_of_0_is_none_and_no_wait_is_for_ever() {
+        assert_eq!(asked_for(0), None);
+        assert_eq!(asked_for(1), Some(Duration::from_millis(1)));
+        assert_eq!(asked_for(u64::MAX), Some(CLIENT_RETRY_AFTER_MAX));
     }
 
     #[test]

@@ -6,7 +6,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::error::{ProtocolError, Refusal};
+use super::{
+    backoff::asked_for,
+    error::{ProtocolError, Refusal},
+};
 use crate::{
     log::{
         place::{ChannelId, ClientMessageId, Epoch, Position, Sequence, UserId},
@@ -61,7 +64,7 @@ pub(super) enum Event {
     },
     Lagging,
     GoingAway {
-        retry_after: Duration,
+        retry_after: Option<Duration>,
     },
     SubscriptionEnded {
         channel: ChannelId,
@@ -254,7 +257,7 @@ pub(super) fn decode(frame: Bytes) -> Result<Event, ProtocolError> {
         },
         Some(Envelope::Lagging(_)) => Event::Lagging,
         Some(Envelope::GoingAway(away)) => {
-            Event::GoingAway { retry_after: millis(away.retry_after_ms) }
+            Event::GoingAway { retry_after: asked_for(away.retry_after_ms.into()) }
         }
         Some(Envelope::SubscriptionEnded(ended)) => Event::SubscriptionEnded {
             channel: ChannelId(ended.channel_id),
@@ -364,7 +367,7 @@ fn refusal(error: proto::Error) -> Refusal {
     Refusal {
         number: u16::try_from(error.code).unwrap_or_default(),
         message: error.message,
-        retry_after: Some(error.retry_after_ms).filter(|&ms| ms != 0).map(millis),
+        retry_after: asked_for(error.retry_after_ms.into()),
         head: error.head.map(Position::from),
     }
 }

@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 
 use super::{
     api::{Api, ApiError},
+    backoff::asked_for,
     error::{Refusal, TokenError},
     options::{GetToken, ServerUrl, Token},
 };
@@ -144,8 +145,8 @@ pub(super) fn refusal(head: &HeaderMap, body: &[u8]) -> Option<Refusal> {
     let in_head = || head.get(header::RETRY_AFTER)?.to_str().ok()?.parse().ok();
     let retry_after = problem
         .retry_after_ms
-        .map(Duration::from_millis)
-        .or_else(|| in_head().map(Duration::from_secs));
+        .or_else(|| in_head().map(|seconds: u64| seconds.saturating_mul(1_000)))
+        .and_then(asked_for);
     Some(Refusal {
         number: problem.code?,
         message: problem.detail.or(problem.error_description).or(problem.title).unwrap_or_default(),
@@ -249,6 +250,15 @@ mod tests {
         assert_eq!(refusal.to_string(), "no room now [overloaded (503)]");
         assert!(error.again());
         assert_eq!(error.retry_after(), Some(Duration::from_secs(3)));
+    }
+
+    #[test]
+    fn a_hint_of_0_is_none_and_none_is_without_end() {
+        let hint =
+            |body: &[u8]| super::refusal(&hyper::HeaderMap::new(), body).unwrap().retry_after;
+        assert_eq!(hint(br#"{"code":503,"retry_after_ms":0}"#), None);
+        let without_end = br#"{"code":503,"retry_after_ms":18446744073709551615}"#;
+        assert_eq!(hint(without_end), Some(crate::limits::CLIENT_RETRY_AFTER_MAX));
     }
 
     #[tokio::test]

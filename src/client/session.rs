@@ -199,8 +199,8 @@ enum State {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Route {
     To(SubscriptionKey),
-    /// Unsubscribed; what was under way is dropped until the server confirms.
-    Leaving,
+    /// Unsubscribed by this command; what was under way is dropped until the server confirms it.
+    Leaving(u32),
 }
 
 impl<T> Session<T> {
@@ -347,7 +347,7 @@ impl<T> Session<T> {
             Event::Messages(run) => self.messages(run),
             Event::Reply { id, result } => self.reply(id, result, now, uniform),
             Event::Gap { channel, from, to } => self.gap(channel, from, to),
-            Event::GoingAway { retry_after } => self.retry_after = Some(retry_after),
+            Event::GoingAway { retry_after } => self.retry_after = retry_after,
             Event::SubscriptionEnded { channel, refusal } => {
                 if let Some(Route::To(key)) = self.routes.remove(&channel) {
                     self.refused(key, refusal, now, uniform);
@@ -441,7 +441,8 @@ impl<T> Session<T> {
 
 /// Commands.
 impl<T> Session<T> {
-    fn submit(&mut self, command: &Command, kind: Kind, caller: Option<(T, Instant)>) {
+    /// Takes a command on, and tells its id.
+    fn submit(&mut self, command: &Command, kind: Kind, caller: Option<(T, Instant)>) -> u32 {
         let id = self.unused_id();
         let pending = Pending {
             frame: codec::encode(id, command),
@@ -454,6 +455,7 @@ impl<T> Session<T> {
         };
         self.commands.insert(id, pending);
         self.send(id);
+        id
     }
 
     fn unused_id(&mut self) -> u32 {
@@ -476,11 +478,14 @@ impl<T> Session<T> {
         if pending.frame.len() > message_bytes_max {
             // The server would close the connection with 1009, and this client would come back
             // with the same frame.
-            if let Some((ticket, _)) = pending.caller.take() {
-                let refusal = Refusal::local(ErrorCode::MessageTooLarge);
+            let (kind, caller) = (pending.kind, pending.caller.take());
+            self.commands.remove(&id);
+            let refusal = Refusal::local(ErrorCode::MessageTooLarge);
+            if let Kind::Subscribe(key) = kind {
+                self.give_up(key, refusal);
+            } else if let Some((ticket, _)) = caller {
                 self.effects.push_back(Effect::Answer(ticket, Err(refusal.into())));
             }
-            self.commands.remove(&id);
             return;
         }
         pending.attempts += 1;
@@ -497,15 +502,13 @@ impl<T> Session<T> {
         };
         match result {
             Ok(answer) if pending.kind.fits(&answer) && pending.wait == Wait::Reply => {
-                self.answered(pending, answer);
+                self.answered(id, pending, answer);
             }
             Ok(_) => self.fatal(ProtocolError::WrongReply(id)),
             Err(refusal) => match pending.kind {
                 Kind::Subscribe(key) => self.refused(key, refusal, now, uniform),
-                Kind::Unsubscribe(channel) => {
-                    // Ended by the server at the same moment, so there is nothing left to end.
-                    self.routes.remove(&channel);
-                }
+                // Ended by the server at the same moment, so there is nothing left to end.
+                Kind::Unsubscribe(channel) => self.left(channel, id),
                 // The connection lives on with the login that it has; see `driver.rs`.
                 Kind::Authenticate => {}
                 Kind::Publish
@@ -533,15 +536,12 @@ impl<T> Session<T> {
         }
     }
 
-    fn answered(&mut self, pending: Pending<T>, answer: Answer) {
+    fn answered(&mut self, id: u32, pending: Pending<T>, answer: Answer) {
         let answer = match (pending.kind, answer) {
             (Kind::Subscribe(key), Answer::Subscribed { channel, epoch, head }) => {
                 return self.subscribed(key, channel, Position { epoch, sequence: head });
             }
-            (Kind::Unsubscribe(channel), _) => {
-                self.routes.remove(&channel);
-                return;
-            }
+            (Kind::Unsubscribe(channel), _) => return self.left(channel, id),
             (Kind::Authenticate, Answer::Authenticated { expires_at }) => {
                 self.expires_at = Some(expires_at);
                 return;
@@ -571,10 +571,17 @@ impl<T> Session<T> {
 /// Subscriptions.
 impl<T> Session<T> {
     fn ask(&mut self, key: SubscriptionKey) {
-        let Some(subscription) = self.subscriptions.get_mut(&key) else { return };
+        let Some(subscription) = self.subscriptions.get(&key) else { return };
         if self.link.is_none() || subscription.state != State::Idle {
             return;
         }
+        // A dropped one of the same channel may still begin, and would have this one refused.
+        let is_in_the_way =
+            |it: &Subscription<T>| it.state == State::Dropped && it.channel == subscription.channel;
+        if self.subscriptions.values().any(is_in_the_way) {
+            return;
+        }
+        let Some(subscription) = self.subscriptions.get_mut(&key) else { return };
         subscription.state = State::Asked;
         let command = Command::Subscribe {
             channel: subscription.channel.clone(),
@@ -583,16 +590,33 @@ impl<T> Session<T> {
         self.submit(&command, Kind::Subscribe(key), None);
     }
 
+    /// A dropped subscription is gone: asks for those that it was in the way of.
+    fn ask_idle(&mut self) {
+        let keys: Vec<_> = self.subscriptions.keys().copied().collect();
+        for key in keys {
+            self.ask(key);
+        }
+    }
+
     fn leave(&mut self, channel: ChannelId) {
-        self.routes.insert(channel, Route::Leaving);
-        self.submit(&Command::Unsubscribe(channel), Kind::Unsubscribe(channel), None);
+        let id = self.submit(&Command::Unsubscribe(channel), Kind::Unsubscribe(channel), None);
+        self.routes.insert(channel, Route::Leaving(id));
+    }
+
+    /// The server has confirmed the command that left a channel. Replies may overtake one another, so the
+    /// channel may be subscribed to again by now.
+    fn left(&mut self, channel: ChannelId, id: u32) {
+        if self.routes.get(&channel) == Some(&Route::Leaving(id)) {
+            self.routes.remove(&channel);
+        }
     }
 
     fn subscribed(&mut self, key: SubscriptionKey, channel: ChannelId, head: Position) {
         let Some(subscription) = self.subscriptions.get_mut(&key) else { return };
         if subscription.state == State::Dropped {
             self.subscriptions.remove(&key);
-            return self.leave(channel);
+            self.leave(channel);
+            return self.ask_idle();
         }
         if let Some(asked) = subscription.position {
             let channel = || subscription.channel.clone();
@@ -623,7 +647,7 @@ impl<T> Session<T> {
         let Some(subscription) = self.subscriptions.get_mut(&key) else { return };
         if subscription.state == State::Dropped {
             self.subscriptions.remove(&key);
-            return;
+            return self.ask_idle();
         }
         if refusal.is(ErrorCode::EpochChanged) || refusal.is(ErrorCode::PositionAhead) {
             let start = refusal.head.map(|head| Position { sequence: Sequence::ZERO, ..head });
@@ -640,7 +664,14 @@ impl<T> Session<T> {
         let in_time = subscription.first.as_ref().is_none_or(|(_, deadline)| at < *deadline);
         if refusal.again() && in_time {
             subscription.state = State::RetryAt(at);
-        } else if let Some(subscription) = self.subscriptions.remove(&key) {
+        } else {
+            self.give_up(key, refusal);
+        }
+    }
+
+    /// Ends a subscription for good.
+    fn give_up(&mut self, key: SubscriptionKey, refusal: Refusal) {
+        if let Some(subscription) = self.subscriptions.remove(&key) {
             self.effects.push_back(match subscription.first {
                 Some((ticket, _)) => Effect::Answer(ticket, Err(refusal.into())),
                 None => Effect::End(key, refusal.into()),
@@ -677,7 +708,7 @@ impl<T> Session<T> {
     /// The subscription behind a channel; `None` if what came for it is to be dropped.
     fn route(&mut self, channel: ChannelId) -> Option<(SubscriptionKey, &mut Subscription<T>)> {
         match self.routes.get(&channel).copied() {
-            Some(Route::Leaving) => None,
+            Some(Route::Leaving(_)) => None,
             Some(Route::To(key)) => {
                 self.subscriptions.get_mut(&key).map(|subscription| (key, subscription))
             }

@@ -30,6 +30,7 @@ use tokio_tungstenite::{
 };
 
 use super::{
+    backoff::asked_for,
     codec::{self, Event, Welcome},
     error::{Closed, ProtocolError, Refusal},
     http, tls,
@@ -246,7 +247,7 @@ fn closed(frame: Option<&CloseFrame>) -> Closed {
 /// The `retry_after_ms` of a JSON close reason.
 fn retry_after(reason: &[u8]) -> Option<Duration> {
     let reason: serde_json::Value = serde_json::from_slice(reason).ok()?;
-    reason.get("retry_after_ms")?.as_u64().map(Duration::from_millis)
+    reason.get("retry_after_ms")?.as_u64().and_then(asked_for)
 }
 
 fn refused(response: &Response<Option<Vec<u8>>>) -> OpenError {

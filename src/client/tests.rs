@@ -32,7 +32,7 @@ use super::{
     socket::Connect,
 };
 use crate::{
-    limits::CLIENT_BACKOFF_MAX,
+    limits::{CLIENT_BACKOFF_MAX, CLIENT_RETRY_AFTER_MAX},
     log::{
         place::{Epoch, Position, Sequence, UserId},
         settings::{Role, Settings},
@@ -284,6 +284,28 @@ async fn the_servers_retry_after_is_obeyed() {
     let begin = Instant::now();
     bench.accept().await;
     assert_eq!(begin.elapsed().as_secs(), 45);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wait_of_0_leaves_it_to_the_back_off_and_one_without_end_is_cut() {
+    let mut bench = Bench::new();
+    let peer = bench.welcome().await;
+    bench.client.connected().await.unwrap();
+    let begin = Instant::now();
+    peer.close(4_013, r#"{"code":4013,"retry_after_ms":0}"#).await;
+    let mut peer = bench.welcome().await;
+    assert!(!begin.elapsed().is_zero(), "all would be back at once");
+
+    let begin = Instant::now();
+    peer.send(Envelope::GoingAway(proto::GoingAway { retry_after_ms: 0 })).await;
+    peer.close(4_000, "").await;
+    let peer = bench.welcome().await;
+    assert!(!begin.elapsed().is_zero(), "all would be back at once");
+
+    let begin = Instant::now();
+    peer.close(4_013, r#"{"code":4013,"retry_after_ms":18446744073709551615}"#).await;
+    bench.accept().await;
+    assert_eq!(begin.elapsed().as_secs(), CLIENT_RETRY_AFTER_MAX.as_secs());
 }
 
 #[tokio::test(start_paused = true)]

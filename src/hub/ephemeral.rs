@@ -1,7 +1,8 @@
 //! What is told once and not kept: who is there, who is writing. Pure.
 //!
 //! It goes to those who asked for it, encoded once per encoding for all shards, and only where there is
-//! room: an outbox that is half full is left to messages, and none was ever full because of this.
+//! room: an outbox that is half full is left to messages, and none was ever full because of this. (What
+//! a newcomer is told first is part of the reply, and is none of this.)
 //! Who is writing is forgotten then. Who is there is told as a whole when there is room again, since
 //! what comes next builds on it.
 
@@ -165,10 +166,11 @@ impl Audience {
         self.attendants.remove(&connection);
     }
 
-    /// Whether there is none.
+    /// Whether there is none, and [`Audience::catch_up`] is not to be called: it can be let go. If it were
+    /// before that, who comes and goes would have it called once more each time.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.attendants.is_empty()
+    pub fn is_idle(&self) -> bool {
+        self.attendants.is_empty() && !self.is_behind
     }
 
     /// Hands an event to all whom it is for. `push` says whether there was room.
@@ -223,6 +225,11 @@ impl Audience {
         self.is_behind = handed.dropped > 0;
         handed.is_behind = self.is_behind;
         handed
+    }
+
+    /// Nobody is told any more what they missed.
+    pub fn give_up(&mut self) {
+        self.is_behind = false;
     }
 }
 

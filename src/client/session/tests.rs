@@ -373,6 +373,83 @@ fn a_subscription_dropped_before_its_answer_is_left_again() {
     assert!(matches!(bench.sent()[..], [(_, Wire::Unsubscribe(_))]));
 }
 
+impl Bench {
+    /// Another subscription to the same channel.
+    fn subscribe_again(&mut self) {
+        let deadline = self.now + Duration::from_secs(30);
+        self.session.subscribe(SubscriptionKey(2), "lobby".to_owned(), None, 98, deadline);
+    }
+}
+
+#[test]
+fn a_late_unsubscribed_does_not_end_the_subscription_that_has_begun_since() {
+    for late in [Ok(Answer::Unsubscribed), Err(refusal(ErrorCode::NotSubscribed, 0, None))] {
+        let mut bench = Bench::subscribed_at(4);
+        bench.session.unsubscribe(KEY);
+        let (left, _) = bench.sent().pop().unwrap();
+        bench.subscribe_again();
+        let (again, command) = bench.sent().pop().unwrap();
+        assert!(matches!(command, Wire::Subscribe(_)));
+        bench.reply(again, Ok(subscribed(1, 6)));
+        bench.reply(left, late);
+        assert!(matches!(bench.effects()[..], [Effect::Answer(98, Ok(_))]));
+        bench.event(run(7..=7));
+        let effects = bench.effects();
+        assert!(
+            matches!(effects[..], [Effect::Deliver(SubscriptionKey(2), Delivery::Message(_))]),
+            "{effects:?}"
+        );
+    }
+}
+
+#[test]
+fn who_subscribes_again_waits_for_the_answer_to_the_dropped_subscription() {
+    for answer in [Ok(subscribed(1, 0)), Err(refusal(ErrorCode::Busy, 0, None))] {
+        let has_begun = answer.is_ok();
+        let mut bench = Bench::connected();
+        bench.subscribe(None);
+        let (dropped, _) = bench.sent().pop().unwrap();
+        bench.session.unsubscribe(KEY);
+        bench.subscribe_again();
+        assert!(bench.sent().is_empty(), "the server would say already_subscribed");
+        bench.reply(dropped, answer);
+        let sent = bench.sent();
+        match &sent[..] {
+            [(_, Wire::Unsubscribe(_)), (_, Wire::Subscribe(_))] if has_begun => {}
+            [(_, Wire::Subscribe(_))] if !has_begun => {}
+            other => panic!("{other:?}"),
+        }
+        bench.reply(sent.last().unwrap().0, Ok(subscribed(1, 0)));
+        assert!(matches!(bench.effects()[..], [Effect::Answer(98, Ok(_))]));
+    }
+}
+
+#[test]
+fn who_waits_for_a_dropped_subscription_is_asked_for_on_the_next_connection() {
+    let mut bench = Bench::connected();
+    bench.subscribe(None);
+    bench.session.unsubscribe(KEY);
+    bench.subscribe_again();
+    bench.session.disconnected();
+    bench.session.connected(64 * 1024);
+    assert!(matches!(bench.sent()[..], [(_, Wire::Subscribe(_))]));
+}
+
+#[test]
+fn a_subscribe_that_the_server_would_not_take_is_refused_here() {
+    let mut bench = Bench::new();
+    bench.subscribe(Some(at(1, 4)));
+    bench.session.connected(10);
+    assert!(bench.sent().is_empty());
+    let effects = bench.effects();
+    assert!(
+        matches!(&effects[..], [Effect::Answer(99, Err(ClientError::Refused(refusal)))]
+            if refusal.is(ErrorCode::MessageTooLarge)),
+        "{effects:?}"
+    );
+    assert_eq!(bench.session.next_tick(), None, "nothing is left of it");
+}
+
 #[test]
 fn commands_are_bounded_and_a_silent_server_is_noticed() {
     let mut bench = Bench::connected();

@@ -197,7 +197,8 @@ pub const CLOSE_REFUSALS: &[ErrorCode] =
 /// Without a session there is nothing to end, which is no error.
 ///
 /// # Errors
-/// When a page of another origin asks, the address has tried too often, or the store fails.
+/// When a page of another origin asks, there are too many cookies, the address has tried too often, or
+/// the store fails.
 #[utoipa::path(
     delete, path = "/v1/session", tag = "tokens", operation_id = "close_session",
     params(("hubbub_session" = Option<String>, Cookie, description = "The session, if there is one.")),
@@ -215,6 +216,9 @@ pub async fn close(State(api): State<AuthApi>, request: Request) -> Result<Respo
     // Who signs out may have been given more than one, and wants to be rid of them.
     for token in tokens.iter().take(limits::SESSION_COOKIES_MAX) {
         api.auth.revoke(token, from, now_s).await.map_err(not_closed)?;
+    }
+    if tokens.len() > limits::SESSION_COOKIES_MAX {
+        return Err(Problem::new(ErrorCode::BadRequest).detail("too many sessions to end"));
     }
     Ok(with_cookie(StatusCode::NO_CONTENT.into_response(), &no_cookie(is_secure)))
 }
@@ -261,11 +265,16 @@ fn cookie(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     Ok(first)
 }
 
-/// All cookies of our name.
+/// All cookies of our name. The line is read as bytes: those of others beside ours may be in any script,
+/// and so may one that somebody planted under our name, which then is no session.
 fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
-    let lines = headers.get_all(header::COOKIE).into_iter().filter_map(|line| line.to_str().ok());
-    let pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
-    pairs.filter(|(name, _)| name.trim() == COOKIE).map(|(_, value)| value.trim())
+    let lines = headers.get_all(header::COOKIE).into_iter().map(HeaderValue::as_bytes);
+    let pairs = lines.flat_map(|line| line.split(|byte| *byte == b';'));
+    pairs.filter_map(|pair| {
+        let (name, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
+        let is_ours = name.trim_ascii() == COOKIE.as_bytes();
+        is_ours.then(|| str::from_utf8(value[1..].trim_ascii()).unwrap_or_default())
+    })
 }
 
 /// What is answered to whoever has a session now.

@@ -10,7 +10,7 @@ use crate::{
     hub::{
         ConnectionKey,
         channel::Cooling,
-        ephemeral::{Announcement, Attendant, Handed},
+        ephemeral::{Announcement, Attendant, Audience, Handed},
         fanout::control_frame,
         outbox::Frame,
     },
@@ -83,7 +83,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 let State { ports, audiences, dirty, .. } = &mut *state;
                 let Some(audience) = audiences.get_mut(&channel) else { return };
                 if shard.is_draining() {
-                    return;
+                    audience.give_up();
+                    return state.forget_idle(channel);
                 }
                 let handed = audience.catch_up(|connection, frame| {
                     let port = ports.get(connection.slot as usize);
@@ -92,7 +93,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 });
                 shard.count(handed);
                 if !handed.is_behind {
-                    return;
+                    return state.forget_idle(channel);
                 }
             }
         });
@@ -137,9 +138,13 @@ impl<S> State<S> {
     pub(super) fn unattend(&mut self, channel: ChannelId, connection: ConnectionKey) {
         if let Some(audience) = self.audiences.get_mut(&channel) {
             audience.remove(connection);
-            if audience.is_empty() {
-                self.audiences.remove(&channel);
-            }
+            self.forget_idle(channel);
+        }
+    }
+
+    fn forget_idle(&mut self, channel: ChannelId) {
+        if self.audiences.get(&channel).is_some_and(Audience::is_idle) {
+            self.audiences.remove(&channel);
         }
     }
 }

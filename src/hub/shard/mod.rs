@@ -94,7 +94,7 @@ struct State<S> {
     /// The live subscribers on other shards.
     live_abroad: Abroad,
     /// Who of the connections here asked for what is not in the log of which channel. None of them is
-    /// empty.
+    /// idle.
     audiences: HashMap<ChannelId, Audience>,
     /// Those on other shards.
     attending_abroad: Abroad,

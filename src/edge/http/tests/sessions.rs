@@ -1,7 +1,7 @@
 //! The session of a page, in its cookie.
 
 use super::*;
-use crate::auth::Registration;
+use crate::{auth::Registration, limits::SESSION_COOKIES_MAX};
 
 const SESSION: &str = "/v1/session";
 const RENEW: &str = "/v1/session/renew";
@@ -171,6 +171,41 @@ async fn without_exactly_one_cookie_nothing_is_renewed() {
     assert_eq!(closed.status, StatusCode::NO_CONTENT);
     let over = api.with_cookie(Method::POST, RENEW, &cookie).await;
     is_problem(&over, 401, "invalid_token");
+}
+
+#[tokio::test]
+async fn the_cookie_is_found_beside_those_of_others_in_any_script() {
+    let api = Api::start();
+    api.register("ada", PASSWORD).await;
+    let ask = async |method: Method, path: &str, cookie: &str| {
+        let mut request = as_page(method, path, &[], "");
+        let line = HeaderValue::from_bytes(cookie.as_bytes()).unwrap();
+        request.headers_mut().insert("cookie", line);
+        api.send(request).await
+    };
+    let cookie = opened(&api.sign_in(&[]).await);
+    let beside = format!("city=K\u{f6}ln; {cookie}; \u{1f36a}=1");
+    let renewed = opened(&ask(Method::POST, RENEW, &beside).await);
+    let two = format!("hubbub_session=\u{1f36a}; {renewed}");
+    is_problem(&ask(Method::POST, RENEW, &two).await, 400, "bad_request");
+    // A neighbour's cookie must not keep a session alive that its user has ended.
+    let closed = ask(Method::DELETE, SESSION, &two).await;
+    assert_eq!(closed.status, StatusCode::NO_CONTENT);
+    let over = api.with_cookie(Method::POST, RENEW, &renewed).await;
+    is_problem(&over, 401, "invalid_token");
+}
+
+#[tokio::test]
+async fn a_session_that_is_not_ended_is_not_said_to_be() {
+    let api = Api::start();
+    api.register("ada", PASSWORD).await;
+    let cookie = opened(&api.sign_in(&[]).await);
+    let planted = "hubbub_session=planted; ".repeat(SESSION_COOKIES_MAX);
+    let refused = api.with_cookie(Method::DELETE, SESSION, &format!("{planted}{cookie}")).await;
+    is_problem(&refused, 400, "bad_request");
+    assert!(!refused.headers.contains_key("set-cookie"), "the page can try again");
+    let closed = api.with_cookie(Method::DELETE, SESSION, &cookie).await;
+    assert_eq!(closed.status, StatusCode::NO_CONTENT);
 }
 
 #[tokio::test]
