@@ -101,8 +101,9 @@ impl From<&DirectoryError> for ErrorCode {
 #[derive(Debug)]
 pub struct Directory<E> {
     engine: Arc<E>,
-    channels: DashMap<ChannelId, ChannelInfo>,
-    channel_ids: DashMap<Box<str>, ChannelId>,
+    known: known::Channels,
+    /// What stands for a private channel where there is none; see [`Directory::cached_channel_for`].
+    decoys: known::Channels,
     user_names: DashMap<UserId, Arc<str>>,
     user_ids: DashMap<Box<str>, UserId>,
     /// Members of private channels, as far as they have been looked up. Who is not here may be one.
@@ -154,8 +155,8 @@ impl<E: Engine> Directory<E> {
     pub fn new(engine: Arc<E>) -> Self {
         Self {
             engine,
-            channels: DashMap::new(),
-            channel_ids: DashMap::new(),
+            known: known::Channels::default(),
+            decoys: known::Channels::decoys(),
             user_names: DashMap::new(),
             user_ids: DashMap::new(),
             members: DashMap::new(),
@@ -207,15 +208,19 @@ impl<E: Engine> Directory<E> {
             ChannelRef::Id(id) => self.find(*id).await?,
             ChannelRef::Name(name) => self.find_by_name(name).await?,
         };
-        let Some(channel) = found else {
-            // A stranger's membership is a record that is not there; the one that was looked for here was
-            // not either. So this one is.
-            self.read_decoy().await?;
-            return Err(DirectoryError::UnknownChannel);
+        // A stranger's membership is a record that is not there. Where the one that was looked for before
+        // was not either, this one is.
+        let id = found.as_ref().map_or(ChannelId(0), |channel| channel.id);
+        let member = member_key(id, user);
+        let (table, key) = match &found {
+            Some(_) => (Table::Members, member.as_str()),
+            None => (Table::Counters, self.channel_numbers.name),
         };
-        let role = self.role(channel.id, user).await?;
+        let record = self.engine.get(table, key).await?;
+        let channel = found.ok_or(DirectoryError::UnknownChannel)?;
         if channel.access == Access::Private {
-            role.ok_or(DirectoryError::UnknownChannel)?;
+            let record = record.ok_or(DirectoryError::UnknownChannel)?;
+            parse::<MemberRecord>(&record)?;
             self.keep_member(changes, channel.id, user);
         }
         Ok(channel)
