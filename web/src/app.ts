@@ -253,7 +253,7 @@ export class App {
 
   async #enter(room: Room): Promise<void> {
     // All three at once: what is new, the newest page, and what the channel is.
-    const info = room.info === undefined ? this.hubbub.getChannel(room.channel).then((is) => this.rooms.take(is)) : undefined;
+    const info = room.info === undefined ? this.rooms.ask(room) : undefined;
     const results = await Promise.allSettled([room.open(), room.subscribe(), info]);
     const failed = results.find((result) => result.status === "rejected");
     if (failed !== undefined && room.info === undefined) room.problem ??= explain(failed.reason);

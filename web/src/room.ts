@@ -35,6 +35,8 @@ export class Room implements Source {
   /** Why the first page is not. */
   problem: string | undefined;
   draft = "";
+  /** While the server is asked what it is. */
+  asked: Promise<unknown> | undefined;
   /** When somebody last looked at it; 0: not since the page was loaded. */
   visitedAt = 0;
   readonly #typing = new Map<number, ReturnType<typeof setTimeout>>();

@@ -1,0 +1,191 @@
+// The network and the server go away in every way there is, while people talk: nothing is lost, nothing is doubled,
+// nothing moves under somebody's eyes.
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { fixture, makeUser, say, until } from "./harness.mjs";
+import { commandsOf, noLuck, proxy, readAll, watchPlace, watchRows } from "./watch.mjs";
+
+// A silent server is noticed within 2 seconds, and not within 35.
+process.env.HUBBUB__LIMITS__PING_INTERVAL = "1s";
+process.env.HUBBUB__LIMITS__PONG_TIMEOUT = "1s";
+
+const it = fixture();
+const banner = (page) => page.locator(".banner:not([hidden])");
+const bannerGone = (page) => page.locator(".banner").waitFor({ state: "hidden" });
+const shown = (page, text) => page.getByRole("log").getByText(text, { exact: true }).waitFor();
+const unsent = (page) => page.locator(".row.outgoing").count();
+const AWAY = /WebSocket connection|Failed to load resource/;
+
+/** Presses "Now" as often as it is offered, until the page is connected. */
+async function comeBack(page) {
+  await until("the page is connected again", () =>
+    page.evaluate(() => {
+      const banner = document.querySelector(".banner");
+      if (!banner.hidden) banner.querySelector("button:not([hidden])")?.click();
+      return banner.hidden;
+    }),
+  );
+}
+
+test("a server that restarts while two people write loses, doubles and moves nothing", async (t) => {
+  const names = ["una", "vic"];
+  const users = await Promise.all(names.map((name) => makeUser(it.url, name)));
+  const cat = await makeUser(it.url, "cat");
+  await users[0].createChannel("relay");
+  await users[1].join("relay");
+  await it.server.fill("relay", 1, 300);
+  const writers = [];
+  for (const user of users) writers.push(await it.openAs(user, "#relay", { prepare: noLuck }));
+  const reader = await it.openAs(cat, "#relay", { prepare: noLuck });
+  const pages = [...writers, reader];
+  for (const page of pages) await shown(page, "number 300");
+  await reader.evaluate(async () => {
+    document.querySelector(".timeline-scroll").scrollTop -= 1_000;
+    await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+  });
+  const strayed = await watchPlace(reader);
+  const rows = [];
+  for (const page of pages) rows.push(await watchRows(page));
+
+  const written = [0, 0];
+  let isOver = false;
+  const writing = Promise.all(
+    writers.map(async (page, i) => {
+      while (!isOver) {
+        await say(page, `${names[i]} ${written[i] + 1}`);
+        written[i]++;
+        // Somebody who types very fast.
+        await new Promise((resolve) => setTimeout(resolve, 40));
+      }
+    }),
+  );
+  const bothWrote = (more) => {
+    const [a, b] = written;
+    return until("both have written", () => written[0] >= a + more && written[1] >= b + more);
+  };
+  for (const signal of ["SIGTERM", "SIGKILL", "SIGKILL", "SIGTERM"]) {
+    await bothWrote(5);
+    await it.server.down(signal);
+    for (const page of writers) await banner(page).getByText(/^Reconnecting in \d+ s$/).waitFor();
+    await bothWrote(3);
+    for (const page of writers) assert.ok((await unsent(page)) > 0, "what was written meanwhile is shown");
+    await it.server.up();
+    for (const page of pages) await comeBack(page);
+  }
+  await bothWrote(5);
+  isOver = true;
+  await writing;
+  for (const page of writers) await until("all is sent", async () => (await unsent(page)) === 0);
+
+  const log = (await cat.log("relay")).filter(({ body }) => body !== undefined);
+  const said = log.map(({ sequence, body }) => [sequence, body]);
+  for (const [i, name] of names.entries()) {
+    const own = Array.from({ length: written[i] }, (_, n) => `${name} ${n + 1}`);
+    assert.deepEqual(log.map(({ body }) => body).filter((body) => body.startsWith(name)), own, "each once, in the order of writing");
+    await shown(writers[i], said.at(-1)[1]);
+  }
+  assert.equal(await strayed(), 0, "what was read did not move");
+  for (const look of rows) {
+    const { atFirst, fewest, isSame } = await look();
+    assert.ok(isSame && fewest > atFirst / 2, `the list flickered: ${fewest} of ${atFirst} rows, ${isSame ? "the same" : "another"} list`);
+  }
+  for (const page of pages) {
+    const { messages, wrong } = await readAll(page);
+    assert.deepEqual(wrong, []);
+    assert.deepEqual(messages, said);
+  }
+  t.diagnostic(`${written.join(" and ")} messages over 4 restarts`);
+  it.expectProblems(AWAY);
+});
+
+test("offline and back: what is written waits, is sent once, and nobody has to wait for it", async () => {
+  const [dan, ira] = [await makeUser(it.url, "dan"), await makeUser(it.url, "ira")];
+  await dan.createChannel("tunnel");
+  await ira.join("tunnel");
+  const way = await proxy(it.url);
+  try {
+    const page = await it.openAs(dan, "#tunnel", { url: way.url, prepare: noLuck });
+    const other = await it.openAs(ira, "#tunnel");
+    await say(page, "before");
+    await shown(other, "before");
+
+    // A browser that knows that it is offline, and a connection that died without a word.
+    way.hold();
+    await page.context().setOffline(true);
+    await banner(page).getByText("Offline. What you write waits here.").waitFor();
+    for (const n of [1, 2, 3]) await say(page, `offline ${n}`);
+    assert.equal(await page.locator(".row.outgoing.pending").count(), 3);
+    await page.evaluate(() => (window.luck = 30));
+    way.release();
+    // The wait is 15 s or more by now: only the event ends it.
+    const back = Date.now();
+    await page.context().setOffline(false);
+    await bannerGone(page);
+    assert.ok(Date.now() - back < 5_000, `it took ${Date.now() - back} ms`);
+    await shown(other, "offline 3");
+
+    // A browser that knows nothing of it: the network takes everything and answers nothing.
+    way.hold();
+    await say(page, "half-open");
+    await banner(page).getByText(/^Reconnecting/).waitFor();
+    assert.equal(await page.locator(".row.outgoing.pending").count(), 1);
+    await banner(page).getByText(/^Reconnecting in \d\d s$/).waitFor();
+    way.release();
+    await page.getByRole("button", { name: "Now" }).click();
+    await bannerGone(page);
+    await shown(other, "half-open");
+
+    await until("all is sent", async () => (await unsent(page)) === 0);
+    const bodies = (await ira.log("tunnel")).flatMap(({ body }) => body ?? []);
+    assert.deepEqual(bodies, ["before", "offline 1", "offline 2", "offline 3", "half-open"]);
+    it.expectProblems(AWAY);
+  } finally {
+    way.close();
+  }
+});
+
+test("on a slow network the page shows what it waits for, and asks for nothing twice", async () => {
+  const [lou, max] = [await makeUser(it.url, "lou"), await makeUser(it.url, "max")];
+  await lou.createChannel("dial-up");
+  await max.join("dial-up");
+  await it.server.fill("dial-up", 1, 400);
+  let commands;
+  const page = await it.openAs(lou, "#dial-up", {
+    prepare: async (page) => {
+      commands = commandsOf(page);
+      const network = await page.context().newCDPSession(page);
+      await network.send("Network.enable");
+      await network.send("Network.emulateNetworkConditions", { offline: false, latency: 400, downloadThroughput: 50 * 1024, uploadThroughput: 50 * 1024 });
+    },
+  });
+  await shown(page, "number 400");
+
+  await page.evaluate(() => {
+    window.states = [];
+    new MutationObserver(() => {
+      const row = [...document.querySelectorAll(".row.outgoing, .row.message")].at(-1);
+      if (!row.textContent.includes("slowly")) return;
+      const state = row.matches(".pending") ? "pending" : row.matches(".outgoing") ? "sent" : "delivered";
+      if (window.states.at(-1)?.state !== state) window.states.push({ state, at: performance.now() });
+    }).observe(document.querySelector(".timeline-rows"), { childList: true, subtree: true, attributes: true });
+  });
+  await say(page, "slowly");
+  await page.locator(".row.message").getByText("slowly").waitFor();
+  const seen = await page.evaluate(() => window.states);
+  console.log(seen);
+  assert.equal(seen[0].state, "pending");
+  assert.equal(seen.at(-1).state, "delivered");
+
+  await page.evaluate(() => (document.querySelector(".timeline-scroll").scrollTop = 0));
+  await page.getByText("Loading earlier messages").waitFor();
+  const { messages, wrong } = await readAll(page);
+  assert.deepEqual(wrong, []);
+  assert.equal(messages.length, 401);
+
+  // The beginning of each stands for itself; the marker and who is writing are said again and again.
+  const asked = commands.sent.filter(({ name }) => !["markRead", "sendTyping"].includes(name) && name !== "");
+  const twice = asked.filter(({ name, bytes }, i) => asked.findIndex((other) => other.name === name && other.bytes === bytes) !== i);
+  assert.deepEqual(twice.map(({ name, bytes }) => `${name} ${bytes}`), []);
+  assert.equal(commands.of("publish").length, 1);
+  assert.equal(commands.connections, 1);
+});
