@@ -9,7 +9,7 @@ import { beginning, noAccess, noChannel } from "./empty";
 import { openKeys } from "./keys";
 import { Names } from "./names";
 import { peopleHere } from "./people";
-import type { Room, RoomChange } from "./room";
+import type { Left, Room, RoomChange } from "./room";
 import { Rooms } from "./rooms";
 import { route, routeTo } from "./route";
 import type { Session } from "./session";
@@ -114,7 +114,8 @@ export class App {
   }
 
   /** From the first welcome on. `isNew`: the account was made a moment ago. */
-  async start(isNew: boolean): Promise<void> {
+  async start(isNew: boolean, left: readonly Left[]): Promise<void> {
+    for (const one of left) this.rooms.named(one.channel).takeOver(one);
     const wanted = route().channel ?? (isNew ? FIRST_CHANNEL : lastChannel());
     if (isNew) await this.#enterFirst();
     if (wanted !== undefined) routeTo(wanted, route().sequence, true);
@@ -123,6 +124,12 @@ export class App {
     const first = this.rooms.list[0];
     if (this.room === undefined && first !== undefined) routeTo(first.channel, undefined, true);
     this.draw();
+  }
+
+  /** What would be lost with this page. */
+  get left(): Left[] {
+    if (this.room !== undefined) this.room.draft = this.#composer.draft;
+    return [...this.rooms.all].map((room) => room.left).filter(isSomething);
   }
 
   stop(): void {
@@ -281,7 +288,7 @@ export class App {
     this.#timeline = undefined;
     room.close();
     // What was only looked at needs no subscription any more, unless something of ours is on its way there.
-    if (!room.isMember && room.unsent === 0) this.rooms.drop(room);
+    if (!room.isMember && !isSomething(room.left)) this.rooms.drop(room);
     this.room = undefined;
   }
 
@@ -295,12 +302,15 @@ export class App {
 
   #told(room: Room, change: RoomChange): void {
     if (change === "ended") {
-      if (room === this.room) {
-        this.#leaveRoom();
-        fill(this.#stage, [noAccess(this, room.channel)]);
+      const isShown = room === this.room;
+      if (isShown) this.#leaveRoom();
+      const { draft, outgoing } = room.left;
+      const texts = [...outgoing.map(({ body }) => body), draft.trim()].filter((text) => text !== "");
+      if (isShown) {
+        fill(this.#stage, [noAccess(this, room.channel, { texts })]);
         routeTo(undefined, undefined, true);
       } else {
-        toastError(`You are no member of #${room.channel} any more, or it was deleted.`);
+        toastError(`You are no member of #${room.channel} any more, or it was deleted.${texts.length === 0 ? "" : ` You had written there: ${texts.join("\n")}`}`);
       }
       this.rooms.drop(room);
     } else if (change === "log" && room === this.room) {
@@ -332,7 +342,7 @@ export class App {
     const said = this.#stage.querySelector<HTMLElement>(".empty");
     if (said !== null && said.dataset.problem !== room.problem) said.remove();
     if (room.problem !== undefined && said?.dataset.problem !== room.problem) {
-      const page = noAccess(this, room.channel, room.problem, () => this.#retry(room));
+      const page = noAccess(this, room.channel, { problem: room.problem, retry: () => this.#retry(room) });
       page.dataset.problem = room.problem;
       this.#stage.append(page);
     }
@@ -378,6 +388,10 @@ export class App {
     }
     say(this.#typing, room === undefined ? "" : writing(room));
   }
+}
+
+function isSomething({ draft, outgoing }: Left): boolean {
+  return draft.trim() !== "" || outgoing.length > 0;
 }
 
 function writing(room: Room): string {

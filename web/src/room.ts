@@ -2,7 +2,7 @@
 // far it was read, who is here and who is writing.
 import type { Channel, ChannelInfo, Entry, Presence, Settings } from "@hubbub/client";
 import type { Names } from "./names";
-import { ChannelLog } from "./timeline/log";
+import { ChannelLog, type Outgoing } from "./timeline/log";
 import type { Source } from "./timeline/source";
 import { explain } from "./words";
 
@@ -20,6 +20,9 @@ const RECOUNTED_MAX = 50;
 
 /** What a room tells of itself: `log` is drawn by the timeline, the rest by what is around it. */
 export type RoomChange = "log" | "state" | "ended";
+
+/** What was written in a channel and not sent. */
+export type Left = { readonly channel: string; readonly draft: string; readonly outgoing: readonly Outgoing[] };
 
 export class Room implements Source {
   readonly log: ChannelLog;
@@ -256,6 +259,20 @@ export class Room implements Source {
     let count = 0;
     for (const outgoing of this.log.outgoing) if (outgoing.state !== "sent") count++;
     return count;
+  }
+
+  /** What was written here and is not with the server, as it can be taken over by another room. */
+  get left(): Left {
+    return { channel: this.channel, draft: this.draft, outgoing: [...this.log.outgoing].filter(({ state }) => state !== "sent") };
+  }
+
+  /** What somebody had written when the session ended. By their keys the server drops what it has already. */
+  takeOver({ draft, outgoing }: Left): void {
+    this.draft = draft;
+    for (const { key, body, at } of outgoing) {
+      this.log.publish(key, body, at);
+      this.log.fail(key, "you were signed out");
+    }
   }
 
   #publish(key: string, body: string): void {

@@ -44,47 +44,53 @@ function command(frame) {
   return { name: "", bytes: "" };
 }
 
-/** A network between the page and `url`. `hold`: everything that is there falls silent for good, and what is new is
- * accepted and gets no answer, until `release`. */
-export async function proxy(url) {
+/** A network between the page and `url`. `hold`: everything that is there falls silent, and what is new is
+ * accepted and gets no answer; `release` breaks these connections off and lets new ones through. `latencyMs` is that of both ways together. */
+export async function proxy(url, { latencyMs = 0, bytesPerSecond = Infinity } = {}) {
   const { hostname, port } = new URL(url);
   let isHeld = false;
-  let accepted = 0;
   const pairs = new Set();
+  /** What one end says comes out of the other one later, in order. */
+  function line(pair, from, to) {
+    let free = 0;
+    const later = (size, run) => {
+      const now = performance.now();
+      free = Math.max(free, now) + (size / bytesPerSecond) * 1_000;
+      setTimeout(() => pair.isDead || run(), free - now + latencyMs / 2);
+    };
+    from.on("error", () => undefined);
+    from.on("data", (bytes) => later(bytes.length, () => to.write(bytes)));
+    from.on("close", () => later(0, () => to.destroy()));
+  }
   const server = net.createServer((near) => {
-    accepted++;
-    const pair = { near, far: isHeld ? undefined : net.connect(Number(port), hostname), isDead: isHeld };
+    const pair = { near, far: net.connect(Number(port), hostname), isDead: isHeld };
     pairs.add(pair);
-    const { far } = pair;
-    near.on("error", () => undefined);
-    near.on("data", (bytes) => pair.isDead || far.write(bytes));
+    line(pair, near, pair.far);
+    line(pair, pair.far, near);
     near.on("close", () => {
-      far?.destroy();
       pairs.delete(pair);
+      if (pair.isDead) pair.far.destroy();
     });
-    far?.on("error", () => undefined);
-    far?.on("data", (bytes) => pair.isDead || near.write(bytes));
-    far?.on("close", () => pair.isDead || near.destroy());
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   return {
     url: `http://127.0.0.1:${server.address().port}`,
-    get accepted() {
-      return accepted;
-    },
     hold() {
       isHeld = true;
       for (const pair of pairs) pair.isDead = true;
     },
     release() {
       isHeld = false;
+      // What a browser keeps for its next requests would be dead as well: it learns of that.
+      for (const { isDead, near } of pairs) if (isDead) near.destroy();
     },
     close() {
       server.close();
-      for (const { near, far } of pairs) {
-        near.destroy();
-        far?.destroy();
+      for (const pair of pairs) {
+        pair.isDead = true;
+        pair.near.destroy();
+        pair.far.destroy();
       }
     },
   };
