@@ -255,6 +255,8 @@ export class App {
       beginning: () => beginning(this, room),
     });
     this.#timeline.markUnreadFrom(room.unreadFrom);
+    // Reading goes on where it ended: at the newest, nobody would have seen what counts as read then.
+    this.#timeline.showUnread();
     this.#timeline.changed();
   }
 
@@ -307,10 +309,10 @@ export class App {
       const { draft, outgoing } = room.left;
       const texts = [...outgoing.map(({ body }) => body), draft.trim()].filter((text) => text !== "");
       if (isShown) {
-        fill(this.#stage, [noAccess(this, room.channel, { texts })]);
+        fill(this.#stage, [noAccess(this, room.channel, { problem: room.ending, texts })]);
         routeTo(undefined, undefined, true);
       } else {
-        toastError(`You are no member of #${room.channel} any more, or it was deleted.${texts.length === 0 ? "" : ` You had written there: ${texts.join("\n")}`}`);
+        toastError(`#${room.channel} is gone from your channels. ${room.ending}${texts.length === 0 ? "" : ` You had written there: ${texts.join("\n")}`}`);
       }
       this.rooms.drop(room);
     } else if (change === "log" && room === this.room) {

@@ -52,7 +52,7 @@ export function noChannel(app: App): HTMLElement {
 export function noAccess(
   app: App,
   name: string,
-  { problem = "You are no member any more, or it was deleted.", retry, texts = [] }: { problem?: string; retry?: () => void; texts?: readonly string[] },
+  { problem, retry, texts = [] }: { problem: string; retry?: () => void; texts?: readonly string[] },
 ): HTMLElement {
   return h(
     "div",

@@ -3,6 +3,7 @@
 import type { Channel, ChannelInfo, Entry, Presence, Settings } from "@hubbub/client";
 import type { Names } from "./names";
 import { ChannelLog, type Outgoing } from "./timeline/log";
+import { writtenAt } from "./timeline/rows";
 import type { Source } from "./timeline/source";
 import { explain } from "./words";
 
@@ -53,6 +54,7 @@ export class Room implements Source {
   #loading: Promise<void> | undefined;
   #subscribed: Promise<void> | undefined;
   #ended = false;
+  #isDeleted = false;
 
   constructor(
     readonly handle: Channel,
@@ -99,6 +101,11 @@ export class Room implements Source {
 
   get channel(): string {
     return this.info?.name ?? this.handle.name;
+  }
+
+  /** Why it cannot be shown any more, once it ended. */
+  get ending(): string {
+    return this.#isDeleted ? "It was deleted." : "You are no member any more.";
   }
 
   get isMember(): boolean {
@@ -220,14 +227,16 @@ export class Room implements Source {
     this.#add((await this.handle.history({ before: sequence + PAGE / 2, limit: PAGE })).entries);
   }
 
-  /** Times never decrease within a channel, so halving finds it in some 20 reads of one message. */
+  /** Times never decrease within a channel, but where imported messages begin; so halving finds it in some 20 reads of
+      one message. It goes by the times that the list shows. */
   async sequenceAt(date: Date): Promise<number> {
     let low = 1;
     let high = Math.max(1, this.log.head);
     while (low < high) {
       const middle = Math.floor((low + high) / 2);
       const known = this.log.entry(middle) ?? (await this.handle.history({ after: middle - 1, limit: 1 })).entries[0];
-      if (known === undefined || known.at >= date.getTime()) high = middle;
+      const at = known?.kind === "message" ? writtenAt(known) : known?.at;
+      if (at === undefined || at >= date.getTime()) high = middle;
       else low = middle + 1;
     }
     return low;
@@ -344,6 +353,8 @@ export class Room implements Source {
         this.info = { ...this.info, name, topic, visibility, posting, archived, quota };
       } else if (entry.kind === "membership" && entry.writtenAt === undefined && this.info !== undefined) {
         this.#member(entry.memberId, entry.role);
+      } else if (entry.kind === "deletion") {
+        this.#isDeleted = true;
       }
     }
     this.#counted = Math.max(this.#counted, entries.at(-1)?.sequence ?? 0);

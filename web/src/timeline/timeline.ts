@@ -147,7 +147,10 @@ export class Timeline {
 
     const focused = document.activeElement;
     this.#showDay(first);
-    if (isAtNewest) this.#seen = log.head;
+    this.#sayRead(isAtNewest ? rows.list.length - 1 : last);
+    // Who opens a channel has seen all but what is unread.
+    if (this.#isAtNewest === undefined) this.#seen = (rows.unreadFrom ?? log.head + 1) - 1;
+    this.#seen = isAtNewest ? log.head : Math.max(this.#seen, this.#readUpTo);
     const unseen = Math.max(0, log.head - this.#seen);
     const isFar = room.below > viewHeight * PILL_SCREENS || log.newest < log.head;
     this.#pill.show(isAtNewest || (unseen === 0 && !isFar) ? undefined : unseen);
@@ -161,7 +164,6 @@ export class Timeline {
       this.#list.log.setAttribute("aria-live", isAtNewest ? "polite" : "off");
       this.#events.onAtNewest(isAtNewest);
     }
-    this.#sayRead(isAtNewest ? rows.list.length - 1 : last);
     if (room.above < viewHeight * SCREENS_AHEAD) this.#loadEarlier();
     if (this.#isWandering) this.#loadGapInView(first, last);
   }

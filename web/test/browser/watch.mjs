@@ -6,11 +6,11 @@ import net from "node:net";
 const COMMANDS = { 2: "publish", 3: "subscribe", 4: "unsubscribe", 5: "history", 6: "authenticate", 7: "users", 9: "getChannel", 18: "listMemberships", 21: "sendTyping", 22: "markRead" };
 
 /** Makes the client's back-off certain: each wait is the longest that is due, times `luck`. */
-export function noLuck(page) {
-  return page.addInitScript(() => {
-    window.luck = 0.999;
+export function noLuck(page, luck = 0.999) {
+  return page.addInitScript((luck) => {
+    window.luck = luck;
     Math.random = () => window.luck;
-  });
+  }, luck);
 }
 
 /** All commands that the page sends from now on, with the connection that they went through. */
