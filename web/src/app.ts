@@ -203,6 +203,7 @@ export class App {
     } catch (error) {
       toastError(`Your channels could not be listed. ${explain(error)}`);
     }
+    if (this.room !== undefined) this.#unrollIfReady(this.room, true);
     this.draw();
   }
 
@@ -234,11 +235,19 @@ export class App {
     this.#shownAs = room.channel;
     this.#composer.show(room.draft);
     fill(this.#stage, []);
-    if (room.loaded) this.#unroll(room);
+    this.#unrollIfReady(room);
     void this.#enter(room);
     this.#draw();
     if (matchMedia("(min-width: 720px)").matches && !this.#composer.element.hidden) this.#composer.focus();
     else this.#title.focus();
+  }
+
+  /** Waits for how far a member has read, too: what is shown first depends on it, and what is shown counts as read. */
+  #unrollIfReady(room: Room, isListed = this.rooms.known): void {
+    const isKnown = isListed || room.read !== undefined || (room.info !== undefined && !room.isMember);
+    if (room !== this.room || !room.loaded || !isKnown || this.#timeline !== undefined) return;
+    this.#unroll(room);
+    this.#jump(room);
   }
 
   /** Draws its messages, once the newest are there: before, an empty list would claim that there are none. */
@@ -268,10 +277,7 @@ export class App {
     if (failed !== undefined && room.info === undefined) room.problem ??= explain(failed.reason);
     if (this.room !== room) return;
     if (room.info !== undefined) keepLastChannel(room.channel);
-    if (room.loaded && this.#timeline === undefined) {
-      this.#unroll(room);
-      this.#jump(room);
-    }
+    this.#unrollIfReady(room);
     this.draw();
   }
 
@@ -320,6 +326,7 @@ export class App {
     } else if (room === this.room && room.unread === 1 && !document.hasFocus()) {
       this.#timeline?.markUnreadFrom((room.read ?? room.log.newest - 1) + 1);
     }
+    if (room === this.room) this.#unrollIfReady(room);
     this.draw();
   }
 

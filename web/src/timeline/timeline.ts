@@ -218,7 +218,8 @@ export class Timeline {
     for (let i = first; i <= last; i++) {
       const row = list[i]!;
       if (row.kind !== "gap" || this.#loading.has(keyOf(row))) continue;
-      this.#loadGap(row, this.#list.topOf(i) > this.#list.viewHeight / 2 ? "first" : "last");
+      const isFromAbove = this.#list.isGoingDown ?? this.#list.topOf(i) > this.#list.viewHeight / 2;
+      this.#loadGap(row, isFromAbove ? "first" : "last");
     }
   }
 
