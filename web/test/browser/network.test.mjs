@@ -34,10 +34,9 @@ test("a server that restarts while two people write loses, doubles and moves not
   await users[0].createChannel("relay");
   await users[1].join("relay");
   await it.server.fill("relay", 1, 300);
-  const writers = [];
-  for (const user of users) writers.push(await it.openAs(user, "#relay", { prepare: (page) => noLuck(page) }));
-  const reader = await it.openAs(cat, "#relay", { prepare: (page) => noLuck(page) });
-  const pages = [...writers, reader];
+  const pages = await Promise.all([...users, cat].map((user) => it.openAs(user, "#relay", { prepare: (page) => noLuck(page) })));
+  const writers = pages.slice(0, 2);
+  const reader = pages[2];
   for (const page of pages) await shown(page, "number 300");
   await reader.evaluate(async () => {
     document.querySelector(".timeline-scroll").scrollTop -= 1_000;
@@ -89,8 +88,7 @@ test("a server that restarts while two people write loses, doubles and moves not
     const { atFirst, fewest, isSame } = await look();
     assert.ok(isSame && fewest > atFirst / 2, `the list flickered: ${fewest} of ${atFirst} rows, ${isSame ? "the same" : "another"} list`);
   }
-  for (const page of pages) {
-    const { messages, wrong } = await readAll(page);
+  for (const { messages, wrong } of await Promise.all(pages.map(readAll))) {
     assert.deepEqual(wrong, []);
     assert.deepEqual(messages, said);
   }

@@ -162,7 +162,7 @@ test("what was imported while somebody looks is offered, and loads in its place"
     return gap.getByText("4,600 messages were not loaded").isVisible();
   });
   await say(page, "thank you");
-  await shown(page, "thank you");
+  await page.locator(".row.message").getByText("thank you").waitFor();
   assert.equal(await page.locator(".row.outgoing").count(), 0);
 });
 
