@@ -133,9 +133,20 @@ test("offline and back: what is written waits, is sent once, and nobody has to w
   await bannerGone(page);
   await shown(other, "half-open");
 
+  // It arrives, and the answer that says so is lost: it is sent again, and is there once.
+  await until("the first are sent", async () => (await unsent(page)) === 0);
+  way.hold("answers");
+  await say(page, "unanswered");
+  await shown(other, "unanswered");
+  assert.equal(await page.locator(".row.outgoing.pending").count(), 1);
+  await banner(page).getByText(/^Reconnecting in/).waitFor();
+  way.release();
+  await comeBack(page);
+  await page.locator(".row.message").getByText("unanswered").waitFor();
+
   await until("all is sent", async () => (await unsent(page)) === 0);
   const bodies = (await ira.log("tunnel")).flatMap(({ body }) => body ?? []);
-  assert.deepEqual(bodies, ["before", "offline 1", "offline 2", "offline 3", "half-open"]);
+  assert.deepEqual(bodies, ["before", "offline 1", "offline 2", "offline 3", "half-open", "unanswered"]);
   it.expectProblems(AWAY);
 });
 

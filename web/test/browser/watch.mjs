@@ -45,50 +45,52 @@ function command(frame) {
 }
 
 /** A network between the page and `url`. `hold`: everything that is there falls silent, and what is new is
- * accepted and gets no answer; `release` breaks these connections off and lets new ones through. `latencyMs` is that of both ways together. */
+ * accepted and gets no answer; with "answers" only these are swallowed. `release` breaks these connections off and lets new ones through. `latencyMs` is that of both ways together. */
 export async function proxy(url, { latencyMs = 0, bytesPerSecond = Infinity } = {}) {
   const { hostname, port } = new URL(url);
-  let isHeld = false;
+  /** What does not come through: nothing does, or no answers do. */
+  let held;
   const pairs = new Set();
   /** What one end says comes out of the other one later, in order. */
-  function line(pair, from, to) {
+  function line(pair, kind, from, to) {
     let free = 0;
     const later = (size, run) => {
       const now = performance.now();
       free = Math.max(free, now) + (size / bytesPerSecond) * 1_000;
-      setTimeout(() => pair.isDead || run(), free - now + latencyMs / 2);
+      const isHeld = () => pair.held === "all" || pair.held === kind;
+      setTimeout(() => isHeld() || run(), free - now + latencyMs / 2);
     };
     from.on("error", () => undefined);
     from.on("data", (bytes) => later(bytes.length, () => to.write(bytes)));
     from.on("close", () => later(0, () => to.destroy()));
   }
   const server = net.createServer((near) => {
-    const pair = { near, far: net.connect(Number(port), hostname), isDead: isHeld };
+    const pair = { near, far: net.connect(Number(port), hostname), held };
     pairs.add(pair);
-    line(pair, near, pair.far);
-    line(pair, pair.far, near);
+    line(pair, "questions", near, pair.far);
+    line(pair, "answers", pair.far, near);
     near.on("close", () => {
       pairs.delete(pair);
-      if (pair.isDead) pair.far.destroy();
+      if (pair.held) pair.far.destroy();
     });
   });
   server.listen(0, "127.0.0.1");
   await once(server, "listening");
   return {
     url: `http://127.0.0.1:${server.address().port}`,
-    hold() {
-      isHeld = true;
-      for (const pair of pairs) pair.isDead = true;
+    hold(what = "all") {
+      held = what;
+      for (const pair of pairs) pair.held = what;
     },
     release() {
-      isHeld = false;
+      held = undefined;
       // What a browser keeps for its next requests would be dead as well: it learns of that.
-      for (const { isDead, near } of pairs) if (isDead) near.destroy();
+      for (const pair of pairs) if (pair.held) pair.near.destroy();
     },
     close() {
       server.close();
       for (const pair of pairs) {
-        pair.isDead = true;
+        pair.held = "all";
         pair.near.destroy();
         pair.far.destroy();
       }
