@@ -13,6 +13,7 @@ const it = fixture();
 const banner = (page) => page.locator(".banner:not([hidden])");
 const bannerGone = (page) => page.locator(".banner").waitFor({ state: "hidden" });
 const shown = (page, text) => page.getByRole("log").getByText(text, { exact: true }).waitFor();
+const delivered = (page, text) => page.locator(".row.message").getByText(text, { exact: true }).waitFor();
 const unsent = (page) => page.locator(".row.outgoing").count();
 const AWAY = /WebSocket connection|Failed to load resource/;
 
@@ -106,6 +107,7 @@ test("offline and back: what is written waits, is sent once, and nobody has to w
   const other = await it.openAs(ira, "#tunnel");
   await say(page, "before");
   await shown(other, "before");
+  await delivered(page, "before");
 
   // A browser that knows that it is offline, and a connection that died without a word.
   way.hold();
@@ -142,7 +144,7 @@ test("offline and back: what is written waits, is sent once, and nobody has to w
   await banner(page).getByText(/^Reconnecting in/).waitFor();
   way.release();
   await comeBack(page);
-  await page.locator(".row.message").getByText("unanswered").waitFor();
+  await delivered(page, "unanswered");
 
   await until("all is sent", async () => (await unsent(page)) === 0);
   const bodies = (await ira.log("tunnel")).flatMap(({ body }) => body ?? []);
@@ -163,7 +165,7 @@ test("a session that was ended meanwhile: what was written is still there after 
   await page.getByRole("link", { name: "beta" }).click();
   await page.getByRole("textbox", { name: "Message #beta" }).waitFor();
   await say(page, "arrived");
-  await page.locator(".row.message").getByText("arrived").waitFor();
+  await delivered(page, "arrived");
   way.hold();
   await say(page, "on its way");
   await box.fill("a draft of beta");
@@ -183,7 +185,7 @@ test("a session that was ended meanwhile: what was written is still there after 
   const failed = page.locator(".row.outgoing.failed");
   await failed.getByText("Not sent: you were signed out").waitFor();
   await failed.getByRole("button", { name: "Try again" }).click();
-  await page.locator(".row.message").getByText("on its way").waitFor();
+  await delivered(page, "on its way");
   await page.getByRole("link", { name: "alpha" }).click();
   await page.getByRole("textbox", { name: "Message #alpha" }).waitFor();
   assert.equal(await box.inputValue(), "a draft of alpha");
