@@ -6,7 +6,7 @@ import { traced } from "./trace.mjs";
 import { commandsOf, proxy, readAll } from "./watch.mjs";
 
 const ROWS_MAX = 200;
-const CALL_MS_MAX = 50;
+const SCRIPT_MS_MAX = 50;
 const MESSAGES = 10_000;
 const WHEEL_PX = 2_800;
 
@@ -59,7 +59,7 @@ test("10,000 messages are scrolled through to the first: each is seen, in order,
     look();
   });
 
-  const { result: steps, frames, calls } = await traced(it.browser, page, async () => {
+  const { result: steps, pieces, worst } = await traced(it.browser, page, async () => {
     await page.getByRole("log").getByText(`number ${MESSAGES}`, { exact: true }).click();
     const top = () => page.evaluate(() => document.querySelector(".timeline-scroll").scrollTop);
     for (let pages = 0; pages < 3; pages++) {
@@ -87,10 +87,9 @@ test("10,000 messages are scrolled through to the first: each is seen, in order,
   }, MESSAGES);
   assert.deepEqual({ wrong, missing, count }, { wrong: [], missing: [], count: MESSAGES });
   assert.ok(rows < ROWS_MAX, `${rows} rows were elements`);
-  const worst = calls.reduce((most, ms) => Math.max(most, ms), 0);
-  t.diagnostic(`${steps} turns of the wheel, ${frames.length} frames, the longest call ${worst.toFixed(1)} ms, at most ${rows} rows`);
-  assert.ok(frames.length > steps, "the frames were traced");
-  assert.ok(worst <= CALL_MS_MAX, `the page was busy for ${worst} ms at once`);
+  t.diagnostic(`${steps} turns of the wheel, ${pieces.length} pieces of script, the longest of ${worst.toFixed(1)} ms, at most ${rows} rows`);
+  assert.ok(pieces.length > steps, "the frames were traced");
+  assert.ok(worst <= SCRIPT_MS_MAX, `the page was busy for ${worst} ms at once`);
 
   await page.locator(".timeline-pill").click();
   await shown(page, `number ${MESSAGES}`);
