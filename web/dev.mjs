@@ -16,9 +16,11 @@ const OF_THE_BODY = new Set(["content-length", "content-encoding", "transfer-enc
 /** Resolves to the address of the page, and `close`. */
 export function serve(server, port = 0) {
   const { hostname, host, port: serverPort } = new URL(server);
+  // The page's own origin is the server's, to the server. Another one stays what it is, and is refused.
+  const originOf = ({ headers: { origin, host } }) => (origin === `http://${host}` ? server : origin);
   const dev = http.createServer((request, response) => {
     const { "accept-encoding": _, "if-none-match": __, ...headers } = request.headers;
-    if (headers.origin !== undefined) headers.origin = server;
+    if (headers.origin !== undefined) headers.origin = originOf(request);
     const onward = http.request(server + request.url, { method: request.method, headers: { ...headers, host } }, async (answer) => {
       const name = FILES.get(new URL(request.url, server).pathname);
       const isPage = name !== undefined && answer.headers["content-type"] !== undefined && !answer.headers["content-type"].startsWith("text/plain");
@@ -39,7 +41,7 @@ export function serve(server, port = 0) {
   });
   dev.on("upgrade", (request, socket, head) => {
     const onward = net.connect(Number(serverPort), hostname, () => {
-      const own = { ...request.headers, host, ...(request.headers.origin && { origin: server }) };
+      const own = { ...request.headers, host, ...(request.headers.origin && { origin: originOf(request) }) };
       const lines = Object.entries(own).map(([header, value]) => `${header}: ${value}\r\n`);
       onward.write(`GET ${request.url} HTTP/1.1\r\n${lines.join("")}\r\n`);
       onward.write(head);

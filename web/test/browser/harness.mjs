@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -57,6 +57,18 @@ export async function startServer(...flags) {
     url: pages?.url ?? api,
     down,
     up,
+    /** As an operator brings history in: NDJSON lines, by the internal port. */
+    async importLines(lines) {
+      const [address, secret] = await Promise.all(["admin-address", "admin-secret"].map((name) => readFile(join(folder, name), "utf8")));
+      const response = await fetch(`http://${address.trim()}/v1/import`, {
+        method: "POST",
+        headers: { authorization: `Bearer ${secret.trim()}`, "content-type": "application/x-ndjson" },
+        body: lines.map((line) => `${JSON.stringify(line)}\n`).join(""),
+      });
+      const answer = await response.json();
+      if (!response.ok) throw new Error(`import: ${response.status} ${JSON.stringify(answer)}`);
+      return answer;
+    },
     async stop() {
       pages?.close();
       await down();
