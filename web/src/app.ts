@@ -121,7 +121,10 @@ export class App {
     this.#follow();
     await this.#load();
     const first = this.rooms.list[0];
-    if (this.room === undefined && first !== undefined) routeTo(first.channel, undefined, true);
+    if (this.room === undefined && first !== undefined) {
+      routeTo(first.channel, undefined, true);
+      this.#follow();
+    }
     this.draw();
   }
 
