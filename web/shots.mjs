@@ -9,13 +9,16 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { chromium } from "playwright-core";
+import { small } from "./palette.mjs";
 import { makeUser, startServer } from "./test/browser/harness.mjs";
 
 const OUT = fileURLToPath(new URL("../docs/page", import.meta.url));
 const WIDE = { width: 1280, height: 800 };
 const PHONE = { width: 390, height: 844 };
 /** When all of it happens, so that no picture changes by the day it is made on. */
-const NOW = new Date("2026-03-12T16:42:00");
+const NOW = new Date("2026-03-12T12:42:00+01:00");
+/** The address that the pictures show; the browser is told where it really is. */
+const HOST = "chat.example.org";
 
 const PEOPLE = ["ada", "noor", "tomasz", "mei", "sofia", "kofi"];
 const CHANNELS = [
@@ -48,14 +51,15 @@ const TALK = [
 async function fonts() {
   const folder = await mkdtemp(join(tmpdir(), "hubbub-fonts-"));
   const file = join(folder, "fonts.conf");
-  const alias = (family, preferred) => `<alias binding="same"><family>${family}</family><prefer><family>${preferred}</family></prefer></alias>`;
-  await writeFile(file, `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig><include>/etc/fonts/fonts.conf</include>${alias("system-ui", "Inter")}${alias("ui-monospace", "DejaVu Sans Mono")}</fontconfig>`);
+  const first = (family, own) => `<match target="pattern"><test name="family"><string>${family}</string></test><edit name="family" mode="prepend_first" binding="strong"><string>${own}</string></edit></match>`;
+  const own = ["system-ui", "sans-serif", "sans"].map((family) => first(family, "Inter")).join("");
+  await writeFile(file, `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig><include>/etc/fonts/fonts.conf</include>${own}</fontconfig>`);
   return { folder, file };
 }
 
 const { folder, file } = await fonts();
 const server = await startServer();
-const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--hide-scrollbars"], env: { ...process.env, FONTCONFIG_FILE: file, TZ: "Europe/Amsterdam" } });
+const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium", args: ["--no-sandbox", "--hide-scrollbars", `--host-resolver-rules=MAP ${HOST} ${new URL(server.url).host}`, `--unsafely-treat-insecure-origin-as-secure=http://${HOST}`], env: { ...process.env, FONTCONFIG_FILE: file, TZ: "Europe/Amsterdam" } });
 try {
   await rm(OUT, { recursive: true, force: true });
   await mkdir(OUT, { recursive: true });
@@ -69,6 +73,8 @@ try {
 async function takeAll() {
   const users = new Map();
   for (const name of PEOPLE) users.set(name, await makeUser(server.url, name));
+  // In this order, so that everybody has the same colour each time.
+  for (const user of users.values()) await user.join("lobby");
   const subject = (name) => JSON.parse(Buffer.from(users.get(name).token.split(".")[1], "base64url")).sub;
   const at = (minutes) => NOW.getTime() - minutes * 60_000;
   const say = (channel, name, minutes, body) => ({ channel, author: name, user: subject(name), time: at(minutes), body });
@@ -82,14 +88,13 @@ async function takeAll() {
     say("reading", "mei", 2_000, "Chapter four is the one with the storm."),
   ]);
   if (answer.result.stats.records.invalid > 0) throw new Error(JSON.stringify(answer));
-  for (const user of users.values()) await user.join("lobby");
   for (const [channel] of CHANNELS) for (const name of PEOPLE) await markRead(users.get(name), channel);
   await server.importLines([say("kitchen", "mei", 9, "It is gone. Who ate all of it?"), say("kitchen", "kofi", 8, "No comment."), say("night-shift", "tomasz", 5, "Radar 2 is back.")]);
 
   const others = [];
   for (const name of ["noor", "kofi", "mei", "tomasz"]) others.push(await open(name, { viewport: WIDE }, "#harbour-app"));
   const ada = await open("ada", { viewport: WIDE, colorScheme: "light" }, "#harbour-app");
-  await ada.locator(".people-part", { hasText: "5" }).waitFor();
+  await ada.locator(".people-part li").nth(4).waitFor();
   await shot(ada, "conversation-light");
   await ada.emulateMedia({ colorScheme: "dark" });
   await others[1].getByRole("textbox", { name: /^Message/ }).pressSequentially("On it");
@@ -97,12 +102,12 @@ async function takeAll() {
   await shot(ada, "conversation-dark");
   await ada.emulateMedia({ colorScheme: "light" });
   await ada.keyboard.press("Control+k");
-  await ada.keyboard.type("i");
+  await ada.keyboard.type("n");
   await ada.getByRole("option", { name: /night-shift/ }).waitFor();
   await shot(ada, "switcher");
   await ada.keyboard.press("Escape");
 
-  const phone = await open("sofia", { viewport: PHONE, colorScheme: "light", hasTouch: true, isMobile: true, deviceScaleFactor: 2 }, "#harbour-app");
+  const phone = await open("sofia", { viewport: PHONE, colorScheme: "light", hasTouch: true, isMobile: true }, "#harbour-app");
   await shot(phone, "phone");
   await phone.emulateMedia({ colorScheme: "dark" });
   await phone.getByRole("button", { name: "Channels", exact: true }).click();
@@ -140,7 +145,7 @@ async function open(name, options, hash = "") {
   context.setDefaultTimeout(20_000);
   const page = await context.newPage();
   await page.clock.setSystemTime(NOW);
-  await page.goto(`${server.url}/${hash}`);
+  await page.goto(`http://${HOST}/${hash}`);
   if (name === undefined) return page;
   await page.getByLabel("User name").fill(name);
   await page.getByLabel("Password").fill("correct horse battery");
@@ -153,6 +158,7 @@ async function open(name, options, hash = "") {
 async function shot(page, name) {
   await page.mouse.move(0, 0);
   await page.evaluate(() => new Promise((resolve) => setTimeout(resolve, 150)));
-  await page.screenshot({ path: join(OUT, `${name}.png`), animations: "disabled", caret: "hide" });
-  console.log(name);
+  const picture = small(await page.screenshot({ animations: "disabled", caret: "hide" }));
+  await writeFile(join(OUT, `${name}.png`), picture);
+  console.log(`${name}: ${picture.length} bytes`);
 }

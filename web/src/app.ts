@@ -379,7 +379,8 @@ export class App {
       this.#notice.dataset.text = text;
       fill(this.#notice, text === "" ? [] : [h("span", {}, text), join && h("button", { type: "button", class: "secondary", on: { click: () => this.join(info.name).catch((e: unknown) => toastError(explain(e))) } }, "Join")]);
     }
-    say(this.#typing, room === undefined ? "" : writing(room));
+    // Without a connection nobody knows who writes.
+    say(this.#typing, room === undefined || this.hubbub.state.state !== "connected" ? "" : writing(room));
   }
 }
 
