@@ -122,7 +122,10 @@ export class App {
     this.#follow();
     await this.#load();
     const first = this.rooms.list[0];
-    if (this.room === undefined && first !== undefined) routeTo(first.channel, undefined, true);
+    if (this.room === undefined && first !== undefined) {
+      routeTo(first.channel, undefined, true);
+      this.#follow();
+    }
     this.draw();
   }
 
@@ -395,7 +398,8 @@ export class App {
       this.#notice.dataset.text = text;
       fill(this.#notice, text === "" ? [] : [h("span", {}, text), join && h("button", { type: "button", class: "secondary", on: { click: () => this.join(info.name).catch((e: unknown) => toastError(explain(e))) } }, "Join")]);
     }
-    say(this.#typing, room === undefined ? "" : writing(room));
+    // Without a connection nobody knows who writes.
+    say(this.#typing, room === undefined || this.hubbub.state.state !== "connected" ? "" : writing(room));
   }
 }
 

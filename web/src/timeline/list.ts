@@ -334,7 +334,9 @@ export class List {
       const row = list[this.#first + i]!;
       let drawn = this.#drawn.get(key);
       if (drawn === undefined) {
-        drawn = { element: h("div", { tabindex: -1 }), row, looks: "", height: 0 };
+        // A line between messages is no stop for the keyboard: one that is would have to have a value.
+        const isLine = row.kind === "day" || row.kind === "unread";
+        drawn = { element: h("div", isLine ? {} : { tabindex: -1 }), row, looks: "", height: 0 };
         this.#drawn.set(key, drawn);
         this.#resized.observe(drawn.element);
       }
@@ -443,7 +445,7 @@ export class List {
     }
     for (const { element } of this.#drawn.values()) {
       const tabIndex = element === chosen ? 0 : -1;
-      if (element.tabIndex !== tabIndex) element.tabIndex = tabIndex;
+      if (element.tabIndex !== tabIndex && element.hasAttribute("tabindex")) element.tabIndex = tabIndex;
     }
   }
 

@@ -1,6 +1,6 @@
 // A channel's messages as somebody reads them: what loads when they scroll, what counts as read, where
 // the keyboard is, what is said about what is not in view. Where rows are is list.ts.
-import { dayName } from "../time.ts";
+import { dayName, dayStart } from "../time.ts";
 import { DayLabel } from "./day.ts";
 import { JumpForm, messageOf, NewestPill } from "./jump.ts";
 import { List } from "./list.ts";
@@ -178,6 +178,9 @@ export class Timeline {
     const index = rows.days[day];
     const row = index === undefined ? undefined : rows.list[index]!;
     if (row?.kind !== "day" || this.#list.topOf(index!) > DAY_LINE_TOP_PX) return this.#day.show(undefined, 0);
+    // At the newest message nobody wonders which day it is, and the label would only lie over a text.
+    const isNow = this.#list.isAtEnd && next === undefined && dayStart(row.at) === dayStart(Date.now());
+    if (isNow && this.#jump.element.hidden && document.activeElement !== this.#day.button) return this.#day.show(undefined, 0);
     this.#day.show(dayName(row.at, Date.now()), Math.min(0, Math.round(nextTop - DAY_BOTTOM_PX)));
   }
 

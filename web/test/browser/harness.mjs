@@ -72,10 +72,12 @@ export async function startServer(...flags) {
     down,
     up,
     admin,
+    /** As an operator brings history in: NDJSON lines, by the internal port. */
+    importLines: async (lines) => JSON.parse(await admin("POST", "/v1/import", lines.map((line) => `${JSON.stringify(line)}\n`).join(""))),
     /** Appends messages `first`…`last` to a channel, each with its number as its text, a minute apart. */
     fill(channel, first, last, author = "robot") {
-      const line = (number) => JSON.stringify({ channel, author, time: FILLED_FROM_MS + number * 60_000, body: `number ${number}` });
-      return admin("POST", "/v1/import", Array.from({ length: last - first + 1 }, (_, i) => line(first + i)).join("\n"));
+      const line = (number) => ({ channel, author, time: FILLED_FROM_MS + number * 60_000, body: `number ${number}` });
+      return this.importLines(Array.from({ length: last - first + 1 }, (_, i) => line(first + i)));
     },
     async stop() {
       pages?.close();
