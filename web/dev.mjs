@@ -7,6 +7,7 @@ import http from "node:http";
 import net from "node:net";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { gzipSync } from "node:zlib";
 
 const dist = join(dirname(fileURLToPath(import.meta.url)), "dist");
 const FILES = new Map([["/", "index.html"], ["/app.js", "app.js"], ["/app.css", "app.css"], ["/icon.svg", "icon.svg"]]);
@@ -16,9 +17,11 @@ const OF_THE_BODY = new Set(["content-length", "content-encoding", "transfer-enc
 /** Resolves to the address of the page, and `close`. */
 export function serve(server, port = 0) {
   const { hostname, host, port: serverPort } = new URL(server);
+  // The page's own origin is the server's, to the server. Another one stays what it is, and is refused.
+  const originOf = ({ headers: { origin, host } }) => (origin === `http://${host}` ? server : origin);
   const dev = http.createServer((request, response) => {
     const { "accept-encoding": _, "if-none-match": __, ...headers } = request.headers;
-    if (headers.origin !== undefined) headers.origin = server;
+    if (headers.origin !== undefined) headers.origin = originOf(request);
     const onward = http.request(server + request.url, { method: request.method, headers: { ...headers, host } }, async (answer) => {
       const name = FILES.get(new URL(request.url, server).pathname);
       const isPage = name !== undefined && answer.headers["content-type"] !== undefined && !answer.headers["content-type"].startsWith("text/plain");
@@ -32,14 +35,18 @@ export function serve(server, port = 0) {
         if (!OF_THE_BODY.has(header)) response.setHeader(header, String(value).replaceAll(host, request.headers.host));
       }
       response.setHeader("cache-control", "no-store");
-      response.end(await readFile(join(dist, name)));
+      const bytes = await readFile(join(dist, name));
+      // As the server does it: what a slow network has to carry is the same.
+      const isZipped = /\bgzip\b/.test(request.headers["accept-encoding"] ?? "");
+      if (isZipped) response.setHeader("content-encoding", "gzip");
+      response.end(isZipped ? gzipSync(bytes) : bytes);
     });
     onward.on("error", () => (response.headersSent ? response.destroy() : response.writeHead(502).end()));
     request.pipe(onward);
   });
   dev.on("upgrade", (request, socket, head) => {
     const onward = net.connect(Number(serverPort), hostname, () => {
-      const own = { ...request.headers, host, ...(request.headers.origin && { origin: server }) };
+      const own = { ...request.headers, host, ...(request.headers.origin && { origin: originOf(request) }) };
       const lines = Object.entries(own).map(([header, value]) => `${header}: ${value}\r\n`);
       onward.write(`GET ${request.url} HTTP/1.1\r\n${lines.join("")}\r\n`);
       onward.write(head);

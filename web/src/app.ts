@@ -9,7 +9,7 @@ import { beginning, noAccess, noChannel } from "./empty";
 import { openKeys } from "./keys";
 import { Names } from "./names";
 import { peopleHere } from "./people";
-import type { Room, RoomChange } from "./room";
+import type { Left, Room, RoomChange } from "./room";
 import { Rooms } from "./rooms";
 import { route, routeTo } from "./route";
 import type { Session } from "./session";
@@ -114,15 +114,25 @@ export class App {
   }
 
   /** From the first welcome on. `isNew`: the account was made a moment ago. */
-  async start(isNew: boolean): Promise<void> {
+  async start(isNew: boolean, left: readonly Left[]): Promise<void> {
+    for (const one of left) this.rooms.named(one.channel).takeOver(one);
     const wanted = route().channel ?? (isNew ? FIRST_CHANNEL : lastChannel());
     if (isNew) await this.#enterFirst();
     if (wanted !== undefined) routeTo(wanted, route().sequence, true);
     this.#follow();
     await this.#load();
     const first = this.rooms.list[0];
-    if (this.room === undefined && first !== undefined) routeTo(first.channel, undefined, true);
+    if (this.room === undefined && first !== undefined) {
+      routeTo(first.channel, undefined, true);
+      this.#follow();
+    }
     this.draw();
+  }
+
+  /** What would be lost with this page. */
+  get left(): Left[] {
+    if (this.room !== undefined) this.room.draft = this.#composer.draft;
+    return [...this.rooms.all].map((room) => room.left).filter(isSomething);
   }
 
   stop(): void {
@@ -196,6 +206,7 @@ export class App {
     } catch (error) {
       toastError(`Your channels could not be listed. ${explain(error)}`);
     }
+    if (this.room !== undefined) this.#unrollIfReady(this.room, true);
     this.draw();
   }
 
@@ -227,11 +238,19 @@ export class App {
     this.#shownAs = room.channel;
     this.#composer.show(room.draft);
     fill(this.#stage, []);
-    if (room.loaded) this.#unroll(room);
+    this.#unrollIfReady(room);
     void this.#enter(room);
     this.#draw();
     if (matchMedia("(min-width: 720px)").matches && !this.#composer.element.hidden) this.#composer.focus();
     else this.#title.focus();
+  }
+
+  /** Waits for how far a member has read, too: what is shown first depends on it, and what is shown counts as read. */
+  #unrollIfReady(room: Room, isListed = this.rooms.known): void {
+    const isKnown = isListed || room.read !== undefined || (room.info !== undefined && !room.isMember);
+    if (room !== this.room || !room.loaded || !isKnown || this.#timeline !== undefined) return;
+    this.#unroll(room);
+    this.#jump(room);
   }
 
   /** Draws its messages, once the newest are there: before, an empty list would claim that there are none. */
@@ -248,21 +267,20 @@ export class App {
       beginning: () => beginning(this, room),
     });
     this.#timeline.markUnreadFrom(room.unreadFrom);
+    // Reading goes on where it ended: at the newest, nobody would have seen what counts as read then.
+    this.#timeline.showUnread();
     this.#timeline.changed();
   }
 
   async #enter(room: Room): Promise<void> {
     // All three at once: what is new, the newest page, and what the channel is.
-    const info = room.info === undefined ? this.hubbub.getChannel(room.channel).then((is) => this.rooms.take(is)) : undefined;
+    const info = room.info === undefined ? this.rooms.ask(room) : undefined;
     const results = await Promise.allSettled([room.open(), room.subscribe(), info]);
     const failed = results.find((result) => result.status === "rejected");
     if (failed !== undefined && room.info === undefined) room.problem ??= explain(failed.reason);
     if (this.room !== room) return;
     if (room.info !== undefined) keepLastChannel(room.channel);
-    if (room.loaded && this.#timeline === undefined) {
-      this.#unroll(room);
-      this.#jump(room);
-    }
+    this.#unrollIfReady(room);
     this.draw();
   }
 
@@ -281,7 +299,7 @@ export class App {
     this.#timeline = undefined;
     room.close();
     // What was only looked at needs no subscription any more, unless something of ours is on its way there.
-    if (!room.isMember && room.unsent === 0) this.rooms.drop(room);
+    if (!room.isMember && !isSomething(room.left)) this.rooms.drop(room);
     this.room = undefined;
   }
 
@@ -295,12 +313,15 @@ export class App {
 
   #told(room: Room, change: RoomChange): void {
     if (change === "ended") {
-      if (room === this.room) {
-        this.#leaveRoom();
-        fill(this.#stage, [noAccess(this, room.channel)]);
+      const isShown = room === this.room;
+      if (isShown) this.#leaveRoom();
+      const { draft, outgoing } = room.left;
+      const texts = [...outgoing.map(({ body }) => body), draft.trim()].filter((text) => text !== "");
+      if (isShown) {
+        fill(this.#stage, [noAccess(this, room.channel, { problem: room.ending, texts })]);
         routeTo(undefined, undefined, true);
       } else {
-        toastError(`You are no member of #${room.channel} any more, or it was deleted.`);
+        toastError(`#${room.channel} is gone from your channels. ${room.ending}${texts.length === 0 ? "" : ` You had written there: ${texts.join("\n")}`}`);
       }
       this.rooms.drop(room);
     } else if (change === "log" && room === this.room) {
@@ -308,6 +329,7 @@ export class App {
     } else if (room === this.room && room.unread === 1 && !document.hasFocus()) {
       this.#timeline?.markUnreadFrom((room.read ?? room.log.newest - 1) + 1);
     }
+    if (room === this.room) this.#unrollIfReady(room);
     this.draw();
   }
 
@@ -332,7 +354,7 @@ export class App {
     const said = this.#stage.querySelector<HTMLElement>(".empty");
     if (said !== null && said.dataset.problem !== room.problem) said.remove();
     if (room.problem !== undefined && said?.dataset.problem !== room.problem) {
-      const page = noAccess(this, room.channel, room.problem, () => this.#retry(room));
+      const page = noAccess(this, room.channel, { problem: room.problem, retry: () => this.#retry(room) });
       page.dataset.problem = room.problem;
       this.#stage.append(page);
     }
@@ -376,8 +398,13 @@ export class App {
       this.#notice.dataset.text = text;
       fill(this.#notice, text === "" ? [] : [h("span", {}, text), join && h("button", { type: "button", class: "secondary", on: { click: () => this.join(info.name).catch((e: unknown) => toastError(explain(e))) } }, "Join")]);
     }
-    say(this.#typing, room === undefined ? "" : writing(room));
+    // Without a connection nobody knows who writes.
+    say(this.#typing, room === undefined || this.hubbub.state.state !== "connected" ? "" : writing(room));
   }
+}
+
+function isSomething({ draft, outgoing }: Left): boolean {
+  return draft.trim() !== "" || outgoing.length > 0;
 }
 
 function writing(room: Room): string {

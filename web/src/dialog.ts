@@ -20,6 +20,9 @@ export function openDialog(title: string, options: { class?: string; closed?: ()
     placeToasts(document.querySelector("dialog[open]") ?? document.body);
     element.remove();
     if (document.activeElement === document.body && before instanceof HTMLElement && before.isConnected) before.focus();
+    // The browser gave the text its focus back, but the caret went with what was removed: keys would do nothing.
+    const at = document.activeElement;
+    if (at instanceof HTMLTextAreaElement) at.setSelectionRange(at.selectionStart, at.selectionEnd);
     options.closed?.();
   });
   // A press on what lies around it.

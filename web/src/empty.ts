@@ -23,7 +23,7 @@ export function beginning(app: App, room: Room): HTMLElement {
     "div",
     { class: "beginning-text" },
     h("h2", {}, "This is ", h("bdi", {}, `#${name}`)),
-    h("p", {}, "It begins here. What you write, whoever is in the channel reads at once."),
+    h("p", {}, "This is where it begins. Everybody in the channel reads at once what you write."),
     invite,
     !isPrivate && snippet(`${origin}/#${name}`, "Copy the address"),
     h(
@@ -48,13 +48,19 @@ export function noChannel(app: App): HTMLElement {
   );
 }
 
-/** A channel that cannot be shown: lost, unknown, or just not reached. */
-export function noAccess(app: App, name: string, problem = "You are no member any more, or it was deleted.", retry?: () => void): HTMLElement {
+/** A channel that cannot be shown: lost, unknown, or just not reached. `texts`: what was written there and not sent. */
+export function noAccess(
+  app: App,
+  name: string,
+  { problem, retry, texts = [] }: { problem: string; retry?: () => void; texts?: readonly string[] },
+): HTMLElement {
   return h(
     "div",
     { class: "empty" },
     h("h2", {}, `#${name} cannot be shown`),
     h("p", { role: "status" }, problem),
+    texts.length > 0 && h("p", {}, "You had written there, and it was not sent:"),
+    texts.length > 0 && snippet(texts.join("\n\n"), "Copy what you had written"),
     h("div", { class: "buttons" }, retry !== undefined && h("button", { type: "button", class: "primary", on: { click: retry } }, "Try again"), h("button", { type: "button", class: "secondary", on: { click: () => browseChannels(app) } }, "Browse channels")),
   );
 }

@@ -26,7 +26,7 @@ const KEYS: readonly (readonly [string, readonly (readonly [string, string])[]])
 ];
 
 export function openHelp(): void {
-  if (document.querySelector(".help") !== null) return;
+  if (document.querySelector(".help[open]") !== null) return;
   const { body } = openDialog("Keys", { class: "help" });
   for (const [title, keys] of KEYS) {
     const list = h("dl", { class: "keys" });

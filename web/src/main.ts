@@ -3,6 +3,7 @@ import { Hubbub, HubbubError, type ConnectionState } from "@hubbub/client";
 import { App } from "./app";
 import { fill, h } from "./dom";
 import { entrance } from "./entrance";
+import type { Left } from "./room";
 import { Refused, Session, type SignUp } from "./session";
 import { applyTheme } from "./theme";
 import { placeToasts } from "./toasts";
@@ -11,17 +12,22 @@ import { explain } from "./words";
 const root = h("div", { class: "page" });
 let app: App | undefined;
 let hubbub: Hubbub | undefined;
+/** What somebody had not sent when the session ended, until they are back. Nobody else sees it. */
+let kept: { readonly user: number; readonly left: readonly Left[] } | undefined;
 
 const session = new Session(() => signedOut("You signed out in another tab, or somebody else signed in."));
 
 /** Back to the entrance; `said` tells why, where it was not the user's doing. */
 function signedOut(said?: string, signUp?: SignUp): void {
+  if (said === undefined) kept = undefined;
+  else if (app !== undefined && app.left.length > 0) kept = { user: app.user.id, left: app.left };
   app?.stop();
   app = undefined;
   hubbub?.disconnect();
   hubbub = undefined;
   for (const dialog of document.querySelectorAll("dialog")) dialog.close();
-  entrance(root, session, signUp, said, ({ isNew }) => enter(isNew));
+  const words = said === undefined ? undefined : `${said} Sign in again${kept === undefined ? "." : ": what you had not sent is kept here until then."}`;
+  entrance(root, session, signUp, words, ({ isNew }) => enter(isNew));
 }
 
 function enter(isNew: boolean): void {
@@ -41,13 +47,14 @@ function enter(isNew: boolean): void {
   waiting("Connecting…");
   client.on("state", (state) => {
     if (client !== hubbub) return;
-    if (isOver(state)) signedOut("Your session is over. Sign in again.");
+    if (isOver(state)) signedOut("Your session is over.");
     else if (app === undefined && state.state !== "connected") waiting(describe(state), () => (state.state === "disconnected" ? client.connect() : client.retryNow()));
   });
   client.on("welcome", ({ user }) => {
     if (client !== hubbub || app !== undefined) return;
     app = new App(root, client, session, user, signedOut);
-    void app.start(isNew);
+    void app.start(isNew, kept?.user === user.id ? kept.left : []);
+    kept = undefined;
   });
   client.on("error", (error) => {
     // A server of an earlier version is no fault of this page.
@@ -88,6 +95,9 @@ async function start(): Promise<void> {
   }
 }
 
+addEventListener("beforeunload", (event) => {
+  if (kept !== undefined) event.preventDefault();
+});
 applyTheme();
 document.body.append(root);
 placeToasts(document.body);

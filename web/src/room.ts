@@ -2,7 +2,8 @@
 // far it was read, who is here and who is writing.
 import type { Channel, ChannelInfo, Entry, Presence, Settings } from "@hubbub/client";
 import type { Names } from "./names";
-import { ChannelLog } from "./timeline/log";
+import { ChannelLog, type Outgoing } from "./timeline/log";
+import { writtenAt } from "./timeline/rows";
 import type { Source } from "./timeline/source";
 import { explain } from "./words";
 
@@ -21,6 +22,9 @@ const RECOUNTED_MAX = 50;
 /** What a room tells of itself: `log` is drawn by the timeline, the rest by what is around it. */
 export type RoomChange = "log" | "state" | "ended";
 
+/** What was written in a channel and not sent. */
+export type Left = { readonly channel: string; readonly draft: string; readonly outgoing: readonly Outgoing[] };
+
 export class Room implements Source {
   readonly log: ChannelLog;
   readonly presence: () => Presence;
@@ -35,6 +39,8 @@ export class Room implements Source {
   /** Why the first page is not. */
   problem: string | undefined;
   draft = "";
+  /** While the server is asked what it is. */
+  asked: Promise<unknown> | undefined;
   /** When somebody last looked at it; 0: not since the page was loaded. */
   visitedAt = 0;
   readonly #typing = new Map<number, ReturnType<typeof setTimeout>>();
@@ -48,6 +54,7 @@ export class Room implements Source {
   #loading: Promise<void> | undefined;
   #subscribed: Promise<void> | undefined;
   #ended = false;
+  #isDeleted = false;
 
   constructor(
     readonly handle: Channel,
@@ -94,6 +101,11 @@ export class Room implements Source {
 
   get channel(): string {
     return this.info?.name ?? this.handle.name;
+  }
+
+  /** Why it cannot be shown any more, once it ended. */
+  get ending(): string {
+    return this.#isDeleted ? "It was deleted." : "You are no member any more.";
   }
 
   get isMember(): boolean {
@@ -215,14 +227,16 @@ export class Room implements Source {
     this.#add((await this.handle.history({ before: sequence + PAGE / 2, limit: PAGE })).entries);
   }
 
-  /** Times never decrease within a channel, so halving finds it in some 20 reads of one message. */
+  /** Times never decrease within a channel, but where imported messages begin; so halving finds it in some 20 reads of
+      one message. It goes by the times that the list shows. */
   async sequenceAt(date: Date): Promise<number> {
     let low = 1;
     let high = Math.max(1, this.log.head);
     while (low < high) {
       const middle = Math.floor((low + high) / 2);
       const known = this.log.entry(middle) ?? (await this.handle.history({ after: middle - 1, limit: 1 })).entries[0];
-      if (known === undefined || known.at >= date.getTime()) high = middle;
+      const at = known?.kind === "message" ? writtenAt(known) : known?.at;
+      if (at === undefined || at >= date.getTime()) high = middle;
       else low = middle + 1;
     }
     return low;
@@ -254,6 +268,20 @@ export class Room implements Source {
     let count = 0;
     for (const outgoing of this.log.outgoing) if (outgoing.state !== "sent") count++;
     return count;
+  }
+
+  /** What was written here and is not with the server, as it can be taken over by another room. */
+  get left(): Left {
+    return { channel: this.channel, draft: this.draft, outgoing: [...this.log.outgoing].filter(({ state }) => state !== "sent") };
+  }
+
+  /** What somebody had written when the session ended. By their keys the server drops what it has already. */
+  takeOver({ draft, outgoing }: Left): void {
+    this.draft = draft;
+    for (const { key, body, at } of outgoing) {
+      this.log.publish(key, body, at);
+      this.log.fail(key, "you were signed out");
+    }
   }
 
   #publish(key: string, body: string): void {
@@ -325,6 +353,8 @@ export class Room implements Source {
         this.info = { ...this.info, name, topic, visibility, posting, archived, quota };
       } else if (entry.kind === "membership" && entry.writtenAt === undefined && this.info !== undefined) {
         this.#member(entry.memberId, entry.role);
+      } else if (entry.kind === "deletion") {
+        this.#isDeleted = true;
       }
     }
     this.#counted = Math.max(this.#counted, entries.at(-1)?.sequence ?? 0);

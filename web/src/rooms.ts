@@ -64,6 +64,17 @@ export class Rooms {
     return room;
   }
 
+  /** Asks the server what a room is; whoever asks meanwhile waits for the same answer. */
+  ask(room: Room): Promise<unknown> {
+    room.asked ??= this.hubbub
+      .getChannel(room.channel)
+      .then((info) => this.take(info))
+      .finally(() => {
+        room.asked = undefined;
+      });
+    return room.asked;
+  }
+
   drop(room: Room): void {
     for (const [id, other] of this.#byId) if (other === room) this.#byId.delete(id);
     for (const [name, other] of this.#byName) if (other === room) this.#byName.delete(name);

@@ -14,7 +14,7 @@ type Choice = { readonly name: string; readonly sign: string; readonly side: str
 let ids = 0;
 
 export function openSwitcher(app: App): void {
-  if (document.querySelector(".switcher") !== null) return;
+  if (document.querySelector(".switcher[open]") !== null) return;
   const id = `switcher-${++ids}`;
   const dialog = openDialog("Go to channel", { class: "switcher", untitled: true, closed: () => clearTimeout(timer) });
   const input = h("input", {

@@ -149,7 +149,7 @@ export class Hubbub {
     this.#run(() => this.#connection.disconnect())
   }
 
-  /** Skips the wait before the next attempt. */
+  /** Skips the wait before the next attempt. While connected: asks at once whether the server still answers. */
   retryNow(): void {
     this.#run((now) => this.#connection.retryNow(now))
   }

@@ -99,9 +99,17 @@ export class Connection {
     this.#end(undefined)
   }
 
-  /** Skips the wait before the next attempt. */
+  /**
+   * Skips the wait before the next attempt. While connected it asks whether the server still answers:
+   * who comes back from another network or from sleep has a connection that is dead and does not know.
+   */
   retryNow(now: number): void {
-    if (this.#link.is === "waiting") this.#try(now)
+    const link = this.#link
+    if (link.is === "waiting") this.#try(now)
+    else if (link.is === "open" && link.probedUntil === undefined) {
+      link.probedUntil = now + link.pongTimeoutMs
+      this.#effects.push({ do: "probe" })
+    }
   }
 
   /** `getToken` has answered. */

@@ -84,6 +84,9 @@ export class List {
   #isStale = false;
   #frame = 0;
   #lastScroll = 0;
+  #lastTop = 0;
+  /** Which way somebody scrolled last. */
+  #isGoingDown: boolean | undefined;
   #rest: ReturnType<typeof setTimeout> | undefined;
   /** The row with the focus went out of the drawn ones; the scroller has it meanwhile. */
   #keepsFocus = false;
@@ -103,6 +106,10 @@ export class List {
   /** Whether the last row is in view, and stays there as more come. */
   get isAtEnd(): boolean {
     return this.#isAtEnd;
+  }
+
+  get isGoingDown(): boolean | undefined {
+    return this.#isGoingDown;
   }
 
   get viewHeight(): number {
@@ -134,6 +141,7 @@ export class List {
   /** Scrolls until the row of `sequence` begins at this part of the height of the view. */
   scrollTo(sequence: number, part: number): void {
     this.#wanted = { sequence, part };
+    this.#isGoingDown = undefined;
     this.#isAtEnd = false;
     this.#isResized = true;
     this.schedule();
@@ -232,12 +240,14 @@ export class List {
 
   // --- what a frame does, in its order ---
 
-  /** The row that must not move: the first entry that is at least partly in view. */
+  /** The row that must not move: the first entry that is at least partly in view; but a gap that somebody comes to
+   * from above, so that what is loaded first takes its place. */
   #anchor(scrollTop: number): Anchor | undefined {
     const { list } = this.rows;
     const from = this.#heights.find(scrollTop - this.#drift);
     let index = from;
-    while (index < list.length && index < from + 20 && !isEntry(list[index]!)) index++;
+    const isRead = (row: Row) => isEntry(row) || (row.kind === "gap" && this.#isGoingDown === true);
+    while (index < list.length && index < from + 20 && !isRead(list[index]!)) index++;
     const row = list[index] ?? list[from];
     if (row === undefined) return undefined;
     return { sequence: row.sequence, kind: row.kind, y: this.#drift + this.#heights.before(row === list[index] ? index : from) };
@@ -324,7 +334,9 @@ export class List {
       const row = list[this.#first + i]!;
       let drawn = this.#drawn.get(key);
       if (drawn === undefined) {
-        drawn = { element: h("div", { tabindex: -1 }), row, looks: "", height: 0 };
+        // A line between messages is no stop for the keyboard: one that is would have to have a value.
+        const isLine = row.kind === "day" || row.kind === "unread";
+        drawn = { element: h("div", isLine ? {} : { tabindex: -1 }), row, looks: "", height: 0 };
         this.#drawn.set(key, drawn);
         this.#resized.observe(drawn.element);
       }
@@ -411,6 +423,7 @@ export class List {
     this.#wanted = undefined;
     this.#writeSpacers();
     if (Math.abs(to - this.scroller.scrollTop) >= 0.5) this.scroller.scrollTop = to;
+    this.#lastTop = this.scroller.scrollTop;
     // No scroll event tells of an end that was reached without scrolling.
     if (this.room.below <= AT_END_PX) this.#isAtEnd = true;
   }
@@ -432,7 +445,7 @@ export class List {
     }
     for (const { element } of this.#drawn.values()) {
       const tabIndex = element === chosen ? 0 : -1;
-      if (element.tabIndex !== tabIndex) element.tabIndex = tabIndex;
+      if (element.tabIndex !== tabIndex && element.hasAttribute("tabindex")) element.tabIndex = tabIndex;
     }
   }
 
@@ -441,6 +454,8 @@ export class List {
   readonly #onScroll = (): void => {
     this.#lastScroll = performance.now();
     const { scrollTop, scrollHeight, clientHeight } = this.scroller;
+    if (scrollTop !== this.#lastTop) this.#isGoingDown = scrollTop > this.#lastTop;
+    this.#lastTop = scrollTop;
     if (this.#wanted === undefined) this.#isAtEnd = scrollHeight - scrollTop - clientHeight <= AT_END_PX;
     clearTimeout(this.#rest);
     this.#rest = setTimeout(this.schedule, SCROLL_REST_MS + 10);

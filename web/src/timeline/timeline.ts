@@ -1,6 +1,6 @@
 // A channel's messages as somebody reads them: what loads when they scroll, what counts as read, where
 // the keyboard is, what is said about what is not in view. Where rows are is list.ts.
-import { dayName } from "../time.ts";
+import { dayName, dayStart } from "../time.ts";
 import { DayLabel } from "./day.ts";
 import { JumpForm, messageOf, NewestPill } from "./jump.ts";
 import { List } from "./list.ts";
@@ -147,7 +147,10 @@ export class Timeline {
 
     const focused = document.activeElement;
     this.#showDay(first);
-    if (isAtNewest) this.#seen = log.head;
+    this.#sayRead(isAtNewest ? rows.list.length - 1 : last);
+    // Who opens a channel has seen all but what is unread.
+    if (this.#isAtNewest === undefined) this.#seen = (rows.unreadFrom ?? log.head + 1) - 1;
+    this.#seen = isAtNewest ? log.head : Math.max(this.#seen, this.#readUpTo);
     const unseen = Math.max(0, log.head - this.#seen);
     const isFar = room.below > viewHeight * PILL_SCREENS || log.newest < log.head;
     this.#pill.show(isAtNewest || (unseen === 0 && !isFar) ? undefined : unseen);
@@ -161,7 +164,6 @@ export class Timeline {
       this.#list.log.setAttribute("aria-live", isAtNewest ? "polite" : "off");
       this.#events.onAtNewest(isAtNewest);
     }
-    this.#sayRead(isAtNewest ? rows.list.length - 1 : last);
     if (room.above < viewHeight * SCREENS_AHEAD) this.#loadEarlier();
     if (this.#isWandering) this.#loadGapInView(first, last);
   }
@@ -176,6 +178,9 @@ export class Timeline {
     const index = rows.days[day];
     const row = index === undefined ? undefined : rows.list[index]!;
     if (row?.kind !== "day" || this.#list.topOf(index!) > DAY_LINE_TOP_PX) return this.#day.show(undefined, 0);
+    // At the newest message nobody wonders which day it is, and the label would only lie over a text.
+    const isNow = this.#list.isAtEnd && next === undefined && dayStart(row.at) === dayStart(Date.now());
+    if (isNow && this.#jump.element.hidden && document.activeElement !== this.#day.button) return this.#day.show(undefined, 0);
     this.#day.show(dayName(row.at, Date.now()), Math.min(0, Math.round(nextTop - DAY_BOTTOM_PX)));
   }
 
@@ -216,7 +221,8 @@ export class Timeline {
     for (let i = first; i <= last; i++) {
       const row = list[i]!;
       if (row.kind !== "gap" || this.#loading.has(keyOf(row))) continue;
-      this.#loadGap(row, this.#list.topOf(i) > this.#list.viewHeight / 2 ? "first" : "last");
+      const isFromAbove = this.#list.isGoingDown ?? this.#list.topOf(i) > this.#list.viewHeight / 2;
+      this.#loadGap(row, isFromAbove ? "first" : "last");
     }
   }
 

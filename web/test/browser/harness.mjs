@@ -7,7 +7,7 @@
 import assert from "node:assert/strict";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { createInterface } from "node:readline";
@@ -17,6 +17,8 @@ import { chromium } from "playwright-core";
 import { serve } from "../../dev.mjs";
 
 export const DEADLINE_MS = 20_000;
+/** When the messages of `fill` were written. */
+export const FILLED_FROM_MS = Date.UTC(2025, 0, 1);
 const PASSWORD = "correct horse battery";
 const HUBBUB = process.env.HUBBUB ?? fileURLToPath(new URL("../../../target/debug/hubbub", import.meta.url));
 const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
@@ -51,12 +53,32 @@ export async function startServer(...flags) {
     child.kill(signal);
     await ended;
   }
+  /** Asks the internal port, as whoever runs the server. */
+  async function admin(method, path, body) {
+    const [secret, address] = await Promise.all(["admin-secret", "admin-address"].map((name) => readFile(join(folder, name), "utf8")));
+    const response = await fetch(`http://${address.trim()}${path}`, {
+      method,
+      headers: { authorization: `Bearer ${secret.trim()}`, ...(body && { "content-type": "application/x-ndjson" }) },
+      body,
+    });
+    const answer = await response.text();
+    if (!response.ok) throw new Error(`${method} ${path}: ${response.status} ${answer}`);
+    return answer;
+  }
   const api = await up();
   const pages = process.env.PAGE === "dist" ? await serve(api) : undefined;
   return {
     url: pages?.url ?? api,
     down,
     up,
+    admin,
+    /** As an operator brings history in: NDJSON lines, by the internal port. */
+    importLines: async (lines) => JSON.parse(await admin("POST", "/v1/import", lines.map((line) => `${JSON.stringify(line)}\n`).join(""))),
+    /** Appends messages `first`…`last` to a channel, each with its number as its text, a minute apart. */
+    fill(channel, first, last, author = "robot") {
+      const line = (number) => ({ channel, author, time: FILLED_FROM_MS + number * 60_000, body: `number ${number}` });
+      return this.importLines(Array.from({ length: last - first + 1 }, (_, i) => line(first + i)));
+    },
     async stop() {
       pages?.close();
       await down();
@@ -88,6 +110,15 @@ export async function makeUser(url, name) {
     join: (channel) => ask(url, "PUT", `/v1/channels/${channel}/members/me`, token),
     post: (channel, body) => ask(url, "POST", `/v1/channels/${channel}/messages`, token, { body }),
     ask: (method, path, body) => ask(url, method, path, token, body),
+    /** All that a channel holds, from the first to the last. */
+    async log(channel) {
+      const entries = [];
+      for (let after = 0; ; after = entries.at(-1).sequence) {
+        const page = await ask(url, "GET", `/v1/channels/${channel}/messages?limit=200&after=${after}`, token);
+        entries.push(...page.messages);
+        if (page.messages.length === 0 || entries.at(-1).sequence >= page.head_sequence) return entries;
+      }
+    },
   };
 }
 
@@ -136,21 +167,37 @@ export function fixture(...flags) {
     return context;
   };
   /** A page that nobody is signed in on. */
-  it.open = async (hash = "", options = {}) => {
+  it.open = async (hash = "", { url = it.url, prepare, ...options } = {}) => {
     const page = await (await it.context(options)).newPage();
-    await page.goto(`${it.url}/${hash}`);
+    await prepare?.(page);
+    await page.goto(`${url}/${hash}`);
     return page;
   };
   /** A page on which `user` signed in. */
   it.openAs = async (user, hash = "", options = {}) => {
     const page = await it.open(hash, options);
-    await page.getByLabel("User name").fill(user.name);
-    await page.getByLabel("Password").fill(user.password);
-    await page.getByRole("button", { name: "Sign in", exact: true }).click();
-    await page.locator(".sidebar").waitFor({ state: "attached" });
+    await signIn(page, user);
     return page;
   };
   return it;
+}
+
+/** Fills in the form of the entrance. */
+export async function signIn(page, user) {
+  await page.getByLabel("User name").fill(user.name);
+  await page.getByLabel("Password").fill(user.password);
+  await page.getByRole("button", { name: "Sign in", exact: true }).click();
+  await page.locator(".sidebar").waitFor({ state: "attached" });
+}
+
+/** Waits until `condition` answers something true, and answers that. */
+export async function until(what, condition, deadlineMs = DEADLINE_MS) {
+  for (const end = Date.now() + deadlineMs; ; ) {
+    const answer = await condition();
+    if (answer) return answer;
+    if (Date.now() > end) throw new Error(`in ${deadlineMs} ms it never came to this: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
 }
 
 /** Writes and sends, as a person does. */

@@ -127,6 +127,17 @@ test("retryNow skips the wait", async () => {
   assert.equal(FakeWebSocket.opened.length, 2)
 })
 
+test("retryNow finds out at once that a connection is dead", async () => {
+  const chat = await connected()
+  chat.retryNow()
+  await clock.pass(9_999)
+  assert.equal(states.at(-1)?.state, "connected")
+  chat.retryNow()
+  await clock.pass(1)
+  assert.equal(states.at(-1)?.state, "connecting")
+  assert.equal(lastReason(), "pong_timeout")
+})
+
 for (const [number, [name, reconnects]] of [...TABLES.closes, [1001, ["", true]], [4499, ["", true]], [4999, ["", false]]] as const) {
   test(`after close code ${number} ${name} it ${reconnects ? "comes back" : "stays away"}`, async () => {
     const chat = hubbub()
