@@ -52,9 +52,9 @@ async function fonts() {
   const folder = await mkdtemp(join(tmpdir(), "hubbub-fonts-"));
   const file = join(folder, "fonts.conf");
   const first = (family, own) => `<match target="pattern"><test name="family"><string>${family}</string></test><edit name="family" mode="prepend_first" binding="strong"><string>${own}</string></edit></match>`;
-  // Before the rules of the system, which add a sans to each name that they do not know.
+  // The system adds a sans to each name that it does not know, so the monospace comes last, and wins.
   const own = ["system-ui", "sans-serif", "sans"].map((family) => first(family, "Inter")).join("") + first("ui-monospace", "DejaVu Sans Mono");
-  await writeFile(file, `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig>${own}<include>/etc/fonts/fonts.conf</include></fontconfig>`);
+  await writeFile(file, `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig><include>/etc/fonts/fonts.conf</include>${own}</fontconfig>`);
   return { folder, file };
 }
 
