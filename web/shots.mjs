@@ -52,7 +52,8 @@ async function fonts() {
   const folder = await mkdtemp(join(tmpdir(), "hubbub-fonts-"));
   const file = join(folder, "fonts.conf");
   const first = (family, own) => `<match target="pattern"><test name="family"><string>${family}</string></test><edit name="family" mode="prepend_first" binding="strong"><string>${own}</string></edit></match>`;
-  const own = ["system-ui", "sans-serif", "sans"].map((family) => first(family, "Inter")).join("");
+  // The system adds a sans to each name that it does not know, so the monospace comes last, and wins.
+  const own = ["system-ui", "sans-serif", "sans"].map((family) => first(family, "Inter")).join("") + first("ui-monospace", "DejaVu Sans Mono");
   await writeFile(file, `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig><include>/etc/fonts/fonts.conf</include>${own}</fontconfig>`);
   return { folder, file };
 }
@@ -107,7 +108,7 @@ async function takeAll() {
   await shot(ada, "switcher");
   await ada.keyboard.press("Escape");
 
-  const phone = await open("sofia", { viewport: PHONE, colorScheme: "light", hasTouch: true, isMobile: true }, "#harbour-app");
+  const phone = await open("sofia", { viewport: PHONE, colorScheme: "light", hasTouch: true, isMobile: true, deviceScaleFactor: 2 }, "#harbour-app");
   await shot(phone, "phone");
   await phone.emulateMedia({ colorScheme: "dark" });
   await phone.getByRole("button", { name: "Channels", exact: true }).click();

@@ -23,7 +23,7 @@ export function beginning(app: App, room: Room): HTMLElement {
     "div",
     { class: "beginning-text" },
     h("h2", {}, "This is ", h("bdi", {}, `#${name}`)),
-    h("p", {}, "This is where it begins. Everybody in the channel reads at once what you write."),
+    h("p", {}, "This is where it begins. What you write, everybody here sees at once."),
     invite,
     !isPrivate && snippet(`${origin}/#${name}`, "Copy the address"),
     h(
