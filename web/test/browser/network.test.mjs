@@ -2,7 +2,7 @@
 // nothing moves under somebody's eyes.
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { fixture, makeUser, say, signIn, until } from "./harness.mjs";
+import { DEADLINE_MS, fixture, makeUser, say, signIn, until } from "./harness.mjs";
 import { noLuck, proxy, readAll, watchPlace, watchRows } from "./watch.mjs";
 
 // A silent server is noticed within 2 seconds, and not within 35.
@@ -129,7 +129,8 @@ test("offline and back: what is written waits, is sent once, and nobody has to w
   await say(page, "half-open");
   await banner(page).getByText(/^Reconnecting/).waitFor();
   assert.equal(await page.locator(".row.outgoing.pending").count(), 1);
-  await banner(page).getByText(/^Reconnecting in \d\d s$/).waitFor();
+  // An attempt that gets no answer takes 15 s, and so does the wait that follows.
+  await banner(page).getByText(/^Reconnecting in \d\d s$/).waitFor({ timeout: 2 * DEADLINE_MS });
   way.release();
   await page.getByRole("button", { name: "Now" }).click();
   await bannerGone(page);
