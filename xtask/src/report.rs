@@ -181,7 +181,10 @@ pub(crate) fn check_unless(needs: &str, name: &str, mut command: Command) -> Res
 }
 
 /// Runs `cargo test`, and counts by what its test programs say.
-pub(crate) fn cargo_tests(name: &str, command: Command) -> Result<Outcome> {
+pub(crate) fn cargo_tests(name: &str, mut command: Command) -> Result<Outcome> {
+    // Most wait for a deadline, a disk or another process: one more than there are cores (2, where CI runs)
+    // fills the time.
+    command.env("RUST_TEST_THREADS", "3");
     counted_by(name, command, counts::cargo_tests)
 }
 

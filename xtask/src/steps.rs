@@ -160,13 +160,14 @@ fn three_shards() -> Result<Outcome> {
 
 /// The tests of what is decided before a shard has a part in it, or for one connection alone. `test` runs
 /// them; another number of shards tells nothing new of these.
-const AT_THE_DOOR: [&str; 9] = [
+const AT_THE_DOOR: [&str; 10] = [
     "api_document::",
     "auth::",
     "guessing::",
     "json::",
     "limits::",
     "profile::",
+    "session::",
     "timing::",
     "tls::",
     "tokens::",
