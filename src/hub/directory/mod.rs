@@ -211,12 +211,7 @@ impl<E: Engine> Directory<E> {
         // A stranger's membership is a record that is not there. Where the one that was looked for before
         // was not either, this one is.
         let id = found.as_ref().map_or(ChannelId(0), |channel| channel.id);
-        let member = member_key(id, user);
-        let (table, key) = match &found {
-            Some(_) => (Table::Members, member.as_str()),
-            None => (Table::Counters, self.channel_numbers.name),
-        };
-        let record = self.engine.get(table, key).await?;
+        let record = self.get_or_decoy(id, Table::Members, &member_key(id, user)).await?;
         let channel = found.ok_or(DirectoryError::UnknownChannel)?;
         if channel.access == Access::Private {
             let record = record.ok_or(DirectoryError::UnknownChannel)?;
@@ -226,11 +221,18 @@ impl<E: Engine> Directory<E> {
         Ok(channel)
     }
 
-    /// Reads a record that is there as soon as any channel is.
-    async fn read_decoy(&self) -> Result<(), DirectoryError> {
-        black_box(member_key(ChannelId(0), UserId(0)));
-        black_box(self.engine.get(Table::Counters, self.channel_numbers.name).await?);
-        Ok(())
+    /// Reads a record about a channel, or for number 0, which is nobody's, one that is there as soon as any
+    /// channel is.
+    async fn get_or_decoy(
+        &self,
+        id: ChannelId,
+        table: Table,
+        key: &str,
+    ) -> Result<Option<Versioned>, RecordError> {
+        let is_decoy = id == ChannelId(0);
+        let decoy = (Table::Counters, self.channel_numbers.name);
+        let (table, key) = if is_decoy { decoy } else { (table, key) };
+        self.engine.get(table, key).await
     }
 
     /// What a user is in a channel.
@@ -304,13 +306,8 @@ impl<E: Engine> Directory<E> {
 
     async fn find(&self, id: ChannelId) -> Result<Option<ChannelInfo>, DirectoryError> {
         let changes = self.changes();
-        let found = if id == ChannelId(0) {
-            self.read_decoy().await?;
-            None
-        } else {
-            self.engine.get(Table::Channels, &channel_key(id)).await?
-        };
-        let Some(found) = found else {
+        let found = self.get_or_decoy(id, Table::Channels, &channel_key(id)).await?;
+        let Some(found) = found.filter(|_| id != ChannelId(0)) else {
             if let Some(record) = decoy::<ChannelRecord>(DECOY_CHANNEL) {
                 self.keep(u64::MAX, &black_box(record.info()));
             }
