@@ -359,6 +359,13 @@ pub const STORAGE_LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 pub const PAGE_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Entries of other nodes that wait for the hub. Beyond it: dropped, and the feed is reset.
 pub const FEED_MAX: usize = 1_024;
+/// How long a publish waits for its acknowledgement by the cluster's engine. Beyond it: its outcome is
+/// unknown, and is looked for in the log. Such a server syncs within some milliseconds.
+pub const NATS_ACK_TIMEOUT: Duration = Duration::from_millis(500);
+/// How long a read of the cluster's engine waits for its answer. Beyond it: unavailable.
+pub const NATS_READ_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a page of a stream waits for its next message. Beyond it: unavailable.
+pub const NATS_PAGE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Reads that wait for the log readers. Beyond it: refused as busy.
 pub const READER_MAILBOX_MAX: usize = 1_024;
 /// Threads that read the log.

@@ -367,6 +367,16 @@ impl Engine for MemoryEngine {
         async move { node.read_log(|log| Ok(log.find_keys(channel, &keys))).await }
     }
 
+    fn keys(
+        &self,
+        channel: ChannelId,
+        first: Sequence,
+        last: Sequence,
+    ) -> impl Future<Output = Result<Vec<MessageKey>, ReadError>> + Send + 'static {
+        let node = self.clone();
+        async move { node.read_log(|log| Ok(log.keys(channel, first, last))).await }
+    }
+
     fn trim(
         &self,
         channel: ChannelId,

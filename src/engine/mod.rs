@@ -24,8 +24,12 @@ use crate::log::{
     place::{ChannelId, ClientMessageId, Cursor, Durability, Position, Sequence, UserId},
 };
 
+pub mod bus;
+pub mod jetstream;
 pub mod memory;
 pub mod sqlite;
+
+pub use bus::Bus;
 
 #[cfg(test)]
 mod tests;
@@ -77,6 +81,15 @@ pub trait Engine: Send + Sync + 'static {
         &self,
         channel: ChannelId,
         keys: Vec<(UserId, ClientMessageId)>,
+    ) -> impl Future<Output = Result<Vec<MessageKey>, ReadError>> + Send + 'static;
+
+    /// The stored keys of the messages from `first` to `last`, both included, by their sequences: what
+    /// goes along when a log is moved to another engine.
+    fn keys(
+        &self,
+        channel: ChannelId,
+        first: Sequence,
+        last: Sequence,
     ) -> impl Future<Output = Result<Vec<MessageKey>, ReadError>> + Send + 'static;
 
     /// Drops entries that lie wholly below `sequence`, and never the last one: retention only. The
@@ -139,6 +152,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// What an acknowledgement of this engine means, and what its log may hold.
     fn caps(&self) -> Caps;
+
+    /// This node's way to the other nodes. `None`: there can be no others.
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        None
+    }
 }
 
 /// One append: a batch, where it must go, and the publishes that it must not repeat.
@@ -287,18 +305,30 @@ pub enum Refusal {
 }
 
 /// A cut through all channels: which entries were committed when it was made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Mark(
-    /// The last entry of all. Every engine gives out its cursors in ascending order over all channels.
-    Cursor,
-);
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// The last entry of each of the engine's logs. It has one or more of them, gives out the cursors
+    /// of each in ascending order, and keeps a channel in the one that [`shelf`] says.
+    ends: Arc<[Cursor]>,
+}
 
 impl Mark {
-    /// Whether the entry at this cursor was committed when the cut was made.
-    #[must_use]
-    pub fn holds(&self, entry_at: Cursor) -> bool {
-        entry_at <= self.0
+    /// A cut that ends with these entries.
+    fn new(ends: impl Into<Arc<[Cursor]>>) -> Self {
+        Self { ends: ends.into() }
     }
+
+    /// Whether the entry of this channel at this cursor was committed when the cut was made.
+    #[must_use]
+    pub fn holds(&self, channel: ChannelId, entry_at: Cursor) -> bool {
+        entry_at <= self.ends[shelf(channel, self.ends.len())]
+    }
+}
+
+/// Which of an engine's so many logs, from 0 on, keeps a channel's entries. It never changes for a
+/// channel, so neither does the number of logs.
+const fn shelf(channel: ChannelId, count: usize) -> usize {
+    channel.0 as usize % count
 }
 
 /// Where a channel's log ends, as far as that is seen without its last entry's records.

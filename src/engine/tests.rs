@@ -412,6 +412,21 @@ async fn a_key_is_found_for_as_long_as_its_message_is_there<E: Engine>(engine: &
     assert!(found().await.eq([(3, 3, u64::MAX - 3)]));
 }
 
+async fn keys_are_listed_by_their_sequences<E: Engine>(engine: &E) {
+    assert_eq!(engine.keys(LOBBY, Sequence(1), Sequence(9)).await.unwrap(), []);
+    let mut chain = Appender::new(LOBBY);
+    for ids in [&[9, 8][..], &[7, 6], &[5]] {
+        let append = chain.next_with(ids, b"text");
+        let at = engine.append(append.clone()).await.unwrap();
+        chain.extend(&append, at);
+    }
+    let listed = engine.keys(LOBBY, Sequence(2), Sequence(3)).await.unwrap();
+    let listed = listed.iter().map(|key| (key.sequence.0, key.client_message_id.0, key.digest));
+    assert!(listed.eq([(2, 8, u64::MAX - 8), (3, 7, u64::MAX - 7)]));
+    assert_eq!(engine.keys(LOBBY, Sequence(0), Sequence(u64::MAX)).await.unwrap().len(), 5);
+    assert_eq!(engine.keys(ATTIC, Sequence(0), Sequence(u64::MAX)).await.unwrap(), []);
+}
+
 macro_rules! contract {
     ($($test:ident,)*) => {
         mod memory_engine {
@@ -449,6 +464,7 @@ contract!(
     a_record_that_is_too_large_with_what_follows_is_refused,
     many_channels_append_at_once_without_a_gap,
     a_key_is_found_for_as_long_as_its_message_is_there,
+    keys_are_listed_by_their_sequences,
     each_log_that_is_asked_for_has_its_own_end,
     a_head_stays_when_what_is_older_is_dropped,
     a_head_is_as_new_as_the_last_answer,
