@@ -41,6 +41,7 @@ pub mod allowance;
 pub mod bans;
 pub mod calls;
 pub mod channel;
+pub mod cluster;
 pub mod cork;
 pub mod crossing;
 pub mod deflater;

@@ -1,0 +1,3 @@
+//! What nodes of a cluster know of one another.
+
+pub mod presence;
