@@ -1,0 +1,19 @@
+//! What the shard hears of the other nodes.
+
+use std::rc::Rc;
+
+use super::Shard;
+use crate::{engine::Engine, hub::cluster::News};
+
+impl<E: Engine, S: 'static> Shard<E, S> {
+    /// Takes in what other nodes have committed, tell or are.
+    pub fn news(self: &Rc<Self>, news: News) {
+        match news {
+            News::Owners(_) | News::Entries(_) | News::Reset => {}
+            News::Told(told) => self.hear_presence(told),
+            News::Typing(channel, users) => self.typing_elsewhere(channel, users),
+            News::MarkedRead(channel, user, read) => self.read_elsewhere(channel, user, read),
+            News::Hello => self.begin_round(),
+        }
+    }
+}
