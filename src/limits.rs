@@ -271,6 +271,11 @@ pub const REVOCATION_PAGE_BYTES_MAX: usize = 1024 * 1024;
 pub const BANS_MAX: usize = 100_000;
 /// Bans in one answer. More: asked for by `after`.
 pub const BANS_PER_PAGE_MAX: usize = 1_000;
+/// How often a node of a cluster reads all bans again, though nobody has told it of a change: that may get
+/// lost.
+pub const BANS_READ_INTERVAL: Duration = Duration::from_secs(30);
+/// Pause between two such reads, also of those who were told.
+pub const BANS_READ_PAUSE: Duration = Duration::from_millis(200);
 /// Tries to write a ban while others write it. Beyond it: `busy`.
 pub const BAN_ATTEMPTS_MAX: usize = 8;
 
