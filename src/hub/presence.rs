@@ -239,11 +239,8 @@ impl Presence {
     /// Who is there now.
     #[must_use]
     pub fn now(&self) -> PresenceView {
-        let named = if self.names() {
-            Named::Everyone(ascending(self.everyone()))
-        } else {
-            Named::TooMany
-        };
+        let named =
+            if self.names() { Named::Everyone(ascending(self.everyone())) } else { Named::TooMany };
         self.view(named)
     }
 

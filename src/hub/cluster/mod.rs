@@ -27,7 +27,7 @@ use self::{
     members::{Heard, Members, Owners},
     presence::{Listener, Told},
 };
-use super::{Hub, WeakHub, crossing, directory::Directory};
+use super::{Hub, WeakHub, bans::Bans, crossing, directory::Directory};
 use crate::{
     engine::{
         Bus, Engine,
@@ -74,13 +74,16 @@ pub struct Parts<E> {
     pub hub: WeakHub,
     /// The names.
     pub directory: Arc<Directory<E>>,
+    /// The bans.
+    pub bans: Arc<Bans<E>>,
 }
 
 impl<E: Engine> Parts<E> {
     /// A record changed on another node that may be held in memory here.
-    async fn changed(&self, what: What) {
+    fn changed(&self, what: What) {
         match what {
-            What::Bans(_) | What::NameOf(_) => {}
+            What::Bans(_) => self.bans.have_changed(),
+            What::NameOf(user) => self.directory.forget_name(UserId(user)),
         }
     }
 }
@@ -101,6 +104,8 @@ impl Cluster {
         let (count, others) = watch::channel(0);
         // Followed before anything is read: what is committed from here on is not missed.
         runtime.spawn(feed::bring(parts.engine.follow(), Arc::clone(&parts)));
+        let bans = Arc::clone(&parts.bans);
+        runtime.spawn(async move { bans.follow().await });
         let inbox = bus.inbox();
         let node = Node {
             members: Members::new(bus.node()),
@@ -269,7 +274,7 @@ impl<E: Engine> Node<E> {
             Message::Changed(changed) => {
                 drop(hub);
                 if let Some(what) = changed.what {
-                    self.parts.changed(what).await;
+                    self.parts.changed(what);
                 }
             }
         }

@@ -11,7 +11,7 @@ use crate::{
     hub::presence::Teller,
     limits::{PRESENCE_TOLD_MAX, TELLERS_MAX},
     log::place::{ChannelId, UserId},
-    wire::cluster::{ChannelPresence, NodeMessage, Presence, Present, node_message::Message},
+    wire::cluster::{ChannelPresence, Presence, Present},
 };
 
 /// The users of a channel on one node, and their subscriptions there.
@@ -154,7 +154,7 @@ impl Telling {
     }
 
     /// What is told of users that have come, gone, or opened and closed tabs.
-    pub fn changes(&mut self, changes: Vec<(ChannelId, Users)>) -> Vec<NodeMessage> {
+    pub fn changes(&mut self, changes: Vec<(ChannelId, Users)>) -> Vec<Presence> {
         let mut messages = Vec::new();
         self.tell(changes, &mut messages);
         messages
@@ -162,9 +162,9 @@ impl Telling {
 
     /// Where this shard is, for who has missed its last message.
     #[must_use]
-    pub fn beat(&self) -> NodeMessage {
+    pub fn beat(&self) -> Presence {
         let Self { shard, number, .. } = *self;
-        self::message(Presence { shard, number, ..Presence::default() })
+        Presence { shard, number, ..Presence::default() }
     }
 
     /// The next part of a round, if somebody has asked for one: about [`PRESENCE_TOLD_MAX`] users.
@@ -173,7 +173,7 @@ impl Telling {
         &mut self,
         channels: impl FnOnce() -> Vec<ChannelId>,
         mut here: impl FnMut(ChannelId) -> Users,
-    ) -> Vec<NodeMessage> {
+    ) -> Vec<Presence> {
         let mut messages = Vec::new();
         if self.round.is_none() && self.is_asked {
             self.is_asked = false;
@@ -200,16 +200,14 @@ impl Telling {
     }
 
     /// Tells of these in messages of a bounded size.
-    fn tell(&mut self, channels: Vec<(ChannelId, Users)>, messages: &mut Vec<NodeMessage>) {
+    fn tell(&mut self, channels: Vec<(ChannelId, Users)>, messages: &mut Vec<Presence>) {
         let (mut part, mut told) = (Vec::new(), 0);
         for (channel, users) in channels {
             let mut users = &*users;
             while !users.is_empty() {
                 let (some, rest) = users.split_at(users.len().min(PRESENCE_TOLD_MAX - told));
-                let present = |&(user, connections): &(UserId, u32)| Present {
-                    user_id: user.0,
-                    connections,
-                };
+                let present =
+                    |&(user, connections): &(UserId, u32)| Present { user_id: user.0, connections };
                 let users_told = some.iter().map(present).collect();
                 part.push(ChannelPresence { channel_id: channel.0, users: users_told });
                 told += some.len();
@@ -226,14 +224,10 @@ impl Telling {
         }
     }
 
-    fn push(&mut self, told: Presence, messages: &mut Vec<NodeMessage>) {
+    fn push(&mut self, told: Presence, messages: &mut Vec<Presence>) {
         self.number += 1;
-        messages.push(message(Presence { shard: self.shard, number: self.number, ..told }));
+        messages.push(Presence { shard: self.shard, number: self.number, ..told });
     }
-}
-
-const fn message(presence: Presence) -> NodeMessage {
-    NodeMessage { message: Some(Message::Presence(presence)) }
 }
 
 #[cfg(test)]

@@ -82,6 +82,18 @@ impl Elsewhere {
         parts.flat_map(|part| part.users.keys().map(|user| (part.teller, *user))).collect()
     }
 
+    /// Lets those go whom a teller has not told of in this round, which is over.
+    pub fn end_round(&mut self, teller: Teller, round: u32) {
+        for user in self.not_in(teller, round) {
+            self.set(teller, round, user, 0);
+        }
+    }
+
+    /// Lets those go who were on a node.
+    pub fn lose_node(&mut self, node: NodeId) {
+        self.parts.retain(|part| part.teller.node != node);
+    }
+
     /// Whether a user is there.
     #[must_use]
     pub fn has(&self, user: UserId) -> bool {

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use self::abroad::Abroad;
+use self::{abroad::Abroad, elsewhere::Nodes};
 pub use super::port::Port;
 use super::{
     Asked, ConnectionKey, Format, ShardId,
@@ -100,6 +100,8 @@ struct State<S> {
     audiences: HashMap<ChannelId, Audience>,
     /// Those on other shards.
     attending_abroad: Abroad,
+    /// What is known of other nodes and told to them, if there can be any.
+    nodes: Option<Nodes>,
     /// Unsubscribes that the owner of the channel has not replied to. What it tells before was
     /// decided about an earlier subscription.
     unsubscribing: HashMap<(ConnectionKey, ChannelId), u32>,
@@ -143,6 +145,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         limits: Arc<Limits>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
+        let nodes = engine.bus().map(|bus| Nodes::new(bus, borders.id));
         Rc::new(Self {
             engine,
             desk,
@@ -163,6 +166,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 live_abroad: Abroad::default(),
                 audiences: HashMap::new(),
                 attending_abroad: Abroad::default(),
+                nodes,
                 unsubscribing: HashMap::new(),
                 calls: Calls::default(),
                 publishes_abroad: 0,
@@ -416,7 +420,12 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             state.ready = ready;
         }
         if state.channels.len() > state.channels_before_eviction {
-            state.channels.retain(|_, channel| !channel.is_evictable());
+            let State { channels, nodes, .. } = &mut *state;
+            for (id, mut channel) in channels.extract_if(|_, channel| channel.is_evictable()) {
+                if let Some(nodes) = nodes {
+                    nodes.unload(id, &mut channel);
+                }
+            }
             state.channels_before_eviction = IDLE_CHANNELS_LOADED_MAX + 2 * state.channels.len();
         }
     }

@@ -4,7 +4,7 @@ use std::{collections::hash_map, mem, rc::Rc};
 
 use tokio::task::spawn_local;
 
-use super::{Port, Shard, State};
+use super::{Port, Shard, State, elsewhere::typing};
 use crate::{
     engine::{Append, AppendError, Engine, ReadError, ReadFrom},
     hub::{
@@ -29,11 +29,17 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         info: &ChannelInfo,
         act: impl FnOnce(&mut Channel, &mut Vec<Effect>),
     ) {
-        self.state.borrow_mut().channels.entry(info.id).or_insert_with(|| {
+        let State { channels, nodes, .. } = &mut *self.state.borrow_mut();
+        channels.entry(info.id).or_insert_with(|| {
             // The directory may have learned of a change while the command was on its way.
             let known = self.directory().cached_channel(info.id);
             let info = known.as_ref().unwrap_or(info);
-            Channel::new(info, self.engine.caps(), self.limits.presence_users_max)
+            let caps = self.engine.caps();
+            let mut channel = Channel::new(info, caps, self.limits.presence_users_max);
+            if let Some(nodes) = nodes {
+                nodes.load(info.id, &mut channel);
+            }
+            channel
         });
         self.with_channel(info.id, act);
     }
@@ -86,6 +92,16 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 if !self.is_draining() {
                     self.announce_abroad(state, &announcement);
                     self.announce(state, &announcement);
+                }
+            }
+            Effect::Untold => {
+                if let Some(nodes) = &mut state.nodes {
+                    nodes.note(channel);
+                }
+            }
+            Effect::TellTyping(users) => {
+                if let Some(nodes) = &state.nodes {
+                    nodes.cast(typing(channel, &users));
                 }
             }
             Effect::CoolDown(cooling) => self.cool_down(channel, cooling),

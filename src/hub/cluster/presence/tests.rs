@@ -22,13 +22,6 @@ fn key(slot: u32) -> ConnectionKey {
     ConnectionKey { shard: ShardId(0), slot, generation: 1 }
 }
 
-fn inner(message: NodeMessage) -> Presence {
-    match message.message {
-        Some(Message::Presence(presence)) => presence,
-        other => panic!("{other:?}"),
-    }
-}
-
 /// A node of one shard, with all its channels in memory.
 struct Node {
     id: NodeId,
@@ -62,7 +55,7 @@ impl Node {
         let all = || channels.keys().map(|number| channel(*number)).collect();
         messages.extend(self.telling.round(all, |it| channels[&it.0].here().collect()));
         messages.push(self.telling.beat());
-        messages.into_iter().map(inner).collect()
+        messages
     }
 
     fn hear(&mut self, from: NodeId, message: Presence) {
@@ -82,12 +75,23 @@ impl Node {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Join { node: usize, channel: u32, user: u32 },
-    Leave { node: usize, which: prop::sample::Index },
+    Join {
+        node: usize,
+        channel: u32,
+        user: u32,
+    },
+    Leave {
+        node: usize,
+        which: prop::sample::Index,
+    },
     /// A second passes. What becomes of each message on its way: 0 and 1 are lost, 2 comes twice.
-    Second { fates: Vec<u8> },
+    Second {
+        fates: Vec<u8>,
+    },
     /// A node ends, and another starts in its place.
-    Restart { node: usize },
+    Restart {
+        node: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -198,7 +202,6 @@ proptest! {
             steps += 1;
             let told = telling.round(|| there.keys().copied().collect(), |it| there[&it].clone());
             for message in told {
-                let message = inner(message);
                 let users: usize = message.channels.iter().map(|it| it.users.len()).sum();
                 prop_assert!(users <= PRESENCE_TOLD_MAX);
                 for told in listener.hear(NodeId(1), message) {
@@ -227,7 +230,7 @@ fn a_round_of_which_a_part_is_lost_ends_nobody() {
     let users = vec![(UserId(1), 1)];
     telling.ask();
     let told = telling.round(|| vec![channel(1)], |_| users.clone());
-    let [begin, part, end] = <[_; 3]>::try_from(told).unwrap().map(inner);
+    let [begin, part, end] = <[_; 3]>::try_from(told).unwrap();
     assert_eq!(listener.hear(NodeId(1), begin), []);
     // The part is lost.
     drop(part);
@@ -239,9 +242,9 @@ fn a_round_of_which_a_part_is_lost_ends_nobody() {
 fn a_lost_last_message_is_missed_with_the_next_beat() {
     let mut telling = Telling::new(0);
     let mut listener = Listener::default();
-    assert_eq!(listener.hear(NodeId(1), inner(telling.beat())), []);
+    assert_eq!(listener.hear(NodeId(1), telling.beat()), []);
     assert_eq!(listener.to_be_asked(), [], "it has told nothing yet");
     telling.changes(vec![(channel(1), vec![(UserId(1), 1)])]);
-    listener.hear(NodeId(1), inner(telling.beat()));
+    listener.hear(NodeId(1), telling.beat());
     assert_eq!(listener.to_be_asked(), [NodeId(1)]);
 }
