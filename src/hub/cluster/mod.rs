@@ -42,7 +42,7 @@ use crate::{
 };
 
 mod feed;
-mod forward;
+pub(super) mod forward;
 pub mod members;
 pub mod presence;
 

@@ -24,9 +24,10 @@ use crate::{
     wire::cluster::{self as wire, node_message::Message},
 };
 
-/// What a shard knows of other nodes and tells them. On an engine of one node there is none of it.
+/// What a shard knows of who is there on other nodes, and tells them. On an engine of one node there is
+/// none of it.
 #[derive(Debug)]
-pub(super) struct Nodes {
+pub(super) struct PresenceElsewhere {
     bus: Arc<dyn Bus>,
     /// Who is there in channels that are not in memory. None of it is empty.
     unloaded: HashMap<ChannelId, Elsewhere>,
@@ -37,7 +38,7 @@ pub(super) struct Nodes {
     telling: Telling,
 }
 
-impl Nodes {
+impl PresenceElsewhere {
     pub(super) fn new(bus: Arc<dyn Bus>, shard: ShardId) -> Self {
         let telling = Telling::new(shard.0.into());
         Self { bus, unloaded: HashMap::new(), bytes: 0, untold: Vec::new(), telling }
@@ -70,7 +71,7 @@ impl Nodes {
 impl<E: Engine, S: 'static> Shard<E, S> {
     /// Tells other nodes who comes and goes, for as long as this shard lives.
     pub fn tell_nodes(self: &Rc<Self>) {
-        if self.state.borrow().nodes.is_none() {
+        if self.state.borrow().elsewhere.is_none() {
             return;
         }
         let shard = Rc::clone(self);
@@ -85,8 +86,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     /// Tells who came and went since the last time. Whether more is to be told soon.
     fn tell_presence(&self) -> bool {
-        let State { nodes, channels, .. } = &mut *self.state.borrow_mut();
-        let Some(nodes) = nodes else { return false };
+        let State { elsewhere: Some(nodes), channels, .. } = &mut *self.state.borrow_mut() else {
+            return false;
+        };
         let telling = &mut nodes.telling;
         let take = |id| channels.get_mut(&id).map(|channel| (id, channel.take_untold()));
         let mut messages = telling.changes(nodes.untold.drain(..).filter_map(take).collect());
@@ -104,7 +106,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     /// A node wants to know who is in the channels here.
     pub(super) fn begin_round(&self) {
-        if let Some(nodes) = &mut self.state.borrow_mut().nodes {
+        if let Some(nodes) = &mut self.state.borrow_mut().elsewhere {
             nodes.telling.ask();
         }
     }
@@ -137,7 +139,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
     ) {
         let is_full = {
             let state = self.state.borrow();
-            let Some(nodes) = &state.nodes else { return };
+            let Some(nodes) = &state.elsewhere else { return };
             nodes.bytes >= PRESENCE_ELSEWHERE_BYTES_MAX
         };
         let mut refuse_new = |elsewhere: &Elsewhere| {
@@ -156,7 +158,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             after = channel.elsewhere().weight();
         });
         let mut state = self.state.borrow_mut();
-        let Some(nodes) = &mut state.nodes else { return };
+        let Some(nodes) = &mut state.elsewhere else { return };
         if !is_loaded {
             let elsewhere = nodes.unloaded.entry(channel).or_default();
             before = elsewhere.weight();
@@ -181,8 +183,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         for channel in channels {
             self.with_channel(channel, &mut loaded);
         }
-        let State { nodes, channels, .. } = &mut *self.state.borrow_mut();
-        let Some(nodes) = nodes else { return };
+        let State { elsewhere: Some(nodes), channels, .. } = &mut *self.state.borrow_mut() else {
+            return;
+        };
         nodes.unloaded.retain(|_, elsewhere| {
             unloaded(elsewhere);
             !elsewhere.is_empty()
@@ -210,7 +213,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
 
     /// Tells other nodes how far a user has read.
     pub(super) fn tell_read(&self, channel: ChannelId, user: UserId, read: Position) {
-        if let Some(nodes) = &self.state.borrow().nodes {
+        if let Some(nodes) = &self.state.borrow().elsewhere {
             nodes.cast(Message::ReadMarker(wire::ReadMarker {
                 channel_id: channel.0,
                 user_id: user.0,

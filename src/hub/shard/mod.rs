@@ -19,7 +19,7 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use self::{abroad::Abroad, elsewhere::Nodes};
+use self::{abroad::Abroad, elsewhere::PresenceElsewhere, nodes::Nodes};
 pub use super::port::Port;
 use super::{
     Asked, ConnectionKey, Format, ShardId,
@@ -78,6 +78,8 @@ pub struct Shard<E, S> {
     /// Rung when there may be room again for what other shards are told.
     room: Notify,
     is_draining: Cell<bool>,
+    /// The other nodes, as far as they concern the channels here.
+    nodes: Nodes,
 }
 
 #[derive(Debug)]
@@ -100,8 +102,8 @@ struct State<S> {
     audiences: HashMap<ChannelId, Audience>,
     /// Those on other shards.
     attending_abroad: Abroad,
-    /// What is known of other nodes and told to them, if there can be any.
-    nodes: Option<Nodes>,
+    /// Who is there on other nodes, and what they are told, if there can be any.
+    elsewhere: Option<PresenceElsewhere>,
     /// Unsubscribes that the owner of the channel has not replied to. What it tells before was
     /// decided about an earlier subscription.
     unsubscribing: HashMap<(ConnectionKey, ChannelId), u32>,
@@ -145,8 +147,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         limits: Arc<Limits>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
-        let nodes = engine.bus().map(|bus| Nodes::new(bus, borders.id));
+        let elsewhere = engine.bus().map(|bus| PresenceElsewhere::new(bus, borders.id));
         Rc::new(Self {
+            nodes: Nodes::new(engine.bus()),
             engine,
             desk,
             register,
@@ -166,7 +169,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 live_abroad: Abroad::default(),
                 audiences: HashMap::new(),
                 attending_abroad: Abroad::default(),
-                nodes,
+                elsewhere,
                 unsubscribing: HashMap::new(),
                 calls: Calls::default(),
                 publishes_abroad: 0,
@@ -411,7 +414,11 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         for id in ready.drain(..) {
             self.with_channel(id, |channel, effects| {
                 if channel.is_ready_to_append() {
-                    channel.next_append(BatchId(rand::random()), now_ms, effects);
+                    let batch = BatchId(rand::random());
+                    let owner = self.nodes.owner_elsewhere(id);
+                    if !owner.is_some_and(|owner| channel.forward(batch, owner, effects)) {
+                        channel.next_append(batch, now_ms, effects);
+                    }
                 }
             });
         }
@@ -420,10 +427,10 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             state.ready = ready;
         }
         if state.channels.len() > state.channels_before_eviction {
-            let State { channels, nodes, .. } = &mut *state;
+            let State { channels, elsewhere, .. } = &mut *state;
             for (id, mut channel) in channels.extract_if(|_, channel| channel.is_evictable()) {
-                if let Some(nodes) = nodes {
-                    nodes.unload(id, &mut channel);
+                if let Some(elsewhere) = elsewhere {
+                    elsewhere.unload(id, &mut channel);
                 }
             }
             state.channels_before_eviction = IDLE_CHANNELS_LOADED_MAX + 2 * state.channels.len();
