@@ -29,7 +29,8 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         info: &ChannelInfo,
         act: impl FnOnce(&mut Channel, &mut Vec<Effect>),
     ) {
-        let State { channels, elsewhere, .. } = &mut *self.state.borrow_mut();
+        let mut state = self.state.borrow_mut();
+        let State { channels, elsewhere, .. } = &mut *state;
         channels.entry(info.id).or_insert_with(|| {
             // The directory may have learned of a change while the command was on its way.
             let known = self.directory().cached_channel(info.id);
@@ -41,6 +42,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             }
             channel
         });
+        drop(state);
         self.with_channel(info.id, act);
     }
 
