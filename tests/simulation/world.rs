@@ -520,6 +520,8 @@ impl World {
                 | Effect::Unattend(_)
                 | Effect::Announce(_)
                 | Effect::TellIfRoom(..)
+                | Effect::Untold
+                | Effect::TellTyping(_)
                 | Effect::CoolDown(_) => {
                     return Err("nobody asked for what is not in the log".into());
                 }
