@@ -366,6 +366,19 @@ pub const NATS_ACK_TIMEOUT: Duration = Duration::from_millis(500);
 pub const NATS_READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a page of a stream waits for its next message. Beyond it: unavailable.
 pub const NATS_PAGE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of what all names of a cluster in NATS begin with: they go with every message.
+pub const NATS_PREFIX_BYTES_MAX: usize = 32;
+/// Streams that share the channels of a cluster: each has an election of its own.
+pub const LOG_STREAMS_MAX: u16 = 64;
+/// How long a server of NATS has to connect, or to tell something of itself, when it is checked.
+pub const NATS_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of what it tells of itself that are read.
+pub const NATS_VARZ_BYTES_MAX: usize = 1024 * 1024;
+/// How long a node that starts waits for enough servers of NATS, as they may be starting too. Beyond it:
+/// it does not start.
+pub const NATS_START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the engine of a cluster may leave a probe unanswered. Beyond it: `/readyz` fails.
+pub const ENGINE_SILENCE_MAX: Duration = Duration::from_secs(2);
 /// Reads that wait for the log readers. Beyond it: refused as busy.
 pub const READER_MAILBOX_MAX: usize = 1_024;
 /// Threads that read the log.
