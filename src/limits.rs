@@ -374,6 +374,14 @@ pub const LOG_STREAMS_MAX: u16 = 64;
 pub const NATS_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes of what it tells of itself that are read.
 pub const NATS_VARZ_BYTES_MAX: usize = 1024 * 1024;
+/// The oldest nats-server that is taken: it stores several messages in one step.
+pub const NATS_VERSION_MIN: (u32, u32) = (2, 15);
+/// Bytes of a message that each server of NATS must take. A batch with all that goes with it has less.
+pub const NATS_MAX_PAYLOAD_MIN: u64 = 8 * 1024 * 1024;
+/// Servers of NATS that a cluster has at least: with two, the loss of one would stop both.
+pub const NATS_SERVERS_MIN: usize = 3;
+/// How often a node that starts looks again whether enough servers of NATS are there.
+pub const NATS_START_PAUSE: Duration = Duration::from_millis(500);
 /// How long a node that starts waits for enough servers of NATS, as they may be starting too. Beyond it:
 /// it does not start.
 pub const NATS_START_TIMEOUT: Duration = Duration::from_secs(30);

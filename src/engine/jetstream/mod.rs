@@ -11,6 +11,17 @@
 //! |---|---|
 //! | `subject` | every name that NATS sees |
 //! | `api` | what JetStream is asked |
+//! | `connect` | who we are to a server |
+//! | `check` | whether the servers are fit |
 
 mod api;
+pub mod check;
+mod connect;
 mod subject;
+
+pub use connect::CredentialsError;
+
+/// The streams of a cluster, and how each is made.
+fn streams(_prefix: &str, _count: u16, _single: bool) -> Vec<(String, serde_json::Value)> {
+    Vec::new()
+}
