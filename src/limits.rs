@@ -359,6 +359,25 @@ pub const STORAGE_LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 pub const PAGE_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Entries of other nodes that wait for the hub. Beyond it: dropped, and the feed is reset.
 pub const FEED_MAX: usize = 1_024;
+/// How often a node tells the others that it runs.
+pub const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// A node that is silent for this long is taken for gone.
+pub const NODE_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Nodes that one node knows of. Beyond it: what a further one tells is dropped.
+pub const NODES_MAX: usize = 64;
+/// How long forwarded publishes wait for the answer of the channel's owner. Beyond it: they are
+/// written by this node itself, and the keys keep them from being there twice.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_millis(300);
+/// For how long nothing is forwarded to a node that did not answer or took nothing.
+pub const SUSPECT_FOR: Duration = Duration::from_secs(2);
+/// How long a publish that the owner has stored waits for the feed to bring it. Beyond it: it is
+/// looked for in the log, and after as long again.
+pub const LANDING_TIMEOUT: Duration = Duration::from_millis(200);
+/// Forwards of other nodes that are under way here, each of at most one batch. Beyond it: not taken,
+/// and the other node writes by itself.
+pub const FORWARDS_TAKEN_MAX: usize = 1_024;
+/// Over how long the channels in memory look at their logs after the feed was interrupted.
+pub const RESET_SPREAD: Duration = Duration::from_secs(2);
 /// How long a publish waits for its acknowledgement by the cluster's engine. Beyond it: its outcome is
 /// unknown, and is looked for in the log. Such a server syncs within some milliseconds.
 pub const NATS_ACK_TIMEOUT: Duration = Duration::from_millis(500);

@@ -77,6 +77,7 @@ pub async fn run_shard<E: Engine>(
             }
             ShardInput::Calls(calls) => calls.into_iter().for_each(|call| shard.call(call)),
             ShardInput::Imported(imported) => shard.imported(imported),
+            ShardInput::News(news) => shard.news(news),
         }
     }
 }

@@ -28,6 +28,7 @@ use tokio::{
 
 use self::{
     calls::{Call, Gathering, Wanted},
+    cluster::News,
     directory::ChannelInfo,
     revoked::Claim,
 };
@@ -41,6 +42,7 @@ pub mod allowance;
 pub mod bans;
 pub mod calls;
 pub mod channel;
+pub mod cluster;
 pub mod cork;
 pub mod crossing;
 pub mod deflater;
@@ -175,6 +177,8 @@ pub enum ShardInput {
     Calls(Vec<Call>),
     /// Entries were appended to a channel's log by an import.
     Imported(Imported),
+    /// Other nodes have committed, tell or are this.
+    News(News),
 }
 
 /// Entries that were appended to a channel's log by an import.
@@ -224,6 +228,11 @@ impl Mailbox {
             calls.into_iter().for_each(|call| call.refuse(ErrorCode::Busy));
         }
         // Where the shard has ended, so has who waits for it, when the call is dropped.
+    }
+
+    /// Tells the shard something of other nodes. Whether it had room to be told.
+    fn tell(&self, news: News) -> bool {
+        self.inputs.try_send(ShardInput::News(news)).is_ok()
     }
 }
 
@@ -298,6 +307,35 @@ impl Hub {
         drop(self);
         // No answer: the shard has ended, as the process does.
         answer.await.unwrap_or(Reply::Refused(ErrorCode::Draining.into()))
+    }
+
+    /// The same for several, whose order stays, and whose answers come in it.
+    pub async fn call_each(self, channel: &ChannelInfo, wanted: Vec<Wanted>) -> Vec<Reply> {
+        let mut answers = Vec::with_capacity(wanted.len());
+        if let Some(mailbox) = self.owner(channel.id) {
+            let mut departure = None;
+            for wanted in wanted {
+                let (reply, answer) = oneshot::channel();
+                let call = Call { channel: channel.clone(), wanted, reply };
+                let added = mailbox.calls.add(call);
+                if let Ok(true) = added {
+                    departure = Some(Departure(mailbox));
+                }
+                answers.push(added.map(|_| answer));
+            }
+            if departure.is_some() {
+                yield_now().await;
+            }
+        }
+        drop(self);
+        let mut replies = Vec::with_capacity(answers.len());
+        for answer in answers {
+            replies.push(match answer {
+                Ok(answer) => answer.await.unwrap_or(Reply::Refused(ErrorCode::Draining.into())),
+                Err(code) => Reply::Refused(code.into()),
+            });
+        }
+        replies
     }
 
     /// Brings a call to the shard that owns its channel, together with those that other tasks which are

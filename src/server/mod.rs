@@ -55,6 +55,7 @@ use crate::{
     hub::{
         Hub, Imported, ShardInput,
         bans::{BanError, Bans},
+        cluster::{self, Cluster},
         crossing::{self, Arrivals, Borders},
         desk::Desk,
         directory::{Directory, DirectoryError},
@@ -90,6 +91,8 @@ pub struct Server<E> {
     hub: Hub,
     auth: Option<Arc<Auth>>,
     bans: Arc<Bans<E>>,
+    /// The other nodes, if there can be any.
+    cluster: Option<Cluster>,
     edge: Runtime,
     live: Arc<Live>,
     vitals: Arc<Vitals>,
@@ -313,6 +316,12 @@ fn start_on<E: Engine>(
         let desk = Arc::clone(&desk);
         edge.spawn(async move { desk.remove_deleted().await });
     }
+    let nodes = cluster::Parts {
+        engine: Arc::clone(&engine),
+        hub: hub.downgrade(),
+        directory: Arc::clone(&directory),
+    };
+    let cluster = Cluster::start(nodes, edge.handle());
 
     let health = health(&vitals);
     let admin = match &auth {
@@ -372,6 +381,7 @@ fn start_on<E: Engine>(
         hub,
         auth,
         bans,
+        cluster,
         edge,
         live,
         vitals,
@@ -435,6 +445,9 @@ impl<E: Engine> Server<E> {
     /// time. Either way nothing that was acknowledged is lost.
     pub fn drain(self) -> bool {
         self.vitals.start_draining();
+        if let Some(cluster) = &self.cluster {
+            cluster.drain();
+        }
         // An error means that nobody listens any more.
         let _ = self.shutdown.send(true);
         let within = self.drain_timeout.saturating_sub(DRAIN_RESERVE);

@@ -54,7 +54,9 @@ use crate::{
 mod abroad;
 mod announce;
 mod called;
+mod elsewhere;
 mod logins;
+mod nodes;
 mod perform;
 
 /// One thread of the hub. Lives and is used on that thread only.
