@@ -40,7 +40,7 @@ pub struct JetStream {
     /// What all names in NATS begin with: several clusters may share an account.
     pub prefix: String,
     /// How many streams share the channels. Fixed when the cluster is made.
-    pub streams: u16,
+    pub streams: usize,
     /// One server of NATS is enough: for trying it out. What its disk loses is lost.
     pub single: bool,
     /// Servers of NATS that do not sync are taken too. Loses acknowledged messages in a power cut: for
@@ -101,8 +101,8 @@ impl JetStream {
                 limits::NATS_PREFIX_BYTES_MAX
             ));
         }
-        if !(1..=limits::LOG_STREAMS_MAX).contains(&self.streams) {
-            found.push(format!("jetstream.streams must be 1 to {}", limits::LOG_STREAMS_MAX));
+        if !(1..=limits::JETSTREAM_LOGS_MAX).contains(&self.streams) {
+            found.push(format!("jetstream.streams must be 1 to {}", limits::JETSTREAM_LOGS_MAX));
         }
         found
     }

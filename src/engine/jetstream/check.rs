@@ -7,7 +7,6 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use serde_json::Value;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
 
@@ -31,7 +30,7 @@ pub struct CheckOptions {
     /// What the names of the streams begin with.
     pub prefix: String,
     /// How many streams hold the logs of channels.
-    pub streams: u16,
+    pub streams: usize,
     /// Whether one server is enough.
     pub single: bool,
     /// Whether servers that do not sync are taken.
@@ -302,27 +301,4 @@ fn is_at_least(version: &str, least: (u32, u32)) -> bool {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().ok());
     let mut next = || numbers.next().flatten();
     next().zip(next()).is_some_and(|version| version >= least)
-}
-
-/// Which settings of a stream are not as it was made, with what they are.
-fn differences(wanted: &Value, is: &Value) -> Vec<String> {
-    let Some(wanted) = wanted.as_object() else { return Vec::new() };
-    let none = Value::Null;
-    wanted
-        .iter()
-        .filter_map(|(key, wanted)| {
-            let is = is.get(key).unwrap_or(&none);
-            let same = match (key.as_str(), wanted.as_u64(), is.as_u64()) {
-                // More copies are no worse.
-                ("num_replicas", Some(wanted), Some(is)) => is >= wanted,
-                // What is off is left out.
-                _ if is.is_null() => {
-                    matches!(wanted, Value::Null | Value::Bool(false)) || wanted == 0
-                }
-                _ if wanted.is_object() => differences(wanted, is).is_empty(),
-                _ => is == wanted,
-            };
-            (!same).then(|| format!("`{key}` is {is} and not {wanted}"))
-        })
-        .collect()
 }

@@ -9,11 +9,13 @@ use hyper_util::{client::legacy, rt::TokioExecutor};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use super::{CheckError, CheckOptions, Condition, Problem, Verdict, differences};
+use super::{CheckError, CheckOptions, Condition, Problem, Verdict};
 use crate::{
     engine::jetstream::{
         api::{Api, ApiError},
         connect,
+        streams::{self, Plan, StreamsError},
+        subject::Subjects,
     },
     limits::{NATS_CHECK_TIMEOUT, NATS_VARZ_BYTES_MAX},
 };
@@ -141,11 +143,12 @@ pub(super) async fn streams(seen: &[Seen], options: &CheckOptions) -> Vec<Condit
     let Some(client) = { clients }.next() else { return Vec::new() };
     let api = Api::new(client);
     let mut conditions = Vec::new();
-    for (stream, wanted) in super::super::streams(&options.prefix, options.streams, options.single)
-    {
+    let subjects = Subjects::new(&options.prefix);
+    let plan = Plan { subjects: &subjects, logs: options.streams, single: options.single };
+    for (stream, made) in plan.streams() {
         conditions.push(match api.stream(&stream).await {
             Ok(None) => Condition::ok(&stream, "made at the first start"),
-            Ok(Some(info)) => of_stream(&stream, &wanted, &info.config),
+            Ok(Some(info)) => of_stream(&stream, plan, &made, &info.config),
             Err(ApiError::Unavailable) => {
                 let reason = "JetStream does not answer: it has no leader now".to_owned();
                 let fix = "wait, or start the other servers".to_owned();
@@ -162,20 +165,19 @@ pub(super) async fn streams(seen: &[Seen], options: &CheckOptions) -> Vec<Condit
     conditions
 }
 
-pub(super) fn of_stream(stream: &str, wanted: &Value, is: &Value) -> Condition {
-    let differences = differences(wanted, is);
-    if differences.is_empty() {
-        let copies = is["num_replicas"].as_u64().unwrap_or(1);
-        return Condition::ok(stream, format!("as it was made, {copies} copies"));
-    }
-    let few = wanted["num_replicas"].as_u64() > is["num_replicas"].as_u64();
-    Condition::failed(
-        stream,
-        differences.join(", "),
-        if few {
-            format!("`nats stream edit {stream} --replicas 3`; to try it out, add --engine-single")
-        } else {
-            format!("`nats stream edit {stream}` sets it back")
-        },
-    )
+fn of_stream(stream: &str, plan: Plan<'_>, made: &Value, found: &Value) -> Condition {
+    let Err(error) = streams::compare(plan.logs, stream, made, found) else {
+        return Condition::ok(stream, format!("as it was made, {} copies", found["num_replicas"]));
+    };
+    let fix = match &error {
+        StreamsError::Logs { made, .. } => format!("set jetstream.streams to {made}"),
+        StreamsError::Setting { setting: "num_replicas", .. } if plan.single => {
+            "leave --engine-single out: this is a cluster".to_owned()
+        }
+        StreamsError::Setting { setting: "num_replicas", .. } => {
+            format!("`nats stream edit {stream} --replicas 3`, or to try it out: --engine-single")
+        }
+        _ => format!("`nats stream edit {stream}` sets it back"),
+    };
+    Condition::failed(stream, error.to_string(), fix)
 }
