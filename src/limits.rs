@@ -402,6 +402,8 @@ pub const NATS_START_PAUSE: Duration = Duration::from_millis(500);
 /// How long a node that starts waits for enough servers of NATS, as they may be starting too. Beyond it:
 /// it does not start.
 pub const NATS_START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a node asks the cluster's engine for something small, to see that it answers.
+pub const ENGINE_PROBE_INTERVAL: Duration = Duration::from_millis(500);
 /// How long the engine of a cluster may leave a probe unanswered. Beyond it: `/readyz` fails.
 pub const ENGINE_SILENCE_MAX: Duration = Duration::from_secs(2);
 /// How long a node may take to connect to the cluster's engine and to make or check its streams. Beyond

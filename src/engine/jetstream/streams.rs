@@ -159,7 +159,12 @@ fn refused(stream: &str, error: &ApiError) -> StreamsError {
 }
 
 /// Compares what matters. What a server leaves out has its zero.
-pub(super) fn compare(logs: usize, stream: &str, made: &Value, found: &Value) -> Result<(), StreamsError> {
+pub(super) fn compare(
+    logs: usize,
+    stream: &str,
+    made: &Value,
+    found: &Value,
+) -> Result<(), StreamsError> {
     let found_logs = found["metadata"][LOGS].as_str().unwrap_or("none");
     if found_logs != logs.to_string() {
         return Err(StreamsError::Logs { made: found_logs.to_owned(), configured: logs });
