@@ -117,6 +117,8 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a drain looks whether it is over.
 pub const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+/// Between the slices of connections that a node of a cluster sends to the other nodes when it drains.
+pub const DRAIN_SLICE_INTERVAL: Duration = Duration::from_millis(100);
 /// Clients that are asked to come back per second, when many are sent away at once.
 pub const RECONNECTS_PER_SECOND: u32 = 500;
 /// How long a login counts at most, whatever its token says.

@@ -461,13 +461,15 @@ impl<E: Engine> Server<E> {
     /// time. Either way nothing that was acknowledged is lost.
     pub fn drain(self) -> bool {
         self.vitals.start_draining();
-        if let Some(cluster) = &self.cluster {
+        let others = self.cluster.as_ref().map_or(0, |cluster| {
             cluster.drain();
-        }
+            cluster.others()
+        });
         // An error means that nobody listens any more.
         let _ = self.shutdown.send(true);
         let within = self.drain_timeout.saturating_sub(DRAIN_RESERVE);
-        let drained = async { timeout(within, self.hub.drain()).await };
+        let leave_within = (others > 0).then_some(within / 2);
+        let drained = async { timeout(within, self.hub.drain(leave_within)).await };
         let in_time = self.edge.block_on(drained).is_ok();
         drop(self.hub);
         admin_access::renounce(&self.data_dir, self.internal);
