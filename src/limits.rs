@@ -367,6 +367,8 @@ pub const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
 pub const NODE_SILENCE_MAX: Duration = Duration::from_secs(5);
 /// Nodes that one node knows of. Beyond it: what a further one tells is dropped.
 pub const NODES_MAX: usize = 64;
+/// Messages of other nodes that wait for the cluster's task. Beyond it: dropped.
+pub const INBOX_MAX: usize = 4_096;
 /// How long forwarded publishes wait for the answer of the channel's owner. Beyond it: they are
 /// written by this node itself, and the keys keep them from being there twice.
 pub const FORWARD_TIMEOUT: Duration = Duration::from_millis(300);
@@ -378,6 +380,8 @@ pub const LANDING_TIMEOUT: Duration = Duration::from_millis(200);
 /// Forwards of other nodes that are under way here, each of at most one batch. Beyond it: not taken,
 /// and the other node writes by itself.
 pub const FORWARDS_TAKEN_MAX: usize = 1_024;
+/// The longest pause of a node that again and again is not the first to append to a channel.
+pub const CONTENTION_PAUSE_MAX: Duration = Duration::from_millis(32);
 /// Over how long the channels in memory look at their logs after the feed was interrupted.
 pub const RESET_SPREAD: Duration = Duration::from_secs(2);
 /// How long a publish waits for its acknowledgement by the cluster's engine. Beyond it: its outcome is

@@ -1,20 +1,50 @@
-//! The owner's side of a forward: publishes of another node's users, done as calls.
+//! A forward, on both sides: how it is asked for, and how the owner does it, as calls.
 
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::Parts;
+use super::{Parts, encode};
 use crate::{
     engine::Engine,
-    hub::{Hub, calls::Wanted, directory::DirectoryError, rights::Author},
+    hub::{
+        Hub,
+        calls::Wanted,
+        directory::DirectoryError,
+        rights::Author,
+        sequencer::{Answered, ForwardedPublish},
+    },
     limits::BATCH_MESSAGES_MAX,
-    log::place::{ChannelId, ClientMessageId, UserId},
+    log::place::{ChannelId, ClientMessageId, Epoch, Sequence, UserId},
     wire::{
-        cluster::{Forward, ForwardOutcome, ForwardReply},
+        cluster::{self as wire, Forward, ForwardOutcome, ForwardReply, node_message::Message},
         code::ErrorCode,
         encode::Reply,
     },
 };
+
+/// The question to the owner of a channel.
+pub(crate) fn question(channel: ChannelId, publishes: &[ForwardedPublish]) -> Bytes {
+    let publish = |it: &ForwardedPublish| wire::ForwardedPublish {
+        user_id: it.user.0,
+        client_message_id: it.client_message_id.0,
+        body: it.body.clone(),
+    };
+    let publishes = publishes.iter().map(publish).collect();
+    encode(Message::Forward(Forward { channel_id: channel.0, publishes }))
+}
+
+/// What the owner's answer says, and of which epoch. Nothing, if it is none.
+pub(crate) fn answer(reply: Bytes) -> (Epoch, Vec<Answered>) {
+    let reply = ForwardReply::decode(reply).unwrap_or_default();
+    let answered = |it: ForwardOutcome| match it.sequence {
+        0 => {
+            let code = u16::try_from(it.code).ok().and_then(ErrorCode::from_number);
+            Answered::Refused(code.unwrap_or(ErrorCode::Internal))
+        }
+        sequence => Answered::Stored(Sequence(sequence), it.timestamp_ms),
+    };
+    (Epoch(reply.epoch), reply.outcomes.into_iter().map(answered).collect())
+}
 
 /// Does what a forward wants, and writes the answer. That nothing was taken is an answer, too.
 pub(super) async fn take<E: Engine>(

@@ -38,7 +38,7 @@ use crate::{
 };
 
 mod feed;
-mod forward;
+pub(super) mod forward;
 pub mod members;
 
 /// What a shard is told of the other nodes.

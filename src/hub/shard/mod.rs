@@ -19,7 +19,7 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use self::abroad::Abroad;
+use self::{abroad::Abroad, nodes::Nodes};
 pub use super::port::Port;
 use super::{
     Asked, ConnectionKey, Format, ShardId,
@@ -78,6 +78,8 @@ pub struct Shard<E, S> {
     /// Rung when there may be room again for what other shards are told.
     room: Notify,
     is_draining: Cell<bool>,
+    /// The other nodes, as far as they concern the channels here.
+    nodes: Nodes,
 }
 
 #[derive(Debug)]
@@ -144,6 +146,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
         Rc::new(Self {
+            nodes: Nodes::new(engine.bus()),
             engine,
             desk,
             register,
@@ -407,7 +410,11 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         for id in ready.drain(..) {
             self.with_channel(id, |channel, effects| {
                 if channel.is_ready_to_append() {
-                    channel.next_append(BatchId(rand::random()), now_ms, effects);
+                    let batch = BatchId(rand::random());
+                    let owner = self.nodes.owner_elsewhere(id);
+                    if !owner.is_some_and(|owner| channel.forward(batch, owner, effects)) {
+                        channel.next_append(batch, now_ms, effects);
+                    }
                 }
             });
         }
