@@ -188,7 +188,7 @@ pub struct Flags {
     /// nodes, as nats://a,b,c [default: sqlite]
     #[arg(long, value_name = "sqlite|nats://A,B,C")]
     pub engine: Option<EngineFlag>,
-    /// One server of NATS is enough: for trying it out
+    /// One server of NATS is enough: for trying it out [default: false]
     #[arg(long)]
     pub engine_single: bool,
     /// Which cores the hub has to itself, one for each shard: auto takes the first allowed ones, off

@@ -56,7 +56,7 @@ struct AuthFlags {
     /// nats://a,b,c [default: sqlite, in the data directory]
     #[arg(long, value_name = "sqlite|nats://A,B,C")]
     engine: Option<EngineFlag>,
-    /// One server of NATS is enough: for trying it out
+    /// One server of NATS is enough: for trying it out [default: false]
     #[arg(long)]
     engine_single: bool,
     /// The certificate of the public port with those that sign it, as PEM: the port then speaks

@@ -20,7 +20,7 @@ pub(crate) struct CheckArgs {
     /// The servers of NATS, as nats://a,b,c [default: those of the configuration]
     #[arg(long, value_name = "sqlite|nats://A,B,C")]
     engine: Option<EngineFlag>,
-    /// One server of NATS is enough: for trying it out
+    /// One server of NATS is enough: for trying it out [default: false]
     #[arg(long)]
     engine_single: bool,
 }
