@@ -12,6 +12,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -195,6 +196,9 @@ pub struct Imported {
 /// The steps in which a hub stops. All shards take one before any takes the next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DrainStep {
+    /// Send the connections to the other nodes, slice by slice, and go on with those that stay. Within
+    /// this time.
+    Leave(Duration),
     /// Take no further publishes, and tell every connection.
     Stop,
     /// Finish every publish that was taken in. When all shards have, each is answered.
@@ -368,9 +372,12 @@ impl Hub {
         self.mailboxes.get(usize::from(crossing::owner(channel, shards).0))
     }
 
-    /// Finishes what was accepted and closes every connection.
-    pub async fn drain(&self) {
-        for step in [DrainStep::Stop, DrainStep::Finish, DrainStep::Close] {
+    /// Finishes what was accepted and closes every connection. With `leave_within`, where there are other
+    /// nodes to go to, most are closed a slice at a time before, within that time.
+    pub async fn drain(&self, leave_within: Option<Duration>) {
+        let leave = leave_within.map(DrainStep::Leave);
+        let end = [DrainStep::Stop, DrainStep::Finish, DrainStep::Close];
+        for step in leave.into_iter().chain(end) {
             let mut steps = Vec::with_capacity(self.mailboxes.len());
             for mailbox in &*self.mailboxes {
                 let (done, is_done) = oneshot::channel();

@@ -16,8 +16,8 @@ use crate::{
     report::{Counted, Outcome, Report, cargo_tests, check_unless, one_check, unittests},
     root, target,
     tools::{
-        BUILD_SERVER_AND_ECHO, Command, cargo, cargo_deny, chromium, install_chromium,
-        npm_packages, python_venv,
+        BUILD_SERVER_AND_ECHO, Command, cargo, cargo_deny, chromium, debian_package, install,
+        install_chromium, nats_server, npm_packages, python_venv,
     },
 };
 
@@ -45,9 +45,10 @@ const STEPS: &[Step] = &[
     Step::new("fmt", "cargo fmt --all --check", fmt),
     Step::new("clippy", "cargo clippy, warnings are errors", clippy),
     Step::new("doc", "cargo doc, warnings are errors", doc),
-    Step::new("test", "cargo test --workspace", test),
+    Step::new("test", "cargo test --workspace", test).after(|| nats_server().map(drop)),
     Step::new("2-shards", "those of the shards with 2 shards", two_shards),
     Step::new("3-shards", "those of the shards with 3 shards", three_shards),
+    Step::new("cluster", "hubs on real NATS servers", cluster).after(cluster_tools),
     Step::new("deny", "cargo deny: bans, licences, sources", deny).after(|| cargo_deny().map(drop)),
     Step::new("advisories", "cargo deny: known vulnerabilities", advisories),
     Step::new("autobahn", "RFC 6455 and 7692, the quick part", autobahn::quick)
@@ -137,7 +138,14 @@ fn fmt() -> Result<Outcome> {
 }
 
 fn clippy() -> Result<Outcome> {
-    one_check("clippy", cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    let all = cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    let all = one_check("clippy", all)?;
+    if let Outcome::Failed { .. } = all {
+        return Ok(all);
+    }
+    // No part of all, as it is none of `cargo test`.
+    let cluster = ["clippy", "--workspace", "--test", "cluster", "--", "-D", "warnings"];
+    one_check("clippy-cluster", cargo(cluster))
 }
 
 fn doc() -> Result<Outcome> {
@@ -147,7 +155,44 @@ fn doc() -> Result<Outcome> {
 }
 
 fn test() -> Result<Outcome> {
-    cargo_tests("test", cargo(["test", "--workspace", "--no-fail-fast"]))
+    let nats = nats_server();
+    let mut outcome = cargo_tests("test", cargo(["test", "--workspace", "--no-fail-fast"]))?;
+    let (Outcome::Counted(counted) | Outcome::Failed { counted, .. }) = &mut outcome;
+    // They say so themselves, where nobody sees it.
+    counted.add(without_nats(nats.err(), "the tests of the engine on JetStream"));
+    Ok(outcome)
+}
+
+/// Hubs that share an engine, on real servers of NATS that are killed and started again.
+fn cluster() -> Result<Outcome> {
+    if let Err(error) = nats_server() {
+        return Ok(Outcome::Counted(without_nats(Some(error), "hubs on real NATS servers")));
+    }
+    let build = one_check("cluster-server", cargo(BUILD_SERVER_AND_ECHO))?;
+    if let Outcome::Failed { .. } = build {
+        return Ok(build);
+    }
+    // Of the whole workspace, as in `shards`.
+    let tests = ["test", "--workspace", "--test", "cluster", "--no-fail-fast"];
+    let mut outcome = cargo_tests("cluster", cargo(tests))?;
+    if debian_package("haproxy").is_err() {
+        let (Outcome::Counted(counted) | Outcome::Failed { counted, .. }) = &mut outcome;
+        counted.add(Counted::skipped("the balancer of docs/CLUSTER.md: there is no haproxy"));
+    }
+    Ok(outcome)
+}
+
+/// What the step `cluster` fetches.
+fn cluster_tools() -> Result<()> {
+    install("haproxy");
+    nats_server().map(drop)
+}
+
+/// These tests were not run, if there is an error.
+fn without_nats(error: Option<anyhow::Error>, tests: &str) -> Counted {
+    error.map_or_else(Counted::default, |error| {
+        Counted::skipped(&format!("{tests}: there is no nats-server here: {error:#}"))
+    })
 }
 
 fn two_shards() -> Result<Outcome> {

@@ -468,6 +468,15 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         }
     }
 
+    /// Closes so many connections, and tells each before when to come back: to another node.
+    pub fn send_away(&self, count: usize, mut retry_after_ms: impl FnMut() -> u32) {
+        let ports = self.all_ports().into_iter().filter(|port| port.closing().is_none());
+        for port in ports.take(count) {
+            self.tell(&port, &Control::GoingAway { retry_after_ms: retry_after_ms() });
+            self.close(&port, CloseCode::GoingAway, CloseCode::GoingAway.name());
+        }
+    }
+
     /// Whether it has started to drain.
     #[must_use]
     pub fn is_draining(&self) -> bool {
