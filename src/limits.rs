@@ -374,8 +374,9 @@ pub const NATS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause between pings on the connection to the cluster's engine. After two without an answer the
 /// connection is made anew.
 pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(2);
-/// The shortest and the longest pause before a lost connection is made again, drawn at random between.
+/// The shortest pause before a lost connection is made again.
 pub const NATS_RECONNECT_MIN: Duration = Duration::from_millis(100);
+/// The longest. It is drawn at random in between.
 pub const NATS_RECONNECT_MAX: Duration = Duration::from_millis(500);
 /// Pause before what the connection refused is asked again.
 pub const NATS_RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -411,12 +412,13 @@ pub const JETSTREAM_REGRESSION_MIN: Duration = Duration::from_secs(15);
 pub const JETSTREAM_KEYS_BEHIND_MAX: u64 = 65_536;
 /// Ends of logs that are read at the same time for one request.
 pub const JETSTREAM_HEADS_AT_ONCE: usize = 32;
-/// Entries and bytes of one read of a stream for a log.
+/// Entries of one read of a stream for a log. More: read again.
 pub const JETSTREAM_PAGE_ENTRIES: usize = 256;
+/// Bytes of one such read, but for a single entry larger than it.
 pub const JETSTREAM_PAGE_BYTES: usize = 256 * 1024;
-/// Keys of a channel's newest publishes that a cluster's node keeps in memory, by which it tells a repeat,
-/// and for how long all of them if they are more.
+/// Keys of a channel's newest publishes that a cluster's node keeps in memory, by which it tells a repeat.
 pub const JETSTREAM_KEYS_MIN: usize = 10_000;
+/// How long it keeps all of them, if they are more.
 pub const JETSTREAM_KEYS_KEPT: Duration = Duration::from_secs(600);
 /// The most keys of one channel. Beyond it the oldest are forgotten, however new.
 pub const JETSTREAM_KEYS_MAX: usize = 100_000;

@@ -444,6 +444,17 @@ macro_rules! contract {
                 super::$test(&engine.unwrap()).await;
             })*
         }
+
+        mod jetstream_engine {
+            use super::super::jetstream::tests::TestEngine;
+
+            $(#[tokio::test]
+            async fn $test() {
+                if let Some(engine) = TestEngine::start(1) {
+                    super::$test(&*engine).await;
+                }
+            })*
+        }
     };
 }
 

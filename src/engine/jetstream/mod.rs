@@ -70,6 +70,9 @@ mod settling;
 mod streams;
 mod subject;
 
+#[cfg(test)]
+pub(super) mod tests;
+
 pub use streams::StreamsError;
 
 /// How the engine is opened.
