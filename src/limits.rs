@@ -400,6 +400,9 @@ pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 pub const JETSTREAM_REQUESTS_MAX: usize = 4_096;
 /// Logs that the channels of a cluster are spread over.
 pub const JETSTREAM_LOGS_MAX: usize = 64;
+/// Bytes of one append, chain or record in a cluster, with its keys and derived records: the servers take
+/// messages of 8 MiB. Beyond it: refused as too large.
+pub const JETSTREAM_ENTRY_BYTES_MAX: usize = CHAIN_BYTES_MAX - 64 * 1024;
 /// Batches of a chain: what JetStream stores all or none. Beyond it: refused as too large.
 pub const JETSTREAM_CHAIN_MAX: usize = 1_000;
 /// Chains on their way to the cluster's engine. Beyond it they wait. The servers refuse more than 50 of
@@ -732,6 +735,7 @@ pub const IMPORT_IDLE: Duration = Duration::from_secs(1);
 /// read from the log.
 pub const IMPORT_MOMENT_MAX: usize = 262_144;
 const _: () = assert!(
-    IMPORT_WINDOW_BYTES + 2 * IMPORT_CHUNK_BYTES + IMPORT_BODY_BYTES_MAX < CHAIN_BYTES_MAX,
+    IMPORT_WINDOW_BYTES + 2 * IMPORT_CHUNK_BYTES + IMPORT_BODY_BYTES_MAX
+        < JETSTREAM_ENTRY_BYTES_MAX,
     "a chain holds all of a commit"
 );

@@ -251,7 +251,7 @@ impl Log {
         }
         let behind = last.at.0.saturating_sub(position.0);
         let is_known = position.0 > 0 && position < last.at;
-        if is_known && last.after() == position {
+        if is_known && reader.is_next(position, &last).await? {
             window.take_in(last.at, &last.payload);
         } else if is_known && behind <= limits::JETSTREAM_KEYS_BEHIND_MAX {
             let begin = Cursor(position.0 + 1);
@@ -354,10 +354,12 @@ impl Log {
 
         let begin = match from {
             ReadFrom::After(cursor) if cursor >= last.at => return Ok(Vec::new()),
-            ReadFrom::After(cursor) if cursor == last.after() => {
-                return Ok(vec![last.entry(channel, cursor)]);
+            ReadFrom::After(cursor) => {
+                if last.after() == cursor && reader.is_next(cursor, &last).await? {
+                    return Ok(vec![last.entry(channel, cursor)]);
+                }
+                cursor
             }
-            ReadFrom::After(cursor) => cursor,
             ReadFrom::Holding(sequence) => match reader.holding(&last, sequence).await? {
                 Some(first) => first.at,
                 None => return Ok(Vec::new()),

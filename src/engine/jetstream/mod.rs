@@ -344,7 +344,7 @@ impl Engine for JetStreamEngine {
         &self,
         append: Append,
     ) -> impl Future<Output = Result<Cursor, AppendError>> + Send + 'static {
-        let fits = append.bytes() <= limits::ENTRY_BYTES_MAX;
+        let fits = append.bytes() <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         self.append_any(fits, move |inner| async move { inner.log.append(append).await })
     }
 
@@ -353,7 +353,7 @@ impl Engine for JetStreamEngine {
         chain: Chain,
     ) -> impl Future<Output = Result<Vec<Cursor>, AppendError>> + Send + 'static {
         chain.check();
-        let fits = chain.bytes() <= limits::CHAIN_BYTES_MAX;
+        let fits = chain.bytes() <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         self.append_any(fits, move |inner| async move { inner.log.append_chain(chain).await })
     }
 
@@ -427,7 +427,8 @@ impl Engine for JetStreamEngine {
         expect: Expect,
         derived: Vec<Derived>,
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
-        let fits = super::put_bytes(key, Some(&value), &derived) <= limits::ENTRY_BYTES_MAX;
+        let fits =
+            super::put_bytes(key, Some(&value), &derived) <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         let key = key.to_owned();
         self.record(move |inner| async move {
             if !fits {
