@@ -16,7 +16,9 @@
 //! | `streams` | how the streams are made, and that they are so |
 //! | `entry` | an entry of a log as a message; pure |
 //! | `log` | appends and reads of the logs of channels |
+//! | `reader` | one log in its stream |
 //! | `keys` | the newest keys of a channel; pure |
+//! | `ends` | the last entries that were seen of the logs; pure |
 //! | `feed` | what a stream commits, without a gap |
 //! | `settling` | what entries say of records |
 //! | `records` | the records |
@@ -61,10 +63,12 @@ use crate::{
 mod api;
 pub mod check;
 mod connect;
+mod ends;
 mod entry;
 mod feed;
 mod keys;
 mod log;
+mod reader;
 mod records;
 mod settling;
 mod streams;
@@ -72,6 +76,9 @@ mod subject;
 
 pub use connect::CredentialsError;
 pub use streams::StreamsError;
+
+#[cfg(test)]
+pub(super) mod tests;
 
 /// How the engine is opened.
 #[derive(Clone)]
@@ -330,7 +337,7 @@ impl Engine for JetStreamEngine {
         &self,
         append: Append,
     ) -> impl Future<Output = Result<Cursor, AppendError>> + Send + 'static {
-        let fits = append.bytes() <= limits::ENTRY_BYTES_MAX;
+        let fits = append.bytes() <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         self.append_any(fits, move |inner| async move { inner.log.append(append).await })
     }
 
@@ -339,7 +346,7 @@ impl Engine for JetStreamEngine {
         chain: Chain,
     ) -> impl Future<Output = Result<Vec<Cursor>, AppendError>> + Send + 'static {
         chain.check();
-        let fits = chain.bytes() <= limits::CHAIN_BYTES_MAX;
+        let fits = chain.bytes() <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         self.append_any(fits, move |inner| async move { inner.log.append_chain(chain).await })
     }
 
@@ -413,7 +420,8 @@ impl Engine for JetStreamEngine {
         expect: Expect,
         derived: Vec<Derived>,
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
-        let fits = super::put_bytes(key, Some(&value), &derived) <= limits::ENTRY_BYTES_MAX;
+        let fits =
+            super::put_bytes(key, Some(&value), &derived) <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         let key = key.to_owned();
         self.record(move |inner| async move {
             if !fits {
