@@ -447,6 +447,14 @@ pub const JETSTREAM_REQUESTS_MAX: usize = 4_096;
 pub const JETSTREAM_LOGS_MAX: usize = 64;
 /// Batches of a chain: what JetStream stores all or none. Beyond it: refused as too large.
 pub const JETSTREAM_CHAIN_MAX: usize = 1_000;
+/// Chains on their way to the cluster's engine. Beyond it they wait. The servers refuse more than 50 of
+/// a stream.
+pub const JETSTREAM_CHAINS_AT_ONCE: usize = 32;
+/// How long a log must be seen to end before what was in it until it counts as damaged. A server that was
+/// cut off takes a few seconds to learn that it does not lead any more.
+pub const JETSTREAM_REGRESSION_MIN: Duration = Duration::from_secs(15);
+/// Entries that a window of keys takes in one by one. Beyond it: it is rebuilt from the end of the log.
+pub const JETSTREAM_KEYS_BEHIND_MAX: u64 = 65_536;
 /// Ends of logs that are read at the same time for one request.
 pub const JETSTREAM_HEADS_AT_ONCE: usize = 32;
 /// Entries and bytes of one read of a stream for a log.

@@ -16,7 +16,9 @@
 //! | `streams` | how the streams are made, and that they are so |
 //! | `entry` | an entry of a log as a message; pure |
 //! | `log` | appends and reads of the logs of channels |
+//! | `reader` | one log in its stream |
 //! | `keys` | the newest keys of a channel; pure |
+//! | `ends` | the last entries that were seen of the logs; pure |
 //! | `feed` | what a stream commits, without a gap |
 //! | `settling` | what entries say of records |
 //! | `records` | the records |
@@ -61,10 +63,12 @@ use crate::{
 mod api;
 pub mod check;
 mod connect;
+mod ends;
 mod entry;
 mod feed;
 mod keys;
 mod log;
+mod reader;
 mod records;
 mod settling;
 mod streams;
