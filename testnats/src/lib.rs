@@ -46,8 +46,10 @@ pub struct Options {
     pub servers: usize,
     /// Whether every write is synced before it is acknowledged. Otherwise every two minutes.
     pub sync_always: bool,
-    /// Where they keep their streams, in a folder each. None: in a folder that goes with them.
+    /// Where they keep what they have, in a folder each. None: in a folder that goes with them.
     pub folder: Option<PathBuf>,
+    /// Where they keep their streams, in a folder each, such as on a disk of their own. None: with the rest.
+    pub store: Option<PathBuf>,
     /// Their addresses, in namespaces of their own for one. None: all on 127.0.0.1.
     pub hosts: Option<Vec<Host>>,
 }
@@ -65,7 +67,7 @@ impl Options {
     /// So many servers that sync, on 127.0.0.1.
     #[must_use]
     pub const fn new(servers: usize) -> Self {
-        Self { servers, sync_always: true, folder: None, hosts: None }
+        Self { servers, sync_always: true, folder: None, store: None, hosts: None }
     }
 }
 
@@ -116,14 +118,15 @@ impl Nats {
             let name = format!("n{index}");
             let folder = folder.join(&name);
             fs::create_dir_all(&folder)?;
+            let store = options.store.as_ref().map_or_else(|| folder.clone(), |it| it.join(&name));
             let [client_port, monitor_port, route_port] =
                 [0, 1, 2].map(|kind| ports[kind * options.servers + index]);
             let mut text = format!(
                 "server_name: {name}\nlisten: \"{address}:{client_port}\"\n\
                  http: \"{address}:{monitor_port}\"\nmax_payload: 8MB\nlame_duck_duration: 30s\n\
-                 jetstream {{ store_dir: \"{folder}\"{sync} }}\n",
+                 jetstream {{ store_dir: \"{store}\"{sync} }}\n",
                 address = host.address,
-                folder = folder.display(),
+                store = store.display(),
                 sync = if options.sync_always { ", sync_interval: always" } else { "" },
             );
             if options.servers > 1 {
@@ -186,11 +189,7 @@ impl Nats {
     pub fn launch(&mut self, index: usize) -> Result<()> {
         let server = &mut self.servers[index];
         let mut command = match &server.host.namespace {
-            Some(namespace) => {
-                let mut command = Command::new("ip");
-                command.args(["netns", "exec", namespace]).arg(&self.program);
-                command
-            }
+            Some(namespace) => inside(namespace, &self.program),
             None => Command::new(&self.program),
         };
         let log = fs::File::options()
@@ -227,8 +226,39 @@ impl Nats {
     /// Which server leads a stream, as those say that answer.
     #[must_use]
     pub fn leader_of(&self, stream: &str) -> Option<usize> {
-        let leader = self.servers.iter().find_map(|server| server.leader_of(stream))?;
+        let leader = self.servers.iter().find_map(|server| {
+            let streams = server.streams()?;
+            streams.into_iter().find(|it| it.name == stream)?.leader
+        })?;
         self.servers.iter().position(|server| server.name == leader)
+    }
+
+    /// Which server leads the stream with the most messages, and that stream's name.
+    #[must_use]
+    pub fn leader_of_most(&self) -> Option<(usize, String)> {
+        let streams = self.servers.iter().find_map(Server::streams)?;
+        let most = streams.into_iter().max_by_key(|it| it.messages)?;
+        let leader = most.leader?;
+        let index = self.servers.iter().position(|server| server.name == leader)?;
+        Some((index, most.name))
+    }
+}
+
+/// What a server says of one stream.
+struct Stream {
+    name: String,
+    messages: u64,
+    leader: Option<String>,
+}
+
+impl Stream {
+    fn of(detail: &Value) -> Option<Self> {
+        let leader = detail["cluster"]["leader"].as_str().filter(|name| !name.is_empty());
+        Some(Self {
+            name: detail["name"].as_str()?.to_owned(),
+            messages: detail["state"]["messages"].as_u64()?,
+            leader: leader.map(str::to_owned),
+        })
     }
 }
 
@@ -271,12 +301,13 @@ impl Server {
         self.ask("/healthz").is_ok_and(|answer| answer["status"] == "ok")
     }
 
-    fn leader_of(&self, stream: &str) -> Option<String> {
+    /// The streams that it has, unless it has none.
+    fn streams(&self) -> Option<Vec<Stream>> {
         let answer = self.ask("/jsz?streams=true").ok()?;
         let accounts = answer["account_details"].as_array()?;
-        let mut streams = accounts.iter().flat_map(|it| it["stream_detail"].as_array());
-        let stream = streams.find_map(|all| all.iter().find(|it| it["name"] == stream))?;
-        stream["cluster"]["leader"].as_str().filter(|name| !name.is_empty()).map(str::to_owned)
+        let details = accounts.iter().filter_map(|it| it["stream_detail"].as_array()).flatten();
+        let streams: Vec<_> = details.filter_map(Stream::of).collect();
+        (!streams.is_empty()).then_some(streams)
     }
 
     /// Asks the monitoring port.
@@ -310,6 +341,17 @@ impl Drop for Server {
         // It may have ended by itself.
         let _ = self.end();
     }
+}
+
+/// A command that runs a program in a network namespace that has a name. Its process is the program's.
+///
+/// Not by `ip netns exec`, which gives it mounts of its own too: a disk that is mounted now would stay so
+/// as long as it runs, whoever unmounts it.
+#[must_use]
+pub fn inside(namespace: &str, program: &Path) -> Command {
+    let mut command = Command::new("nsenter");
+    command.arg(format!("--net=/run/netns/{namespace}")).arg(program);
+    command
 }
 
 /// Ports that nobody listens on now. Held together, so that they differ.
