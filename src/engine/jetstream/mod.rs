@@ -22,6 +22,7 @@
 //! | `feed` | what a stream commits, without a gap |
 //! | `settling` | what entries say of records |
 //! | `records` | the records |
+//! | `accounts` | the rows of the account stores |
 //!
 //! One thread runs the connection, the feeds and every request. A request is handed to it when the
 //! method is called, not when the future is first polled; dropping the future does not take it back.
@@ -60,6 +61,7 @@ use crate::{
     },
 };
 
+pub mod accounts;
 mod api;
 pub mod check;
 mod connect;
