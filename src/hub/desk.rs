@@ -458,6 +458,31 @@ fn removed(answer: Result<(), RecordError>) -> Result<(), RecordError> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::engine::{Expect, memory::MemoryEngine};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn nodes_that_remove_the_same_do_not_get_in_each_others_way() {
+        let engine = MemoryEngine::default();
+        let put = async |table, key: &str| {
+            engine.put(table, key, "{}".into(), Expect::Absent).await.unwrap();
+        };
+        for channel in (1..=20).map(ChannelId) {
+            for user in (1..=20).map(UserId) {
+                put(Table::Members, &records::member_key(channel, user)).await;
+                put(Table::Memberships, &records::membership_key(user, channel)).await;
+            }
+            put(Table::Deletions, &records::channel_key(channel)).await;
+        }
+        let mut nodes = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let desk = a_desk(&Arc::new(engine.another_node()));
+            nodes.spawn(async move { desk.remove_all_deleted().await });
+        }
+        assert_eq!(nodes.join_all().await, [const { Ok(()) }; 4]);
+        for table in [Table::Members, Table::Memberships, Table::Deletions] {
+            assert_eq!(engine.scan(table, "", None, 1_000).await.unwrap().len(), 0, "{table:?}");
+        }
+    }
 
     /// A desk of a hub that is not there.
     pub(crate) fn a_desk<E: Engine>(engine: &Arc<E>) -> Arc<Desk<E>> {

@@ -150,6 +150,23 @@ async fn what_an_older_version_knows_by_number_is_listed_by_name() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nodes_that_start_together_list_what_is_older_without_getting_in_each_others_way() {
+    let engine = engine();
+    for number in 1..=3 * SCAN_STEP {
+        let (key, record) = (format!("id:{number}"), r#"{"subject":"u","name":"ada"}"#);
+        engine.put(Table::Users, &key, record.into(), Expect::Absent).await.unwrap();
+    }
+    let mut nodes = JoinSet::new();
+    for _ in 0..4 {
+        let directory = Directory::new(Arc::new(engine.another_node()));
+        nodes.spawn(async move { directory.index_older().await });
+    }
+    assert_eq!(nodes.join_all().await, [const { Ok(()) }; 4]);
+    let listed = engine.scan(Table::UserNames, "ada", None, 4 * SCAN_STEP).await.unwrap();
+    assert_eq!(listed.len(), 3 * SCAN_STEP);
+}
+
 #[test]
 fn what_is_read_in_the_place_of_a_missing_record_is_one() {
     assert!(decoy::<NameRecord>(DECOY_NAME).is_some());

@@ -229,3 +229,6 @@ pub(super) fn typing(channel: ChannelId, users: &[UserId]) -> Message {
     let user_ids = users.iter().map(|user| user.0).collect();
     Message::Typing(wire::Typing { channel_id: channel.0, user_ids })
 }
+
+#[cfg(test)]
+mod tests;
