@@ -366,6 +366,38 @@ pub const NATS_ACK_TIMEOUT: Duration = Duration::from_millis(500);
 pub const NATS_READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a page of a stream waits for its next message. Beyond it: unavailable.
 pub const NATS_PAGE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Records that are written in one step, all or none, as far as the servers can: 1,000 messages. What
+/// follows from more goes before in steps of its own.
+pub const RECORDS_PER_BATCH_MAX: usize = 1_000;
+/// What the headers of a record take at most of what the servers take of one message.
+pub const RECORD_HEADERS_BYTES_MAX: usize = 1024;
+/// Bytes of the records of one such step. Beyond it: as above.
+pub const RECORDS_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Such steps that one node has on their way. Beyond it: they wait for one another, as long as a read.
+/// The servers refuse more than 50 of a stream.
+pub const RECORDS_BATCHES_MAX: usize = 8;
+/// Records that are read at the same time before they are written together.
+pub const RECORD_READS_MAX: usize = 16;
+/// Tries to write records while others write them. Beyond it: busy.
+pub const RECORD_ATTEMPTS_MAX: u32 = 32;
+/// Pause after the first such try; it doubles.
+pub const RECORD_PAUSE: Duration = Duration::from_millis(2);
+/// The longest such pause.
+pub const RECORD_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How long a list of records waits until its node knows of all that was written before. Beyond it:
+/// unavailable.
+pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(2);
+/// Channels that a record remembers to follow from. Beyond it: the one that wrote it longest ago is
+/// forgotten.
+pub const SETTLED_PER_RECORD_MAX: usize = 8;
+/// Casts that wait for the connection. When full: dropped.
+pub const NODE_CASTS_MAX: usize = 1_024;
+/// Messages of other nodes that wait for who reads them. When full: dropped.
+pub const NODE_INBOX_MAX: usize = 4_096;
+/// Calls of other nodes that wait for an answer. Beyond it: they get none.
+pub const NODE_CALLS_MAX: usize = 1_024;
+/// How long a call of another node may wait for its answer. Beyond it: it gets none.
+pub const NODE_CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads that wait for the log readers. Beyond it: refused as busy.
 pub const READER_MAILBOX_MAX: usize = 1_024;
 /// Threads that read the log.

@@ -13,4 +13,8 @@
 //! | `api` | what JetStream is asked |
 
 mod api;
+mod mirror;
+mod nodes;
+mod records;
+mod settle;
 mod subject;

@@ -32,6 +32,9 @@ pub(super) const REMOVED: &str = "Hubbub-Removed";
 /// Ours: from which entries of which channels' logs the record follows; see `settle`.
 pub(super) const SETTLED: &str = "Hubbub-Settled";
 
+/// Ours: the node that tells or asks.
+pub(super) const NODE: &str = "Hubbub-Node";
+
 /// The names of one cluster.
 #[derive(Clone, Debug)]
 pub(super) struct Subjects {
