@@ -387,6 +387,33 @@ pub const RECORD_PAUSE_MAX: Duration = Duration::from_millis(100);
 /// How long a list of records waits until its node knows of all that was written before. Beyond it:
 /// unavailable.
 pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(2);
+/// Records and bytes of one read when a node reads what was written while it was not connected.
+pub const MIRROR_PAGE_RECORDS: usize = 256;
+pub const MIRROR_PAGE_BYTES: usize = 1024 * 1024;
+/// Channels whose last entry's records a node remembers to write. Beyond it: it looks again at all
+/// channels that were announced.
+pub const UNSETTLED_MAX: usize = 65_536;
+/// Bytes of these records. Beyond it: they are read from the log again.
+pub const UNSETTLED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long one who needs such a record leaves it to the node that appended the entry.
+pub const SETTLE_GRACE: Duration = Duration::from_millis(20);
+/// Age from which it is written by any node that knows of it; then the entry is read again first, since
+/// it may not be the last any more.
+pub const UNSETTLED_AGE: Duration = Duration::from_millis(500);
+/// Channels that are settled at the same time.
+pub const SETTLED_AT_ONCE: usize = 16;
+/// How long the records of one entry may take. Beyond it: unknown to the appender, unavailable to others.
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Channels that one node has announced to settle. Beyond it: refused as busy.
+pub const ANNOUNCED_MAX: usize = 65_536;
+/// Age from which such an announcement is made again before it is relied on.
+pub const ANNOUNCED_RENEW: Duration = Duration::from_secs(600);
+/// Age from which it is one of a node that is gone: wall clocks may differ by the difference.
+pub const ANNOUNCED_STALE: Duration = Duration::from_secs(3_600);
+/// How long after its last use it is withdrawn.
+pub const ANNOUNCED_IDLE: Duration = Duration::from_secs(30);
+/// How often idle announcements are looked for.
+pub const ANNOUNCED_INTERVAL: Duration = Duration::from_secs(5);
 /// Channels that a record remembers to follow from. Beyond it: the one that wrote it longest ago is
 /// forgotten.
 pub const SETTLED_PER_RECORD_MAX: usize = 8;

@@ -1,7 +1,7 @@
 //! Records: the last message of each subject of one stream. Its sequence is the record's revision.
 //!
 //! A record that was removed is a message too, which says so: so its revision goes on if it comes back,
-//! and what it follows from is not forgotten (see `settle`). A write expects the sequences that its
+//! and what it follows from is not forgotten (see `settled`). A write expects the sequences that its
 //! writer knew. It may know them from the mirror: if that is behind, the servers refuse the write, and
 //! it is tried again with what the stream's leader says.
 
@@ -17,7 +17,7 @@ use tokio::{
 use super::{
     api::{Api, ApiError, Publish, PublishError, Stored},
     mirror::Mirror,
-    settle::Settled,
+    settled::Settled,
     subject::{self, Subjects},
 };
 use crate::{
@@ -77,8 +77,8 @@ impl Current {
     }
 }
 
-/// Which record.
-type Name = (Table, String);
+/// Which record: the name of its table, and its key.
+type Name = (&'static str, String);
 
 /// What becomes of one; no value: it is removed.
 type Change = (Name, Option<Bytes>);
@@ -87,9 +87,14 @@ type Change = (Name, Option<Bytes>);
 type Changes = BTreeMap<Name, Option<Bytes>>;
 
 impl Records {
-    pub(super) fn new(api: Api, subjects: Subjects, mirror: Mirror) -> Self {
+    /// Those that are in the stream. Their mirror is empty until it [follows](Mirror::follow) it.
+    pub(super) fn new(api: Api, subjects: Subjects) -> Self {
         let batches = Arc::new(Semaphore::new(RECORDS_BATCHES_MAX));
-        Self { api, subjects, mirror, batches }
+        Self { api, subjects, mirror: Mirror::new(), batches }
+    }
+
+    pub(super) const fn mirror(&self) -> &Mirror {
+        &self.mirror
     }
 
     /// Reads one record, as the stream's leader has it.
@@ -98,7 +103,41 @@ impl Records {
         table: Table,
         key: &str,
     ) -> Result<Option<Versioned>, RecordError> {
+        self.get_named(table.name(), key).await
+    }
+
+    pub(super) async fn get_named(
+        &self,
+        table: &'static str,
+        key: &str,
+    ) -> Result<Option<Versioned>, RecordError> {
         Ok(self.read(table, key).await?.versioned())
+    }
+
+    /// Lists records, of all that were written before.
+    pub(super) async fn scan(
+        &self,
+        table: Table,
+        prefix: &str,
+        after: Option<&str>,
+        count_max: usize,
+    ) -> Result<Vec<(String, Versioned)>, RecordError> {
+        self.catch_up().await?;
+        Ok(self.mirror.scan(table.name(), prefix, after, count_max))
+    }
+
+    /// Waits until the mirror has all that was written before the call.
+    pub(super) async fn catch_up(&self) -> Result<(), RecordError> {
+        let known = self.mirror.position();
+        let info = self.api.stream(&self.subjects.records_stream()).await;
+        match info.ok().flatten().map(|info| info.state.last_seq) {
+            Some(last) if last >= known => self.mirror.reach(last).await,
+            Some(last) => {
+                tracing::error!(last, known, "the stream of records has lost some");
+                Err(RecordError::StorageUnavailable)
+            }
+            None => Err(RecordError::StorageUnavailable),
+        }
     }
 
     /// Writes one record if it is as expected, or removes it if there is no value, together with what is
@@ -107,6 +146,17 @@ impl Records {
     pub(super) async fn put(
         &self,
         table: Table,
+        key: &str,
+        value: Option<Bytes>,
+        expect: Expect,
+        derived: Vec<Derived>,
+    ) -> Result<Revision, RecordError> {
+        self.put_named(table.name(), key, value, expect, derived).await
+    }
+
+    pub(super) async fn put_named(
+        &self,
+        table: &'static str,
         key: &str,
         value: Option<Bytes>,
         expect: Expect,
@@ -237,7 +287,7 @@ impl Records {
         stream::iter(reads).buffered(RECORD_READS_MAX).try_collect().await
     }
 
-    async fn read(&self, table: Table, key: &str) -> Result<Current, RecordError> {
+    async fn read(&self, table: &'static str, key: &str) -> Result<Current, RecordError> {
         let subject = self.subjects.record(table, key);
         match self.api.last(&self.subjects.records_stream(), &subject).await {
             Ok(None) => Ok(Current::default()),
@@ -267,7 +317,7 @@ impl Records {
             headers.push((subject::SETTLED, settled.to_string()));
         }
         Publish {
-            subject: self.subjects.record(*table, key),
+            subject: self.subjects.record(table, key),
             headers,
             payload: value.clone().unwrap_or_default(),
             expect: Some(before.sequence),
@@ -277,7 +327,7 @@ impl Records {
 
 /// What the derived records come to.
 fn last_of_each(derived: &[Derived]) -> Changes {
-    let change = |it: &Derived| ((it.table, it.key.clone()), it.value.clone());
+    let change = |it: &Derived| ((it.table.name(), it.key.clone()), it.value.clone());
     derived.iter().map(change).collect()
 }
 

@@ -1,4 +1,4 @@
-//! From which entries of which channels' logs a record follows, and how it comes to follow from one.
+//! From which entries of which channels' logs a record follows. Pure.
 //!
 //! What an append derives travels in its log message, so the log decides alone whether it was appended.
 //! The records are written behind it, by the appender and, should that one die, by whoever meets the
