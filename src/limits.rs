@@ -366,6 +366,59 @@ pub const NATS_ACK_TIMEOUT: Duration = Duration::from_millis(500);
 pub const NATS_READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a page of a stream waits for its next message. Beyond it: unavailable.
 pub const NATS_PAGE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a node may take to connect to the cluster's engine and to make or check its streams. Beyond
+/// it: it does not start.
+pub const NATS_OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection to a server of the cluster's engine may take. Beyond it: the next server.
+pub const NATS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause between pings on the connection to the cluster's engine. After two without an answer the
+/// connection is made anew.
+pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(2);
+/// The shortest and the longest pause before a lost connection is made again, drawn at random between.
+pub const NATS_RECONNECT_MIN: Duration = Duration::from_millis(100);
+pub const NATS_RECONNECT_MAX: Duration = Duration::from_millis(500);
+/// Pause before what the connection refused is asked again.
+pub const NATS_RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Messages that wait for who subscribed to them. Beyond it: dropped, and every feed is reset.
+pub const NATS_SUBSCRIPTION_MAX: usize = 4_096;
+/// How long JetStream remembers the ids of messages, which hubbub's do not have. As short as it may be.
+pub const NATS_DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
+/// How often nodes tell each other how far the streams are. What a feed lost at its end is found after
+/// twice as long.
+pub const NATS_DIGEST_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of one such digest that are read.
+pub const NATS_DIGEST_BYTES_MAX: usize = 64 * 1024;
+/// Sequences of a stream that a feed which missed them reads. Beyond it: reset.
+pub const FEED_REPAIRED_MAX: u64 = 1_000;
+/// Bytes of one read of them.
+pub const FEED_PAGE_BYTES: usize = 1024 * 1024;
+/// How long one request to the cluster's engine may take, with all that it leads to. Beyond it: an append
+/// is unknown, everything else unavailable.
+pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Requests to the cluster's engine on their way. Beyond it: refused as busy.
+pub const JETSTREAM_REQUESTS_MAX: usize = 4_096;
+/// Logs that the channels of a cluster are spread over.
+pub const JETSTREAM_LOGS_MAX: usize = 64;
+/// Batches of a chain: what JetStream stores all or none. Beyond it: refused as too large.
+pub const JETSTREAM_CHAIN_MAX: usize = 1_000;
+/// Ends of logs that are read at the same time for one request.
+pub const JETSTREAM_HEADS_AT_ONCE: usize = 32;
+/// Entries and bytes of one read of a stream for a log.
+pub const JETSTREAM_PAGE_ENTRIES: usize = 256;
+pub const JETSTREAM_PAGE_BYTES: usize = 256 * 1024;
+/// Keys of a channel's newest publishes that a cluster's node keeps in memory, by which it tells a repeat,
+/// and for how long all of them if they are more.
+pub const JETSTREAM_KEYS_MIN: usize = 10_000;
+pub const JETSTREAM_KEYS_KEPT: Duration = Duration::from_secs(600);
+/// The most keys of one channel. Beyond it the oldest are forgotten, however new.
+pub const JETSTREAM_KEYS_MAX: usize = 100_000;
+/// Bytes of the log that are read to rebuild them. Beyond it: the newest of them.
+pub const JETSTREAM_KEYS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Keys of all channels together, about 100 bytes each. Beyond it: those of the channels not used for
+/// longest are forgotten, and read again when needed.
+pub const JETSTREAM_KEYS_ALL_MAX: usize = 2_000_000;
+/// Channels of which a node keeps keys and the last known entry. Beyond it: as above.
+pub const JETSTREAM_WINDOWS_MAX: usize = 65_536;
 /// Records that are written in one step, all or none, as far as the servers can: 1,000 messages. What
 /// follows from more goes before in steps of its own.
 pub const RECORDS_PER_BATCH_MAX: usize = 1_000;

@@ -74,8 +74,9 @@ impl Announced {
             if held.used.elapsed() < ANNOUNCED_IDLE {
                 continue;
             }
-            self.write(channel, Some(self.node), None).await?;
+            // Before, since it may be gone also when the answer is not.
             held.written = None;
+            self.withdraw(channel).await?;
             drop(held);
             let mut channels = self.channels();
             // This one and the map's: nobody else is about to use it.
@@ -84,6 +85,10 @@ impl Announced {
             }
         }
         Ok(())
+    }
+
+    pub(super) async fn withdraw(&self, channel: ChannelId) -> Result<(), RecordError> {
+        self.write(channel, Some(self.node), None).await
     }
 
     /// The channels that any node has announced, as far as the mirror knows.

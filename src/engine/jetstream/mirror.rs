@@ -53,12 +53,7 @@ impl Mirror {
     }
 
     /// Takes in what the stream commits, for as long as there is news.
-    pub(super) async fn follow(
-        self,
-        api: Api,
-        subjects: Subjects,
-        mut news: mpsc::Receiver<News>,
-    ) {
+    pub(super) async fn follow(self, api: Api, subjects: Subjects, mut news: mpsc::Receiver<News>) {
         while let Some(news) = news.recv().await {
             match news {
                 News::Stored(stored) => {

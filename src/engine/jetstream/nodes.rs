@@ -27,6 +27,9 @@ use crate::{
     limits::{NODE_CALL_TIMEOUT, NODE_CALLS_MAX, NODE_CASTS_MAX, NODE_INBOX_MAX},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// This node among the others. It is heard until it is dropped.
 #[derive(Debug)]
 pub(super) struct Nodes {

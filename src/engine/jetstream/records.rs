@@ -30,6 +30,9 @@ use crate::{
     log::place::{ChannelId, Cursor},
 };
 
+#[cfg(test)]
+pub(super) mod tests;
+
 /// The records of a cluster. Cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Records {

@@ -32,6 +32,9 @@ use crate::{
     log::place::{ChannelId, Cursor},
 };
 
+#[cfg(test)]
+mod tests;
+
 /// The entries whose records may not follow from them yet, as far as this node has met them.
 #[derive(Debug)]
 pub(super) struct Settling {
@@ -289,7 +292,8 @@ impl Settling {
     /// The last entry of a channel's log, and what it derives.
     async fn last_of(&self, channel: ChannelId) -> Result<(Cursor, Arc<[Derived]>), RecordError> {
         let shelf = shelf(channel, self.shelves);
-        let (stream, subject) = (self.subjects.log_stream(shelf), self.subjects.log(shelf, channel));
+        let (stream, subject) =
+            (self.subjects.log_stream(shelf), self.subjects.log(shelf, channel));
         let last = self.api.last(&stream, &subject).await.map_err(|error| {
             if error != ApiError::Unavailable {
                 tracing::warn!(%error, "the last entry of a log was not read");
