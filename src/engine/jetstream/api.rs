@@ -150,8 +150,6 @@ pub(super) struct StreamInfo {
 /// How far a stream is.
 #[derive(Clone, Copy, Debug, Deserialize)]
 pub(super) struct StreamState {
-    pub(super) messages: u64,
-    pub(super) first_seq: u64,
     pub(super) last_seq: u64,
 }
 
@@ -408,6 +406,3 @@ fn stored(message: StoredMessage) -> Option<Stored> {
     }
     Some(Stored { subject, sequence, headers, payload })
 }
-
-/// Waits between tries of what must be tried until it passes, from 10 ms on, at most this long.
-pub(super) const RETRY_PAUSE_MAX: Duration = Duration::from_millis(500);
