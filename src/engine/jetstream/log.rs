@@ -477,7 +477,10 @@ impl Log {
     pub(super) async fn tell(self: Arc<Self>, mut news: mpsc::Receiver<News>) {
         while let Some(news) = news.recv().await {
             let told = match news {
-                News::Reset { .. } => Some(Feed::Reset),
+                News::Reset { .. } => {
+                    self.settling.missed();
+                    Some(Feed::Reset)
+                }
                 News::Stored(stored) => self.learn(&stored).map(Feed::Entry),
             };
             if let Some(told) = told {
