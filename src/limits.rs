@@ -374,8 +374,9 @@ pub const NATS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The pause between pings on the connection to the cluster's engine. After two without an answer the
 /// connection is made anew.
 pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(2);
-/// The shortest and the longest pause before a lost connection is made again, drawn at random between.
+/// The shortest pause before a lost connection is made again.
 pub const NATS_RECONNECT_MIN: Duration = Duration::from_millis(100);
+/// The longest. It is drawn at random in between.
 pub const NATS_RECONNECT_MAX: Duration = Duration::from_millis(500);
 /// Pause before what the connection refused is asked again.
 pub const NATS_RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -399,16 +400,28 @@ pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
 pub const JETSTREAM_REQUESTS_MAX: usize = 4_096;
 /// Logs that the channels of a cluster are spread over.
 pub const JETSTREAM_LOGS_MAX: usize = 64;
+/// Bytes of one append, chain or record in a cluster, with its keys and derived records: the servers take
+/// messages of 8 MiB. Beyond it: refused as too large.
+pub const JETSTREAM_ENTRY_BYTES_MAX: usize = CHAIN_BYTES_MAX - 64 * 1024;
 /// Batches of a chain: what JetStream stores all or none. Beyond it: refused as too large.
 pub const JETSTREAM_CHAIN_MAX: usize = 1_000;
+/// Chains on their way to the cluster's engine. Beyond it they wait. The servers refuse more than 50 of
+/// a stream.
+pub const JETSTREAM_CHAINS_AT_ONCE: usize = 32;
+/// How long a log must be seen to end before what was in it until it counts as damaged. A server that was
+/// cut off takes a few seconds to learn that it does not lead any more.
+pub const JETSTREAM_REGRESSION_MIN: Duration = Duration::from_secs(15);
+/// Entries that a window of keys takes in one by one. Beyond it: it is rebuilt from the end of the log.
+pub const JETSTREAM_KEYS_BEHIND_MAX: u64 = 65_536;
 /// Ends of logs that are read at the same time for one request.
 pub const JETSTREAM_HEADS_AT_ONCE: usize = 32;
-/// Entries and bytes of one read of a stream for a log.
+/// Entries of one read of a stream for a log. More: read again.
 pub const JETSTREAM_PAGE_ENTRIES: usize = 256;
+/// Bytes of one such read, but for a single entry larger than it.
 pub const JETSTREAM_PAGE_BYTES: usize = 256 * 1024;
-/// Keys of a channel's newest publishes that a cluster's node keeps in memory, by which it tells a repeat,
-/// and for how long all of them if they are more.
+/// Keys of a channel's newest publishes that a cluster's node keeps in memory, by which it tells a repeat.
 pub const JETSTREAM_KEYS_MIN: usize = 10_000;
+/// How long it keeps all of them, if they are more.
 pub const JETSTREAM_KEYS_KEPT: Duration = Duration::from_secs(600);
 /// The most keys of one channel. Beyond it the oldest are forgotten, however new.
 pub const JETSTREAM_KEYS_MAX: usize = 100_000;
@@ -433,6 +446,8 @@ pub const RECORDS_BATCHES_MAX: usize = 8;
 pub const RECORD_READS_MAX: usize = 16;
 /// Tries to write records while others write them. Beyond it: busy.
 pub const RECORD_ATTEMPTS_MAX: u32 = 32;
+/// Refusals of the servers to store them, for other reasons, after which it is not tried again.
+pub const RECORD_REFUSALS_MAX: u32 = 4;
 /// Pause after the first such try; it doubles.
 pub const RECORD_PAUSE: Duration = Duration::from_millis(2);
 /// The longest such pause.
@@ -781,6 +796,7 @@ pub const IMPORT_IDLE: Duration = Duration::from_secs(1);
 /// read from the log.
 pub const IMPORT_MOMENT_MAX: usize = 262_144;
 const _: () = assert!(
-    IMPORT_WINDOW_BYTES + 2 * IMPORT_CHUNK_BYTES + IMPORT_BODY_BYTES_MAX < CHAIN_BYTES_MAX,
+    IMPORT_WINDOW_BYTES + 2 * IMPORT_CHUNK_BYTES + IMPORT_BODY_BYTES_MAX
+        < JETSTREAM_ENTRY_BYTES_MAX,
     "a chain holds all of a commit"
 );

@@ -14,7 +14,9 @@
 //! | `streams` | how the streams are made, and that they are so |
 //! | `entry` | an entry of a log as a message; pure |
 //! | `log` | appends and reads of the logs of channels |
+//! | `reader` | one log in its stream |
 //! | `keys` | the newest keys of a channel; pure |
+//! | `ends` | the last entries that were seen of the logs; pure |
 //! | `feed` | what a stream commits, without a gap |
 //! | `settling` | what entries say of records and is not known to be written |
 //! | `announced` | which channels may have such entries, for nodes that start |
@@ -63,17 +65,22 @@ use crate::{
 
 mod announced;
 mod api;
+mod ends;
 mod entry;
 mod feed;
 mod keys;
 mod log;
 mod mirror;
 mod nodes;
+mod reader;
 mod records;
 mod settled;
 mod settling;
 mod streams;
 mod subject;
+
+#[cfg(test)]
+pub(super) mod tests;
 
 pub use streams::StreamsError;
 
@@ -359,7 +366,7 @@ impl Engine for JetStreamEngine {
         &self,
         append: Append,
     ) -> impl Future<Output = Result<Cursor, AppendError>> + Send + 'static {
-        let fits = append.bytes() <= limits::ENTRY_BYTES_MAX;
+        let fits = append.bytes() <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         self.append_any(fits, move |inner| async move { inner.log.append(append).await })
     }
 
@@ -368,7 +375,7 @@ impl Engine for JetStreamEngine {
         chain: Chain,
     ) -> impl Future<Output = Result<Vec<Cursor>, AppendError>> + Send + 'static {
         chain.check();
-        let fits = chain.bytes() <= limits::CHAIN_BYTES_MAX;
+        let fits = chain.bytes() <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         self.append_any(fits, move |inner| async move { inner.log.append_chain(chain).await })
     }
 
@@ -442,7 +449,8 @@ impl Engine for JetStreamEngine {
         expect: Expect,
         derived: Vec<Derived>,
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
-        let fits = super::put_bytes(key, Some(&value), &derived) <= limits::ENTRY_BYTES_MAX;
+        let fits =
+            super::put_bytes(key, Some(&value), &derived) <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         let key = key.to_owned();
         self.record(move |inner| async move {
             if !fits {

@@ -24,8 +24,8 @@ use crate::{
     engine::{Derived, Expect, RecordError, Revision, Table, Versioned, put_bytes},
     limits::{
         ENTRY_BYTES_MAX, NATS_READ_TIMEOUT, RECORD_ATTEMPTS_MAX, RECORD_HEADERS_BYTES_MAX,
-        RECORD_PAUSE, RECORD_PAUSE_MAX, RECORD_READS_MAX, RECORDS_BATCH_BYTES_MAX,
-        RECORDS_BATCHES_MAX, RECORDS_PER_BATCH_MAX,
+        RECORD_PAUSE, RECORD_PAUSE_MAX, RECORD_READS_MAX, RECORD_REFUSALS_MAX,
+        RECORDS_BATCH_BYTES_MAX, RECORDS_BATCHES_MAX, RECORDS_PER_BATCH_MAX,
     },
     log::place::{ChannelId, Cursor},
 };
@@ -214,7 +214,7 @@ impl Records {
         expect: Option<Expect>,
         entry: Option<(ChannelId, Cursor)>,
     ) -> Result<Revision, RecordError> {
-        let mut pause = RECORD_PAUSE;
+        let (mut pause, mut refusals) = (RECORD_PAUSE, 0);
         for attempt in 0..RECORD_ATTEMPTS_MAX {
             let is_fresh = attempt > 0;
             let found = self.currents(changes, is_fresh).await?;
@@ -240,7 +240,11 @@ impl Records {
             if messages.is_empty() {
                 return Ok(Revision(found.last().map_or(0, |current| current.sequence)));
             }
-            match self.store(messages).await {
+            let stored = self.store(messages).await;
+            if !matches!(stored, Ok(_) | Err(PublishError::Moved)) {
+                eprintln!("DEBUG {stored:?}");
+            }
+            match stored {
                 Ok(last) => return Ok(Revision(last)),
                 // Another one wrote one of them first; which one is found when they are read.
                 Err(PublishError::Moved) => {}
@@ -248,9 +252,13 @@ impl Records {
                 Err(PublishError::Unknown) if expect.is_none() => {}
                 Err(PublishError::Unknown) => return Err(RecordError::StorageUnavailable),
                 Err(PublishError::TooLarge) => return Err(RecordError::TooLarge),
+                // Nothing of it is stored. Also if the servers lost a part of it on its way.
                 Err(PublishError::Refused { code, description }) => {
                     tracing::warn!(code, description, "records were refused");
-                    return Err(RecordError::StorageUnavailable);
+                    refusals += 1;
+                    if refusals == RECORD_REFUSALS_MAX {
+                        return Err(RecordError::StorageUnavailable);
+                    }
                 }
             }
             if attempt > 0 {
