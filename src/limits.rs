@@ -362,6 +362,10 @@ pub const FEED_MAX: usize = 1_024;
 /// How long a publish waits for its acknowledgement by the cluster's engine. Beyond it: its outcome is
 /// unknown, and is looked for in the log. Such a server syncs within some milliseconds.
 pub const NATS_ACK_TIMEOUT: Duration = Duration::from_millis(500);
+/// So many messages that are stored together may take as long again.
+pub const NATS_ACK_MESSAGES: usize = 100;
+/// And so many bytes.
+pub const NATS_ACK_BYTES: usize = 1024 * 1024;
 /// How long a read of the cluster's engine waits for its answer. Beyond it: unavailable.
 pub const NATS_READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a page of a stream waits for its next message. Beyond it: unavailable.

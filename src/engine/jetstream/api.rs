@@ -16,7 +16,9 @@ use thiserror::Error;
 use tokio::time::timeout;
 
 use super::subject;
-use crate::limits::{NATS_ACK_TIMEOUT, NATS_PAGE_TIMEOUT, NATS_READ_TIMEOUT};
+use crate::limits::{
+    NATS_ACK_BYTES, NATS_ACK_MESSAGES, NATS_ACK_TIMEOUT, NATS_PAGE_TIMEOUT, NATS_READ_TIMEOUT,
+};
 
 /// JetStream behind one connection. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -168,7 +170,8 @@ impl Api {
         if let Some(expect) = publish.expect {
             headers.insert(subject::EXPECT_SUBJECT, expect.to_string());
         }
-        self.publish_with(publish.subject, headers, publish.payload).await
+        let within = ack_timeout(1, publish.payload.len());
+        self.publish_with(publish.subject, headers, publish.payload, within).await
     }
 
     /// Stores all of these messages of one stream, or none, one behind the other, and answers the
@@ -183,6 +186,7 @@ impl Api {
         after: Option<u64>,
     ) -> Result<u64, PublishError> {
         let count = messages.len();
+        let bytes = messages.iter().map(|message| message.payload.len()).sum();
         let mut last = None;
         for (index, message) in messages.into_iter().enumerate() {
             let mut headers = headers_of(&message);
@@ -210,7 +214,7 @@ impl Api {
             }
         }
         let (subject, headers, payload) = last.expect("there is a message");
-        self.publish_with(subject, headers, payload).await
+        self.publish_with(subject, headers, payload, ack_timeout(count, bytes)).await
     }
 
     async fn publish_with(
@@ -218,15 +222,16 @@ impl Api {
         subject: String,
         headers: HeaderMap,
         payload: Bytes,
+        within: Duration,
     ) -> Result<u64, PublishError> {
-        let request =
-            Request::new().headers(headers).payload(payload).timeout(Some(NATS_ACK_TIMEOUT));
-        let answer = self.client.send_request(subject, request).await;
-        let answer = answer.map_err(|error| match error.kind() {
-            RequestErrorKind::MaxPayloadExceeded => PublishError::TooLarge,
-            RequestErrorKind::InvalidSubject => refused_here(&error),
-            _ => PublishError::Unknown,
-        })?;
+        let request = Request::new().headers(headers).payload(payload).timeout(None);
+        let answer = timeout(within, self.client.send_request(subject, request)).await;
+        let answer =
+            answer.map_err(|_| PublishError::Unknown)?.map_err(|error| match error.kind() {
+                RequestErrorKind::MaxPayloadExceeded => PublishError::TooLarge,
+                RequestErrorKind::InvalidSubject => refused_here(&error),
+                _ => PublishError::Unknown,
+            })?;
         let ack: Ack =
             serde_json::from_slice(&answer.payload).map_err(|_| PublishError::Unknown)?;
         match ack.error {
@@ -342,9 +347,10 @@ impl Api {
 
     async fn ask<T: DeserializeOwned>(&self, subject: String, query: Value) -> Result<T, ApiError> {
         let payload = if query.is_null() { Bytes::new() } else { query.to_string().into() };
-        let request = Request::new().payload(payload).timeout(Some(NATS_READ_TIMEOUT));
-        let answer = self.client.send_request(subject, request).await;
-        let answer = answer.map_err(|_| ApiError::Unavailable)?;
+        let request = Request::new().payload(payload).timeout(None);
+        // While the connection is lost, even to hand the request over may wait.
+        let answer = timeout(NATS_READ_TIMEOUT, self.client.send_request(subject, request)).await;
+        let answer = answer.ok().and_then(Result::ok).ok_or(ApiError::Unavailable)?;
         let answer: Answer<T> =
             serde_json::from_slice(&answer.payload).map_err(|_| ApiError::Malformed)?;
         match (answer.error, answer.answer) {
@@ -356,6 +362,12 @@ impl Api {
             (None, None) => Err(ApiError::Malformed),
         }
     }
+}
+
+/// How long so many messages and bytes may wait for their acknowledgement.
+fn ack_timeout(messages: usize, bytes: usize) -> Duration {
+    let parts = 1 + messages / NATS_ACK_MESSAGES + bytes / NATS_ACK_BYTES;
+    NATS_ACK_TIMEOUT.saturating_mul(u32::try_from(parts).unwrap_or(u32::MAX))
 }
 
 fn headers_of(publish: &Publish) -> HeaderMap {

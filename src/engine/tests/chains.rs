@@ -143,7 +143,9 @@ pub(super) async fn what_is_derived_is_written_whatever_was_there<E: Engine>(eng
     ];
     let at = engine.append(append.clone()).await.unwrap();
     end.extend(&append, at);
-    assert_eq!(stored(engine, "old").await, Some((Bytes::from_static(b"1"), revision + 1)));
+    let (value, old_revision) = stored(engine, "old").await.unwrap();
+    assert_eq!(value, "1");
+    assert!(old_revision > revision);
     let (value, new_revision) = stored(engine, "new").await.unwrap();
     assert_eq!(value, "3");
     assert_eq!(stored(engine, "gone").await, None);
@@ -155,7 +157,9 @@ pub(super) async fn what_is_derived_is_written_whatever_was_there<E: Engine>(eng
     chain.derived = vec![derived("old", None), derived("new", Some("5"))];
     engine.append_chain(chain).await.unwrap();
     assert_eq!(stored(engine, "old").await, None);
-    assert_eq!(stored(engine, "new").await, Some((Bytes::from_static(b"5"), new_revision + 1)));
+    let (value, newest_revision) = stored(engine, "new").await.unwrap();
+    assert_eq!(value, "5");
+    assert!(newest_revision > new_revision);
     let other = engine.get(Table::ImportKeys, "new").await.unwrap();
     assert_eq!(other, None, "of another table");
 }
