@@ -475,7 +475,7 @@ pub const UNSETTLED_AGE: Duration = Duration::from_millis(500);
 /// Channels that are settled at the same time.
 pub const SETTLED_AT_ONCE: usize = 16;
 /// How long the records of one entry may take. Beyond it: unknown to the appender, unavailable to others.
-pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Channels that one node has announced to settle. Beyond it: refused as busy.
 pub const ANNOUNCED_MAX: usize = 65_536;
 /// Age from which such an announcement is made again before it is relied on.

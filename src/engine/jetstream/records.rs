@@ -240,11 +240,7 @@ impl Records {
             if messages.is_empty() {
                 return Ok(Revision(found.last().map_or(0, |current| current.sequence)));
             }
-            let stored = self.store(messages).await;
-            if !matches!(stored, Ok(_) | Err(PublishError::Moved)) {
-                eprintln!("DEBUG {stored:?}");
-            }
-            match stored {
+            match self.store(messages).await {
                 Ok(last) => return Ok(Revision(last)),
                 // Another one wrote one of them first; which one is found when they are read.
                 Err(PublishError::Moved) => {}
@@ -288,9 +284,10 @@ impl Records {
         let current = |((table, key), _): &Change| {
             let (table, key) = (*table, key.clone());
             async move {
-                match self.mirror.current(table, &key).filter(|_| !is_fresh) {
-                    Some(current) => Ok(current),
-                    None => self.read(table, &key).await,
+                if is_fresh {
+                    self.read(table, &key).await
+                } else {
+                    Ok(self.mirror.current(table, &key).unwrap_or_default())
                 }
             }
         };
