@@ -461,6 +461,7 @@ pub const RECORD_PAUSE_MAX: Duration = Duration::from_millis(100);
 pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(2);
 /// Records and bytes of one read when a node reads what was written while it was not connected.
 pub const MIRROR_PAGE_RECORDS: usize = 256;
+/// See above.
 pub const MIRROR_PAGE_BYTES: usize = 1024 * 1024;
 /// Channels whose last entry's records a node remembers to write. Beyond it: it looks again at all
 /// channels that were announced.
