@@ -511,6 +511,8 @@ pub const RECORDS_BATCHES_MAX: usize = 8;
 pub const RECORD_READS_MAX: usize = 16;
 /// Tries to write records while others write them. Beyond it: busy.
 pub const RECORD_ATTEMPTS_MAX: u32 = 32;
+/// Refusals of the servers to store them, for other reasons, after which it is not tried again.
+pub const RECORD_REFUSALS_MAX: u32 = 4;
 /// Pause after the first such try; it doubles.
 pub const RECORD_PAUSE: Duration = Duration::from_millis(2);
 /// The longest such pause.
@@ -520,6 +522,7 @@ pub const RECORD_PAUSE_MAX: Duration = Duration::from_millis(100);
 pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(2);
 /// Records and bytes of one read when a node reads what was written while it was not connected.
 pub const MIRROR_PAGE_RECORDS: usize = 256;
+/// See above.
 pub const MIRROR_PAGE_BYTES: usize = 1024 * 1024;
 /// Channels whose last entry's records a node remembers to write. Beyond it: it looks again at all
 /// channels that were announced.
@@ -534,7 +537,7 @@ pub const UNSETTLED_AGE: Duration = Duration::from_millis(500);
 /// Channels that are settled at the same time.
 pub const SETTLED_AT_ONCE: usize = 16;
 /// How long the records of one entry may take. Beyond it: unknown to the appender, unavailable to others.
-pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Channels that one node has announced to settle. Beyond it: refused as busy.
 pub const ANNOUNCED_MAX: usize = 65_536;
 /// Age from which such an announcement is made again before it is relied on.

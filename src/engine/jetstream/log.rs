@@ -290,7 +290,7 @@ impl Log {
     ) -> Result<Option<Logged>, ReadError> {
         let last = reader.last().await?;
         self.check_end(channel, last.as_ref().map(|last| (last.at, last.payload.batch.id)))?;
-        if let Some(last) = last.as_ref().filter(|last| !last.payload.derived.is_empty()) {
+        if let Some(last) = &last {
             self.settling.seen(channel, last.at, &last.payload.derived);
         }
         Ok(last)
@@ -504,9 +504,7 @@ impl Log {
         let before = stored.header(subject::LAST_SEQUENCE).and_then(|it| it.parse().ok());
         let after = logged.after().max(Cursor(before.unwrap_or(0)));
         self.hold(channel, logged.at, logged.payload.batch.id);
-        if !logged.payload.derived.is_empty() {
-            self.settling.seen(channel, logged.at, &logged.payload.derived);
-        }
+        self.settling.seen(channel, logged.at, &logged.payload.derived);
         let window = self.seen().windows.peek(channel).map(|window| Arc::clone(&window.keys));
         // One that is in use is extended by its user.
         if let Some(mut window) = window.as_ref().and_then(|window| window.try_lock().ok())

@@ -24,8 +24,8 @@ use crate::{
     engine::{Derived, Expect, RecordError, Revision, Table, Versioned, put_bytes},
     limits::{
         ENTRY_BYTES_MAX, NATS_READ_TIMEOUT, RECORD_ATTEMPTS_MAX, RECORD_HEADERS_BYTES_MAX,
-        RECORD_PAUSE, RECORD_PAUSE_MAX, RECORD_READS_MAX, RECORDS_BATCH_BYTES_MAX,
-        RECORDS_BATCHES_MAX, RECORDS_PER_BATCH_MAX,
+        RECORD_PAUSE, RECORD_PAUSE_MAX, RECORD_READS_MAX, RECORD_REFUSALS_MAX,
+        RECORDS_BATCH_BYTES_MAX, RECORDS_BATCHES_MAX, RECORDS_PER_BATCH_MAX,
     },
     log::place::{ChannelId, Cursor},
 };
@@ -214,7 +214,7 @@ impl Records {
         expect: Option<Expect>,
         entry: Option<(ChannelId, Cursor)>,
     ) -> Result<Revision, RecordError> {
-        let mut pause = RECORD_PAUSE;
+        let (mut pause, mut refusals) = (RECORD_PAUSE, 0);
         for attempt in 0..RECORD_ATTEMPTS_MAX {
             let is_fresh = attempt > 0;
             let found = self.currents(changes, is_fresh).await?;
@@ -248,9 +248,13 @@ impl Records {
                 Err(PublishError::Unknown) if expect.is_none() => {}
                 Err(PublishError::Unknown) => return Err(RecordError::StorageUnavailable),
                 Err(PublishError::TooLarge) => return Err(RecordError::TooLarge),
+                // Nothing of it is stored. Also if the servers lost a part of it on its way.
                 Err(PublishError::Refused { code, description }) => {
                     tracing::warn!(code, description, "records were refused");
-                    return Err(RecordError::StorageUnavailable);
+                    refusals += 1;
+                    if refusals == RECORD_REFUSALS_MAX {
+                        return Err(RecordError::StorageUnavailable);
+                    }
                 }
             }
             if attempt > 0 {
@@ -280,9 +284,10 @@ impl Records {
         let current = |((table, key), _): &Change| {
             let (table, key) = (*table, key.clone());
             async move {
-                match self.mirror.current(table, &key).filter(|_| !is_fresh) {
-                    Some(current) => Ok(current),
-                    None => self.read(table, &key).await,
+                if is_fresh {
+                    self.read(table, &key).await
+                } else {
+                    Ok(self.mirror.current(table, &key).unwrap_or_default())
                 }
             }
         };
