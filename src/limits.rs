@@ -117,6 +117,8 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a drain looks whether it is over.
 pub const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+/// Between the slices of connections that a node of a cluster sends to the other nodes when it drains.
+pub const DRAIN_SLICE_INTERVAL: Duration = Duration::from_millis(100);
 /// Clients that are asked to come back per second, when many are sent away at once.
 pub const RECONNECTS_PER_SECOND: u32 = 500;
 /// How long a login counts at most, whatever its token says.
@@ -359,6 +361,29 @@ pub const STORAGE_LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 pub const PAGE_CACHE_BYTES: usize = 32 * 1024 * 1024;
 /// Entries of other nodes that wait for the hub. Beyond it: dropped, and the feed is reset.
 pub const FEED_MAX: usize = 1_024;
+/// How often a node tells the others that it runs.
+pub const ALIVE_INTERVAL: Duration = Duration::from_secs(1);
+/// A node that is silent for this long is taken for gone.
+pub const NODE_SILENCE_MAX: Duration = Duration::from_secs(5);
+/// Nodes that one node knows of. Beyond it: what a further one tells is dropped.
+pub const NODES_MAX: usize = 64;
+/// Messages of other nodes that wait for the cluster's task. Beyond it: dropped.
+pub const INBOX_MAX: usize = 4_096;
+/// How long forwarded publishes wait for the answer of the channel's owner. Beyond it: they are
+/// written by this node itself, and the keys keep them from being there twice.
+pub const FORWARD_TIMEOUT: Duration = Duration::from_millis(300);
+/// For how long nothing is forwarded to a node that did not answer or took nothing.
+pub const SUSPECT_FOR: Duration = Duration::from_secs(2);
+/// How long a publish that the owner has stored waits for the feed to bring it. Beyond it: it is
+/// looked for in the log, and after as long again.
+pub const LANDING_TIMEOUT: Duration = Duration::from_millis(200);
+/// Forwards of other nodes that are under way here, each of at most one batch. Beyond it: not taken,
+/// and the other node writes by itself.
+pub const FORWARDS_TAKEN_MAX: usize = 1_024;
+/// The longest pause of a node that again and again is not the first to append to a channel.
+pub const CONTENTION_PAUSE_MAX: Duration = Duration::from_millis(32);
+/// Over how long the channels in memory look at their logs after the feed was interrupted.
+pub const RESET_SPREAD: Duration = Duration::from_secs(2);
 /// How long a publish waits for its acknowledgement by the cluster's engine. Beyond it: its outcome is
 /// unknown, and is looked for in the log. Such a server syncs within some milliseconds.
 pub const NATS_ACK_TIMEOUT: Duration = Duration::from_millis(500);
@@ -366,6 +391,80 @@ pub const NATS_ACK_TIMEOUT: Duration = Duration::from_millis(500);
 pub const NATS_READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a page of a stream waits for its next message. Beyond it: unavailable.
 pub const NATS_PAGE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Bytes of what all names of a cluster in NATS begin with: they go with every message.
+pub const NATS_PREFIX_BYTES_MAX: usize = 32;
+/// How long a server of NATS has to connect, or to tell something of itself, when it is checked.
+pub const NATS_CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes of what it tells of itself that are read.
+pub const NATS_VARZ_BYTES_MAX: usize = 1024 * 1024;
+/// The oldest nats-server that is taken: it stores several messages in one step.
+pub const NATS_VERSION_MIN: (u32, u32) = (2, 15);
+/// Bytes of a message that each server of NATS must take. A batch with all that goes with it has less.
+pub const NATS_MAX_PAYLOAD_MIN: u64 = 8 * 1024 * 1024;
+/// Servers of NATS that a cluster has at least: with two, the loss of one would stop both.
+pub const NATS_SERVERS_MIN: usize = 3;
+/// How often a node that starts looks again whether enough servers of NATS are there.
+pub const NATS_START_PAUSE: Duration = Duration::from_millis(500);
+/// How long a node that starts waits for enough servers of NATS, as they may be starting too. Beyond it:
+/// it does not start.
+pub const NATS_START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often a node asks the cluster's engine for something small, to see that it answers.
+pub const ENGINE_PROBE_INTERVAL: Duration = Duration::from_millis(500);
+/// How long the engine of a cluster may leave a probe unanswered. Beyond it: `/readyz` fails.
+pub const ENGINE_SILENCE_MAX: Duration = Duration::from_secs(2);
+/// How long a node may take to connect to the cluster's engine and to make or check its streams. Beyond
+/// it: it does not start.
+pub const NATS_OPEN_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection to a server of the cluster's engine may take. Beyond it: the next server.
+pub const NATS_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The pause between pings on the connection to the cluster's engine. After two without an answer the
+/// connection is made anew.
+pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(2);
+/// The shortest and the longest pause before a lost connection is made again, drawn at random between.
+pub const NATS_RECONNECT_MIN: Duration = Duration::from_millis(100);
+pub const NATS_RECONNECT_MAX: Duration = Duration::from_millis(500);
+/// Pause before what the connection refused is asked again.
+pub const NATS_RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// Messages that wait for who subscribed to them. Beyond it: dropped, and every feed is reset.
+pub const NATS_SUBSCRIPTION_MAX: usize = 4_096;
+/// How long JetStream remembers the ids of messages, which hubbub's do not have. As short as it may be.
+pub const NATS_DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
+/// How often nodes tell each other how far the streams are. What a feed lost at its end is found after
+/// twice as long.
+pub const NATS_DIGEST_INTERVAL: Duration = Duration::from_secs(1);
+/// Bytes of one such digest that are read.
+pub const NATS_DIGEST_BYTES_MAX: usize = 64 * 1024;
+/// Sequences of a stream that a feed which missed them reads. Beyond it: reset.
+pub const FEED_REPAIRED_MAX: u64 = 1_000;
+/// Bytes of one read of them.
+pub const FEED_PAGE_BYTES: usize = 1024 * 1024;
+/// How long one request to the cluster's engine may take, with all that it leads to. Beyond it: an append
+/// is unknown, everything else unavailable.
+pub const NATS_REQUEST_TIMEOUT: Duration = Duration::from_secs(20);
+/// Requests to the cluster's engine on their way. Beyond it: refused as busy.
+pub const JETSTREAM_REQUESTS_MAX: usize = 4_096;
+/// Logs that the channels of a cluster are spread over.
+pub const JETSTREAM_LOGS_MAX: usize = 64;
+/// Batches of a chain: what JetStream stores all or none. Beyond it: refused as too large.
+pub const JETSTREAM_CHAIN_MAX: usize = 1_000;
+/// Ends of logs that are read at the same time for one request.
+pub const JETSTREAM_HEADS_AT_ONCE: usize = 32;
+/// Entries and bytes of one read of a stream for a log.
+pub const JETSTREAM_PAGE_ENTRIES: usize = 256;
+pub const JETSTREAM_PAGE_BYTES: usize = 256 * 1024;
+/// Keys of a channel's newest publishes that a cluster's node keeps in memory, by which it tells a repeat,
+/// and for how long all of them if they are more.
+pub const JETSTREAM_KEYS_MIN: usize = 10_000;
+pub const JETSTREAM_KEYS_KEPT: Duration = Duration::from_secs(600);
+/// The most keys of one channel. Beyond it the oldest are forgotten, however new.
+pub const JETSTREAM_KEYS_MAX: usize = 100_000;
+/// Bytes of the log that are read to rebuild them. Beyond it: the newest of them.
+pub const JETSTREAM_KEYS_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Keys of all channels together, about 100 bytes each. Beyond it: those of the channels not used for
+/// longest are forgotten, and read again when needed.
+pub const JETSTREAM_KEYS_ALL_MAX: usize = 2_000_000;
+/// Channels of which a node keeps keys and the last known entry. Beyond it: as above.
+pub const JETSTREAM_WINDOWS_MAX: usize = 65_536;
 /// Reads that wait for the log readers. Beyond it: refused as busy.
 pub const READER_MAILBOX_MAX: usize = 1_024;
 /// Threads that read the log.

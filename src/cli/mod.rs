@@ -7,6 +7,7 @@ use hubbub::{
     auth::{UsernameError, calibrate::GoalError, store::keys::KeyStoreError},
     client::{AuthoritiesError, ClientError, Refusal, TokenError},
     config::{ConfigError, Flags},
+    engine::jetstream::check::CheckError,
     limits::CHANNEL_NAME_BYTES_MAX,
     server::StartError,
 };
@@ -18,6 +19,7 @@ mod auth;
 mod calibrate;
 mod channel;
 mod chat;
+mod check;
 mod explain;
 mod feed;
 mod hub;
@@ -49,6 +51,8 @@ enum Command {
     Hub(Flags),
     /// Run the auth service alone, or administer one
     Auth(auth::AuthArgs),
+    /// Say whether the servers of the engine are fit for a cluster, condition by condition
+    Check(check::CheckArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -88,6 +92,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Serve(flags) => serve::serve(&flags),
         Command::Hub(flags) => hub::hub(&flags),
         Command::Auth(args) => auth::run(args),
+        Command::Check(args) => block_on(check::run(args)),
         Command::Config(ConfigCommand::Show(flags)) => serve::show_config(&flags),
         Command::Account(command) => block_on(account::run(command)),
         Command::Channel(command) => block_on(channel::run(command)),
@@ -228,6 +233,10 @@ pub(crate) enum CliError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error("{0} conditions are not met")]
+    Unfit(usize),
     #[error("log_output.filter cannot be understood: {0}")]
     LogFilter(String),
     #[error("stopped before everybody was told; nothing that was acknowledged is lost")]

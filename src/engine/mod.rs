@@ -24,6 +24,7 @@ use crate::log::{
     place::{ChannelId, ClientMessageId, Cursor, Durability, Position, Sequence, UserId},
 };
 
+pub mod any;
 pub mod bus;
 pub mod jetstream;
 pub mod memory;

@@ -8,6 +8,8 @@
 //! owed its sequence: only the engine knows. It is set aside until that is asked, and judged again if
 //! it is not there.
 //!
+//! Where another node owns the channel, drafts with a number go there first (`forward`).
+//!
 //! Invariant: a draft leaves by exactly one of committed, repeated, refused; and each of the
 //! sequences that an epoch hands out is handed out once, because a batch is formed on the head of
 //! the chain and only its commit moves the head.
@@ -20,6 +22,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
+pub use self::forward::{Answered, ForwardedPublish};
 use super::{
     Ticket,
     rights::{Author, Change, Changed, Judge, Judgement},
@@ -33,6 +36,8 @@ use crate::{
     },
     wire::code::ErrorCode,
 };
+
+mod forward;
 
 /// A valid publish that has no sequence yet.
 #[derive(Clone, Debug)]
@@ -86,6 +91,8 @@ pub enum Accepted {
 pub enum Outcome {
     /// It is in the log.
     Committed(Sequence),
+    /// It is in the log, where another node has put it, at this time; 0: earlier.
+    Landed(Sequence, u64),
     /// It was in the log already.
     Repeated(Sequence),
     /// The same number stands for another message.
@@ -110,6 +117,26 @@ pub struct Sequencer {
     /// Those of them that the engine has not been asked about.
     unasked: Vec<Key>,
     keys: KeyWindow,
+    /// What the owner of the channel was asked to write. Nothing else is written meanwhile.
+    forwarded: Option<Forwarded>,
+    /// What the owner has written and the log has not brought yet. With what is forwarded it counts as
+    /// waiting.
+    landing: Vec<Landing>,
+}
+
+#[derive(Debug)]
+pub(super) struct Forwarded {
+    pub(super) id: BatchId,
+    pub(super) drafts: Vec<Draft>,
+}
+
+#[derive(Debug)]
+pub(super) struct Landing {
+    pub(super) draft: Draft,
+    pub(super) sequence: Sequence,
+    pub(super) timestamp_ms: u64,
+    /// The log is being read for it.
+    pub(super) is_sought: bool,
 }
 
 #[derive(Debug)]
@@ -123,7 +150,7 @@ struct InFlight {
 impl Sequencer {
     /// Takes a draft in.
     pub fn accept(&mut self, draft: Draft) -> Accepted {
-        let is_full = self.drafts.len() + self.in_doubt.len() >= DRAFTS_MAX
+        let is_full = self.drafts.len() + self.in_doubt.len() + self.elsewhere() >= DRAFTS_MAX
             || self.draft_bytes >= DRAFT_BYTES_MAX;
         if let Some(key) = draft.key() {
             match self.keys.states.entry(key) {
@@ -163,13 +190,16 @@ impl Sequencer {
     /// Whether a batch can be formed now.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.in_flight.is_none() && !self.drafts.is_empty()
+        self.in_flight.is_none() && self.forwarded.is_none() && !self.drafts.is_empty()
     }
 
     /// Whether nothing waits and nothing is in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && self.drafts.is_empty() && self.in_doubt.is_empty()
+        self.in_flight.is_none()
+            && self.drafts.is_empty()
+            && self.in_doubt.is_empty()
+            && self.elsewhere() == 0
     }
 
     /// Forms the next batch on `head` out of what waits and `judge` lets in, and holds it as the one
@@ -183,7 +213,7 @@ impl Sequencer {
         mut judge: Judge<'_>,
         mut end: impl FnMut(Ticket, Outcome),
     ) -> Option<Append> {
-        if self.in_flight.is_some() {
+        if self.in_flight.is_some() || self.forwarded.is_some() {
             return None;
         }
         let first_sequence = head.sequence.next();
@@ -389,7 +419,7 @@ impl Sequencer {
 
     /// Everything that waits ends without a sequence, but for what is in flight.
     pub fn refuse_waiting(&mut self, mut end: impl FnMut(Ticket)) {
-        self.draft_bytes = 0;
+        self.draft_bytes = self.bytes_elsewhere();
         self.changes = 0;
         self.unasked.clear();
         let in_doubt = mem::take(&mut self.in_doubt).into_values();

@@ -13,7 +13,8 @@
 //!
 //! Here is the log's side: what goes into it, and what comes of each entry. Beside it: who subscribes
 //! (`subscriptions`), who is there and who is
-//! writing (`ephemeral`), pages (`history`), members and settings (`changes`).
+//! writing (`ephemeral`), pages (`history`), members and settings (`changes`), what the owner on
+//! another node writes (`forward`).
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -56,6 +57,7 @@ use crate::{
 mod changes;
 mod effect;
 mod ephemeral;
+mod forward;
 mod history;
 mod subscriptions;
 
@@ -90,6 +92,12 @@ pub struct Channel {
     is_appending: bool,
     /// A catch-up read is under way, or will be: appends wait for it.
     is_catching_up: bool,
+    /// The log is looked at after a while for what the owner has written.
+    is_seeking: bool,
+    /// Appends in a row that came too late.
+    losses: u32,
+    /// Others have added to what the quota counts since the rights were read.
+    is_miscounted: bool,
     /// Pages that are being read.
     history_reads: u32,
     /// Entries that extended no chain and were skipped.
@@ -152,6 +160,9 @@ impl Channel {
             is_stale: false,
             is_appending: false,
             is_catching_up: false,
+            is_seeking: false,
+            losses: 0,
+            is_miscounted: false,
             history_reads: 0,
             junk: 0,
         }
@@ -163,10 +174,16 @@ impl Channel {
         &self.head
     }
 
-    /// The settings and members, if they are known.
+    /// The settings, the members and what the quota counts, if all of it is known.
     #[must_use]
     pub fn rights(&self) -> Option<&Rights> {
-        self.rights.known()
+        self.rights.known().filter(|_| !self.is_miscounted)
+    }
+
+    /// Whether the head is known.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.state == State::Ready
     }
 
     /// Entries that extended no chain and were skipped.
@@ -241,6 +258,10 @@ impl Channel {
         if self.needs_rights() && self.rights.known().is_none() {
             return self.read_rights(effects);
         }
+        if self.is_miscounted && self.needs_rights() {
+            self.rights = KnownRights::Unread;
+            return self.read_rights(effects);
+        }
         let judge = Judge::new(self.rights.known().filter(|_| self.needs_rights()));
         let mut ended = Vec::new();
         let end = |ticket, outcome| ended.push((ticket, outcome));
@@ -292,7 +313,8 @@ impl Channel {
                 };
                 self.apply(entry, effects);
             }
-            Err(AppendError::Moved | AppendError::Unknown) => self.catch_up(effects),
+            Err(AppendError::Moved) => self.contend(effects),
+            Err(AppendError::Unknown) => self.catch_up(effects),
             Err(AppendError::Duplicates(stored)) => {
                 let mut ended = Vec::new();
                 self.sequencer.repeated(&stored, |ticket, outcome| ended.push((ticket, outcome)));
@@ -328,7 +350,9 @@ impl Channel {
         self.take_changes(&delivery.batch, effects);
         let mut ended = Vec::new();
         self.sequencer.committed(&delivery.batch, |ticket, outcome| ended.push((ticket, outcome)));
+        self.losses = if ended.is_empty() { self.losses } else { 0 };
         effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
+        self.land(effects);
         if self.state == State::Deleted {
             self.end_all(ErrorCode::UnknownChannel, effects);
         }
@@ -351,8 +375,22 @@ impl Channel {
         Some(delivery)
     }
 
+    /// Another node was first. Who loses again and again waits a little before it looks where the log
+    /// ends now: nodes that try in step would lose in step.
+    fn contend(&mut self, effects: &mut Vec<Effect>) {
+        self.losses = self.losses.saturating_add(1);
+        if self.losses <= LOSSES_IN_A_ROW_MAX || self.is_catching_up || self.state != State::Ready {
+            return self.catch_up(effects);
+        }
+        self.is_catching_up = true;
+        effects.push(Effect::ContendLater(self.losses - LOSSES_IN_A_ROW_MAX));
+    }
+
     /// Looks for what was committed after the head.
     pub fn catch_up(&mut self, effects: &mut Vec<Effect>) {
+        if self.state == State::Loading {
+            self.is_stale = true;
+        }
         if self.state != State::Ready {
             return;
         }
@@ -473,6 +511,7 @@ impl Channel {
         if mem::take(&mut self.is_stale) || !is_at_the_end {
             return self.catch_up(effects);
         }
+        self.sequencer.not_landed();
         self.admit_waiting(effects);
         // The batch in flight is not in the log. While its place is still the end, it may yet
         // arrive there, so only the same batch may follow: if the first try wins, the second is
@@ -498,9 +537,11 @@ impl Channel {
         self.end_all(code, effects);
     }
 
-    /// Whatever waits ends with this code, and so does the batch in flight.
+    /// Whatever waits ends with this code, and so does the batch in flight. What was forwarded ends with
+    /// the owner's answer: it may be in the log.
     fn end_all(&mut self, code: ErrorCode, effects: &mut Vec<Effect>) {
         self.refuse_all(code, effects);
+        self.refuse_landing(code, effects);
         self.sequencer.refuse_in_flight(|ticket| effects.push(refused(ticket, code)));
     }
 
@@ -528,6 +569,7 @@ impl Channel {
                 return Effect::Reply(ticket, self.changed_reply(changed, sequence));
             }
             Outcome::Committed(sequence) => (sequence, self.head.timestamp_ms),
+            Outcome::Landed(sequence, timestamp_ms) => (sequence, timestamp_ms),
             Outcome::Repeated(sequence) => (sequence, 0),
         };
         Effect::Reply(
@@ -542,6 +584,9 @@ impl Channel {
         )
     }
 }
+
+/// Appends in a row that may come too late before a channel waits with the next.
+const LOSSES_IN_A_ROW_MAX: u32 = 2;
 
 fn refused(ticket: Ticket, code: ErrorCode) -> Effect {
     Effect::Reply(ticket, Reply::Refused(code.into()))

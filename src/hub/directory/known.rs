@@ -140,6 +140,22 @@ impl<E: Engine> Directory<E> {
         self.deletions.notify_one();
     }
 
+    /// Looks a channel up anew when it is asked for.
+    pub fn unlearn(&self, channel: ChannelId) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        if let Some((_, before)) = self.known.channels.remove(&channel) {
+            self.known.ids.remove_if(&*before.name, |_, id| *id == channel);
+        }
+    }
+
+    /// Looks everything up anew when it is asked for.
+    pub fn unlearn_all(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.known.channels.clear();
+        self.known.ids.clear();
+        self.members.clear();
+    }
+
     /// Remembers a member no more, who was removed.
     pub fn forget_member(&self, channel: ChannelId, user: UserId) {
         self.changes.fetch_add(1, Ordering::SeqCst);

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use self::abroad::Abroad;
+use self::{abroad::Abroad, nodes::Nodes};
 pub use super::port::Port;
 use super::{
     Asked, ConnectionKey, Format, ShardId,
@@ -54,7 +54,9 @@ use crate::{
 mod abroad;
 mod announce;
 mod called;
+mod elsewhere;
 mod logins;
+mod nodes;
 mod perform;
 
 /// One thread of the hub. Lives and is used on that thread only.
@@ -76,6 +78,8 @@ pub struct Shard<E, S> {
     /// Rung when there may be room again for what other shards are told.
     room: Notify,
     is_draining: Cell<bool>,
+    /// The other nodes, as far as they concern the channels here.
+    nodes: Nodes,
 }
 
 #[derive(Debug)]
@@ -142,6 +146,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
         Rc::new(Self {
+            nodes: Nodes::new(engine.bus()),
             engine,
             desk,
             register,
@@ -405,7 +410,11 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         for id in ready.drain(..) {
             self.with_channel(id, |channel, effects| {
                 if channel.is_ready_to_append() {
-                    channel.next_append(BatchId(rand::random()), now_ms, effects);
+                    let batch = BatchId(rand::random());
+                    let owner = self.nodes.owner_elsewhere(id);
+                    if !owner.is_some_and(|owner| channel.forward(batch, owner, effects)) {
+                        channel.next_append(batch, now_ms, effects);
+                    }
                 }
             });
         }
@@ -447,6 +456,15 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         self.is_draining.set(true);
         for port in self.all_ports() {
             self.tell(&port, &Control::GoingAway { retry_after_ms: retry_after_ms() });
+        }
+    }
+
+    /// Closes so many connections, and tells each before when to come back: to another node.
+    pub fn send_away(&self, count: usize, mut retry_after_ms: impl FnMut() -> u32) {
+        let ports = self.all_ports().into_iter().filter(|port| port.closing().is_none());
+        for port in ports.take(count) {
+            self.tell(&port, &Control::GoingAway { retry_after_ms: retry_after_ms() });
+            self.close(&port, CloseCode::GoingAway, CloseCode::GoingAway.name());
         }
     }
 

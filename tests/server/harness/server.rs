@@ -22,7 +22,7 @@ use hubbub::{
     client::{Accounts, Client, GetToken, Options, ServerUrl},
     config::Config,
     edge::tls::TlsError,
-    engine::{Engine, memory::MemoryEngine, sqlite::SqliteEngine},
+    engine::{Engine, any::AnyEngine, memory::MemoryEngine},
     hub::bans::Bans,
     server::{
         self, Server, StartError,
@@ -43,7 +43,7 @@ pub(crate) struct TestServer<E: Engine> {
     data_dir: TempDir,
 }
 
-impl TestServer<SqliteEngine> {
+impl TestServer<AnyEngine> {
     /// A server on SQLite, with the usual limits.
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await

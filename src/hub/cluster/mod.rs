@@ -1,0 +1,266 @@
+//! This node among the others of its cluster: who lives, what they tell and ask, what they commit.
+//!
+//! | what comes | where it goes |
+//! |---|---|
+//! | `Alive` | [`members`], and who owns what then to every shard: [`News::Owners`], [`News::Gone`] |
+//! | `Forward` | [`forward`]: calls to the shard of the channel, whose answers go back |
+//! | `Presence`, `Typing`, `ReadMarker` | the shard of the channel |
+//! | `Hello` | every shard |
+//! | `Changed` | [`Parts::changed`] |
+//! | the engine's feed | [`feed`]: [`News::Entries`] to the shards of the channels, [`News::Reset`] to all |
+//!
+//! Nothing here is durable and nothing is waited for but room in a shard's mailbox. On an engine without
+//! a [`Bus`] there is none of it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use prost::Message as _;
+use tokio::{
+    runtime::Handle,
+    sync::{Semaphore, mpsc, watch},
+    time::{Instant, MissedTickBehavior, interval},
+};
+
+use self::members::{Heard, Members, Owners};
+use super::{Hub, WeakHub, directory::Directory};
+use crate::{
+    engine::{
+        Bus, Engine,
+        bus::{Inbound, NodeId},
+    },
+    limits::{ALIVE_INTERVAL, FORWARDS_TAKEN_MAX},
+    log::{
+        batch::Entry,
+        place::{ChannelId, Epoch, Position, Sequence, UserId},
+    },
+    wire::cluster::{self as wire, NodeMessage, changed::What, node_message::Message},
+};
+
+mod feed;
+pub(super) mod forward;
+pub mod members;
+
+/// What a shard is told of the other nodes.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// Who owns what from now on.
+    Owners(Owners),
+    /// What others have committed, in order per channel, of channels of this shard.
+    Entries(Vec<Entry>),
+    /// Something was missed of what others have committed.
+    Reset,
+    /// A node tells who is in a channel of this shard there.
+    Presence(NodeId, wire::Presence),
+    /// A user is writing in a channel of this shard, on another node.
+    Typing(ChannelId, UserId),
+    /// A user has read so far in a channel of this shard, on another node.
+    MarkedRead(ChannelId, UserId, Position),
+    /// A node wants to know who is in the channels of this shard here.
+    Hello(NodeId),
+    /// A node is gone, and with it all who were there.
+    Gone(NodeId),
+}
+
+/// What the cluster's tasks work on.
+#[derive(Debug)]
+pub struct Parts<E> {
+    /// The engine.
+    pub engine: Arc<E>,
+    /// The way to the shards, which does not keep them open.
+    pub hub: WeakHub,
+    /// The names.
+    pub directory: Arc<Directory<E>>,
+}
+
+impl<E: Engine> Parts<E> {
+    /// A record changed on another node that may be held in memory here.
+    async fn changed(&self, what: What) {
+        match what {
+            What::Bans(_) | What::WebhooksOf(_) => {}
+        }
+    }
+}
+
+/// This node's part in its cluster. It ends with the runtime that it was started on, or the hub.
+#[derive(Debug)]
+pub struct Cluster {
+    is_draining: watch::Sender<bool>,
+    others: watch::Receiver<usize>,
+}
+
+impl Cluster {
+    /// Joins the cluster. `None`: the engine is of one node.
+    pub fn start<E: Engine>(parts: Parts<E>, runtime: &Handle) -> Option<Self> {
+        let bus = parts.engine.bus()?;
+        let parts = Arc::new(parts);
+        let (is_draining, drains) = watch::channel(false);
+        let (count, others) = watch::channel(0);
+        // Followed before anything is read: what is committed from here on is not missed.
+        runtime.spawn(feed::bring(parts.engine.follow(), Arc::clone(&parts)));
+        let inbox = bus.inbox();
+        let node = Node {
+            members: Members::new(bus.node()),
+            bus,
+            parts,
+            start: Instant::now(),
+            untold: true,
+            forwards: Arc::new(Semaphore::new(FORWARDS_TAKEN_MAX)),
+            count,
+        };
+        runtime.spawn(node.run(inbox, drains));
+        Some(Self { is_draining, others })
+    }
+
+    /// This node takes no new work from now on. The others are told at once.
+    pub fn drain(&self) {
+        // An error means that the tasks have ended, as the process does.
+        let _ = self.is_draining.send(true);
+    }
+
+    /// How many other nodes live.
+    #[must_use]
+    pub fn others(&self) -> usize {
+        *self.others.borrow()
+    }
+}
+
+/// Writes a message for other nodes.
+#[must_use]
+pub fn encode(message: Message) -> Bytes {
+    NodeMessage { message: Some(message) }.encode_to_vec().into()
+}
+
+/// The task that hears the others.
+struct Node<E> {
+    members: Members,
+    bus: Arc<dyn Bus>,
+    parts: Arc<Parts<E>>,
+    start: Instant,
+    /// Not all shards know who owns what.
+    untold: bool,
+    forwards: Arc<Semaphore>,
+    count: watch::Sender<usize>,
+}
+
+impl<E: Engine> Node<E> {
+    async fn run(mut self, mut inbox: mpsc::Receiver<Inbound>, mut drains: watch::Receiver<bool>) {
+        let mut beat = interval(ALIVE_INTERVAL);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.bus.cast(encode(Message::Hello(wire::Hello {})));
+        loop {
+            tokio::select! {
+                inbound = inbox.recv() => match inbound {
+                    Some(inbound) => self.take(inbound).await,
+                    // The bus has ended, as the process does.
+                    None => return,
+                },
+                _ = beat.tick() => self.beat(),
+                Ok(()) = drains.changed() => {
+                    self.members.drain();
+                    self.untold = true;
+                    self.beat();
+                }
+            }
+            if self.untold {
+                let Some(hub) = self.parts.hub.upgrade() else { return };
+                let owners = self.members.owners();
+                self.untold = !hub.tell_all(|| News::Owners(owners.clone()));
+                self.count.send_if_modified(|count| {
+                    let others = self.members.others().count();
+                    std::mem::replace(count, others) != others
+                });
+            }
+        }
+    }
+
+    /// Tells the others that this node lives, and looks who of them does.
+    fn beat(&mut self) {
+        let is_draining = self.members.is_draining();
+        self.bus.cast(encode(Message::Alive(wire::Alive { is_draining })));
+        for node in self.members.expire(self.start.elapsed()) {
+            tracing::warn!(%node, "a node is silent and taken for gone");
+            self.untold = true;
+            if let Some(hub) = self.parts.hub.upgrade() {
+                // Who has no room to be told keeps the users of that node until it says who is there.
+                hub.tell_all(|| News::Gone(node));
+            }
+        }
+    }
+
+    async fn take(&mut self, Inbound { from, message, reply }: Inbound) {
+        let Ok(NodeMessage { message: Some(message) }) = NodeMessage::decode(message) else {
+            // Of a later version, or nobody's.
+            tracing::debug!(%from, "a node's message says nothing");
+            return;
+        };
+        let Some(hub) = self.parts.hub.upgrade() else { return };
+        match message {
+            Message::Alive(alive) => self.hear(from, alive.is_draining),
+            Message::Forward(forward) => {
+                let Some(reply) = reply else { return };
+                // Dropped, it is not taken.
+                if let Ok(permit) = Arc::clone(&self.forwards).try_acquire_owned() {
+                    let is_draining = self.members.is_draining();
+                    let parts = Arc::clone(&self.parts);
+                    tokio::spawn(async move {
+                        let answer = forward::take(&parts, hub, forward, is_draining).await;
+                        drop(permit);
+                        // An error means that nobody waits any more.
+                        let _ = reply.send(answer);
+                    });
+                }
+            }
+            Message::Presence(presence) => {
+                let channel = ChannelId(presence.channel_id);
+                hub.tell_owner(channel, News::Presence(from, presence));
+            }
+            Message::Typing(typing) => {
+                let channel = ChannelId(typing.channel_id);
+                hub.tell_owner(channel, News::Typing(channel, UserId(typing.user_id)));
+            }
+            Message::ReadMarker(marker) => {
+                let channel = ChannelId(marker.channel_id);
+                let epoch = Epoch(marker.epoch);
+                let read = Position { epoch, sequence: Sequence(marker.sequence) };
+                hub.tell_owner(channel, News::MarkedRead(channel, UserId(marker.user_id), read));
+            }
+            Message::Hello(_) => {
+                hub.tell_all(|| News::Hello(from));
+            }
+            Message::Changed(changed) => {
+                drop(hub);
+                if let Some(what) = changed.what {
+                    self.parts.changed(what).await;
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, from: NodeId, is_draining: bool) {
+        match self.members.hear(from, is_draining, self.start.elapsed()) {
+            Heard::Same => {}
+            Heard::Came | Heard::Turned => {
+                tracing::info!(node = %from, is_draining, "a node of the cluster");
+                self.untold = true;
+            }
+            Heard::TooMany => tracing::warn!(node = %from, "there are too many nodes"),
+        }
+    }
+}
+
+impl Hub {
+    /// Tells the shard of a channel. Whether it had room to be told.
+    pub(super) fn tell_owner(&self, channel: ChannelId, news: News) -> bool {
+        self.owner(channel).is_some_and(|mailbox| mailbox.tell(news))
+    }
+
+    /// Tells all shards. Whether all had room to be told.
+    fn tell_all(&self, mut news: impl FnMut() -> News) -> bool {
+        let mut told = true;
+        for mailbox in &*self.mailboxes {
+            told &= mailbox.tell(news());
+        }
+        told
+    }
+}
