@@ -465,6 +465,65 @@ pub const JETSTREAM_KEYS_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const JETSTREAM_KEYS_ALL_MAX: usize = 2_000_000;
 /// Channels of which a node keeps keys and the last known entry. Beyond it: as above.
 pub const JETSTREAM_WINDOWS_MAX: usize = 65_536;
+/// Records that are written in one step, all or none, as far as the servers can: 1,000 messages. What
+/// follows from more goes before in steps of its own.
+pub const RECORDS_PER_BATCH_MAX: usize = 1_000;
+/// What the headers of a record take at most of what the servers take of one message.
+pub const RECORD_HEADERS_BYTES_MAX: usize = 1024;
+/// Bytes of the records of one such step. Beyond it: as above.
+pub const RECORDS_BATCH_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Such steps that one node has on their way. Beyond it: they wait for one another, as long as a read.
+/// The servers refuse more than 50 of a stream.
+pub const RECORDS_BATCHES_MAX: usize = 8;
+/// Records that are read at the same time before they are written together.
+pub const RECORD_READS_MAX: usize = 16;
+/// Tries to write records while others write them. Beyond it: busy.
+pub const RECORD_ATTEMPTS_MAX: u32 = 32;
+/// Pause after the first such try; it doubles.
+pub const RECORD_PAUSE: Duration = Duration::from_millis(2);
+/// The longest such pause.
+pub const RECORD_PAUSE_MAX: Duration = Duration::from_millis(100);
+/// How long a list of records waits until its node knows of all that was written before. Beyond it:
+/// unavailable.
+pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(2);
+/// Records and bytes of one read when a node reads what was written while it was not connected.
+pub const MIRROR_PAGE_RECORDS: usize = 256;
+pub const MIRROR_PAGE_BYTES: usize = 1024 * 1024;
+/// Channels whose last entry's records a node remembers to write. Beyond it: it looks again at all
+/// channels that were announced.
+pub const UNSETTLED_MAX: usize = 65_536;
+/// Bytes of these records. Beyond it: they are read from the log again.
+pub const UNSETTLED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// How long one who needs such a record leaves it to the node that appended the entry.
+pub const SETTLE_GRACE: Duration = Duration::from_millis(20);
+/// Age from which it is written by any node that knows of it; then the entry is read again first, since
+/// it may not be the last any more.
+pub const UNSETTLED_AGE: Duration = Duration::from_millis(500);
+/// Channels that are settled at the same time.
+pub const SETTLED_AT_ONCE: usize = 16;
+/// How long the records of one entry may take. Beyond it: unknown to the appender, unavailable to others.
+pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Channels that one node has announced to settle. Beyond it: refused as busy.
+pub const ANNOUNCED_MAX: usize = 65_536;
+/// Age from which such an announcement is made again before it is relied on.
+pub const ANNOUNCED_RENEW: Duration = Duration::from_secs(600);
+/// Age from which it is one of a node that is gone: wall clocks may differ by the difference.
+pub const ANNOUNCED_STALE: Duration = Duration::from_secs(3_600);
+/// How long after its last use it is withdrawn.
+pub const ANNOUNCED_IDLE: Duration = Duration::from_secs(30);
+/// How often idle announcements are looked for.
+pub const ANNOUNCED_INTERVAL: Duration = Duration::from_secs(5);
+/// Channels that a record remembers to follow from. Beyond it: the one that wrote it longest ago is
+/// forgotten.
+pub const SETTLED_PER_RECORD_MAX: usize = 8;
+/// Casts that wait for the connection. When full: dropped.
+pub const NODE_CASTS_MAX: usize = 1_024;
+/// Messages of other nodes that wait for who reads them. When full: dropped.
+pub const NODE_INBOX_MAX: usize = 4_096;
+/// Calls of other nodes that wait for an answer. Beyond it: they get none.
+pub const NODE_CALLS_MAX: usize = 1_024;
+/// How long a call of another node may wait for its answer. Beyond it: it gets none.
+pub const NODE_CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Reads that wait for the log readers. Beyond it: refused as busy.
 pub const READER_MAILBOX_MAX: usize = 1_024;
 /// Threads that read the log.
