@@ -27,6 +27,7 @@ use crate::log::{
 pub mod bus;
 pub mod jetstream;
 pub mod memory;
+pub mod rows;
 pub mod sqlite;
 
 pub use bus::Bus;

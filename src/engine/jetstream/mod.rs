@@ -11,6 +11,8 @@
 //! |---|---|
 //! | `subject` | every name that NATS sees |
 //! | `api` | what JetStream is asked |
+//! | `accounts` | the rows of the account stores |
 
+pub mod accounts;
 mod api;
 mod subject;
