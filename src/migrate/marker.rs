@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{MigrateError, Patience, Side, patiently, plan::Plan, read_records};
+use super::{MigrateError, Patience, Side, Store, patiently, plan::Plan, read_records};
 use crate::{
     engine::{Engine, Expect, LogEnd, RecordError, Table},
     limits::SCAN_STEP,
@@ -34,7 +34,11 @@ pub async fn unfinished(engine: &impl Engine) -> Result<bool, RecordError> {
 }
 
 /// Puts the marker of this plan into an empty target, unless it is there.
-pub(super) async fn begin(target: &impl Engine, plan: &Plan) -> Result<(), MigrateError> {
+pub(super) async fn begin<E: Engine>(
+    store: &Store<'_, E>,
+    plan: &Plan,
+) -> Result<(), MigrateError> {
+    let target = store.engine;
     let marker = Marker::of(plan);
     let text = serde_json::to_vec(&marker).expect("a string always has a JSON form");
     let value = Bytes::from(text);
@@ -47,6 +51,11 @@ pub(super) async fn begin(target: &impl Engine, plan: &Plan) -> Result<(), Migra
             return if found == marker { Ok(()) } else { Err(MigrateError::OtherSource) };
         }
         check_empty(target, plan).await?;
+        let accounts = store.accounts.count();
+        let (rows, _) = accounts.map_err(|error| MigrateError::Accounts(Side::Target, error))?;
+        if rows > 0 {
+            return Err(MigrateError::TargetInUse("it has accounts or keys".to_owned()));
+        }
         match target.put(Table::Facts, KEY, value.clone(), Expect::Absent).await {
             Ok(_) => return Ok(()),
             // It may have been written all the same: look again.

@@ -20,6 +20,7 @@ use thiserror::Error;
 
 use self::plan::Plan;
 pub use self::{
+    accounts::{Accounts, AccountsError},
     marker::unfinished,
     verify::{Digest, Verified},
 };
@@ -33,6 +34,7 @@ use crate::{
     },
 };
 
+mod accounts;
 mod logs;
 mod marker;
 pub mod plan;
@@ -105,6 +107,9 @@ pub enum MigrateError {
         /// Its key.
         key: String,
     },
+    /// The accounts of one side.
+    #[error("the accounts of the {0} cannot be moved")]
+    Accounts(Side, #[source] AccountsError),
     /// The target has something that no migration has put there.
     #[error("the target has data of its own, and only an empty one is filled: {0}")]
     TargetInUse(String),
@@ -159,27 +164,40 @@ pub struct Progress {
     pub compared: AtomicU64,
 }
 
-/// Moves everything from one engine to the other, and compares both at the end.
+/// An engine, and the accounts beside it.
+#[derive(Debug)]
+pub struct Store<'e, E> {
+    /// Logs and records.
+    pub engine: &'e E,
+    /// Accounts, sessions and keys.
+    pub accounts: Accounts,
+}
+
+/// Moves everything from one store to the other, and compares both at the end.
 ///
 /// # Errors
 /// When it stops before its end. Run again, it goes on, unless the error says otherwise.
 pub async fn migrate<A: Engine, B: Engine>(
-    source: &A,
-    target: &B,
+    source: &Store<'_, A>,
+    target: &Store<'_, B>,
     plan: &Plan,
     progress: &Progress,
 ) -> Result<Verified, MigrateError> {
-    if unfinished(source).await.map_err(|error| read_records(Side::Source, error))? {
-        return Err(MigrateError::SourceUnfinished);
-    }
+    check_finished(source.engine).await?;
+    let (from, to) = (source.engine, target.engine);
     marker::begin(target, plan).await?;
-    logs::copy(source, target, plan, progress).await?;
-    records::copy(source, target, progress).await?;
-    let verified = verify::compare(source, target, plan, progress).await?;
+    logs::copy(from, to, plan, progress).await?;
+    records::copy(from, to, progress).await?;
+    let copied = accounts::copy(&source.accounts, &target.accounts).await;
+    copied.map_err(|error| MigrateError::Accounts(Side::Target, error))?;
+    let mut verified = verify::compare(from, to, plan, progress).await?;
+    let compared = accounts::compare(&source.accounts, &target.accounts);
+    (verified.account_rows, verified.accounts_digest) =
+        compared.map_err(|error| MigrateError::Accounts(Side::Target, error))?;
     if Plan::make(source).await? != *plan {
         return Err(MigrateError::SourceChanged);
     }
-    marker::end(target).await?;
+    marker::end(to).await?;
     Ok(verified)
 }
 
@@ -188,14 +206,19 @@ pub async fn migrate<A: Engine, B: Engine>(
 /// # Errors
 /// When it cannot be read, or is not whole.
 pub async fn rehearse<A: Engine>(
-    source: &A,
+    source: &Store<'_, A>,
     plan: &Plan,
     progress: &Progress,
 ) -> Result<Verified, MigrateError> {
-    if unfinished(source).await.map_err(|error| read_records(Side::Source, error))? {
-        return Err(MigrateError::SourceUnfinished);
-    }
-    verify::read(source, plan, progress).await
+    check_finished(source.engine).await?;
+    let mut verified = verify::read(source.engine, plan, progress).await?;
+    (verified.account_rows, verified.accounts_digest) = plan.accounts;
+    Ok(verified)
+}
+
+async fn check_finished(source: &impl Engine) -> Result<(), MigrateError> {
+    let half = unfinished(source).await.map_err(|error| read_records(Side::Source, error))?;
+    if half { Err(MigrateError::SourceUnfinished) } else { Ok(()) }
 }
 
 /// Listens whether any other node is at work on this engine.

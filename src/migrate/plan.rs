@@ -2,7 +2,7 @@
 
 use xxhash_rust::xxh3::Xxh3;
 
-use super::{Digest, MigrateError, Side, patiently, records::each_record};
+use super::{Digest, MigrateError, Side, Store, patiently, records::each_record};
 use crate::{
     engine::{Engine, LogEnd},
     hub::directory,
@@ -20,6 +20,8 @@ pub struct Plan {
     pub records: u64,
     /// Bytes of their keys and values.
     pub record_bytes: u64,
+    /// How many rows the accounts have, and their digest.
+    pub accounts: (u64, Digest),
     /// All of the above, and what the records say.
     pub digest: Digest,
 }
@@ -29,7 +31,8 @@ impl Plan {
     ///
     /// # Errors
     /// When the source cannot be read, or the end of a log is damaged.
-    pub async fn make(source: &impl Engine) -> Result<Self, MigrateError> {
+    pub async fn make<E: Engine>(store: &Store<'_, E>) -> Result<Self, MigrateError> {
+        let source = store.engine;
         let last = patiently(|| directory::last_channel(source)).await;
         let last = last.map_err(|error| MigrateError::Channels(Side::Source, error))?;
         let mut logs = Vec::new();
@@ -61,7 +64,10 @@ impl Plan {
         })
         .await?;
         digest.update(&of_records.digest128().to_le_bytes());
-        Ok(Self { logs, records, record_bytes, digest: Digest(digest.digest128()) })
+        let accounts = store.accounts.count();
+        let accounts = accounts.map_err(|error| MigrateError::Accounts(Side::Source, error))?;
+        digest.update(&accounts.1.0.to_le_bytes());
+        Ok(Self { logs, records, record_bytes, accounts, digest: Digest(digest.digest128()) })
     }
 
     /// The messages of all logs, if nothing was trimmed.

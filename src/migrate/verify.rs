@@ -62,6 +62,10 @@ pub struct Verified {
     pub records: u64,
     /// The digest of all records.
     pub records_digest: Digest,
+    /// Rows of accounts, sessions and keys.
+    pub account_rows: u64,
+    /// Their digest.
+    pub accounts_digest: Digest,
 }
 
 impl Verified {
@@ -74,6 +78,7 @@ impl Verified {
             all.update(&log.0.to_le_bytes());
         }
         all.update(&self.records_digest.0.to_le_bytes());
+        all.update(&self.accounts_digest.0.to_le_bytes());
         Digest(all.digest128())
     }
 }

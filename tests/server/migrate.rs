@@ -15,7 +15,7 @@ use hubbub::{
         batch::{Batch, put_record},
         place::{BatchId, ChannelId, ClientMessageId, Cursor, Epoch, Sequence, UserId},
     },
-    migrate::{self, Progress, Verified, plan::Plan},
+    migrate::{self, Accounts, Progress, Store, Verified, plan::Plan},
     wire::code::ErrorCode,
 };
 use tempfile::TempDir;
@@ -43,8 +43,8 @@ async fn clients_go_on_in_the_copy_from_their_positions() {
     assert!(matches!(used, sqlite::OpenError::InUse(_)), "{used}");
     assert!(server.drain().await, "drained too late");
     let copy = TempDir::new().unwrap();
-    let verified = migrate(&open(server.data_dir()), &open(copy.path())).await;
-    copy_accounts(server.data_dir(), copy.path());
+    let verified = migrate_dir(server.data_dir(), copy.path()).await;
+    assert!(verified.account_rows > 0);
     assert_eq!((verified.messages, verified.keys), (101, 101));
     server.move_to(copy);
     server.start_again().await;
@@ -76,31 +76,17 @@ async fn no_server_starts_on_half_a_copy() {
     {
         let source = open(server.data_dir());
         let target = open(half.path());
-        let plan = Plan::make(&source).await.unwrap();
+        let (from, to) = (store(&source), store(&target));
+        let plan = Plan::make(&from).await.unwrap();
         // It was published to since the plan was made, which shows at the end.
         source.put(Table::Users, "late", Bytes::new(), Expect::Absent).await.unwrap();
         let progress = Progress::default();
-        let error = migrate::migrate(&source, &target, &plan, &progress).await.unwrap_err();
+        let error = migrate::migrate(&from, &to, &plan, &progress).await.unwrap_err();
         assert!(matches!(error, migrate::MigrateError::SourceChanged), "{error}");
     }
     server.move_to(half);
     let refused = server.try_to_start().await.unwrap_err();
     assert!(refused.contains("half a copy"), "{refused}");
-}
-
-fn copy_accounts(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to.join("keys")).unwrap();
-    for folder in ["", "keys"] {
-        for file in std::fs::read_dir(from.join(folder)).unwrap() {
-            let path = file.unwrap().path();
-            let name = path.file_name().unwrap();
-            if path.is_file()
-                && (folder == "keys" || name.to_str().unwrap().starts_with("accounts"))
-            {
-                std::fs::copy(&path, to.join(folder).join(name)).unwrap();
-            }
-        }
-    }
 }
 
 /// As many as `MESSAGES` says; docs/MIGRATION.md measures a million.
@@ -122,8 +108,28 @@ fn open(dir: &Path) -> SqliteEngine {
 }
 
 async fn migrate<A: Engine, B: Engine>(source: &A, target: &B) -> Verified {
+    migrate_all(&store(source), &store(target)).await
+}
+
+/// Without accounts.
+const fn store<E>(engine: &E) -> Store<'_, E> {
+    Store { engine, accounts: Accounts::None }
+}
+
+async fn migrate_all<A: Engine, B: Engine>(
+    source: &Store<'_, A>,
+    target: &Store<'_, B>,
+) -> Verified {
     let plan = Plan::make(source).await.unwrap();
     migrate::migrate(source, target, &plan, &Progress::default()).await.unwrap()
+}
+
+/// One data directory with all that is in it.
+async fn migrate_dir(from: &Path, to: &Path) -> Verified {
+    let (source, target) = (open(from), open(to));
+    let source = Store { engine: &source, accounts: Accounts::In(from.to_owned()) };
+    let target = Store { engine: &target, accounts: Accounts::In(to.to_owned()) };
+    migrate_all(&source, &target).await
 }
 
 async fn timed<T>(what: &str, work: impl Future<Output = T>) -> T {

@@ -513,7 +513,7 @@ fn insert(
     Ok(())
 }
 
-fn make_folder(folder: &Path) -> Result<(), KeyError> {
+pub(super) fn make_folder(folder: &Path) -> Result<(), KeyError> {
     let io_error = |source| KeyError::Io { path: folder.to_owned(), source };
     match fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

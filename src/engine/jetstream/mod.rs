@@ -49,8 +49,8 @@ use tokio::{
 };
 
 use self::{
-    accounts::Accounts, api::Api, feed::Feeds, log::Log, mirror::Mirror, nodes::Nodes, records::Records,
-    settling::Settling, streams::Plan, subject::Subjects,
+    accounts::Accounts, api::Api, feed::Feeds, log::Log, mirror::Mirror, nodes::Nodes,
+    records::Records, settling::Settling, streams::Plan, subject::Subjects,
 };
 use super::{
     Append, AppendError, Bus, Caps, Chain, Derived, Durability, Engine, Expect, Feed, LogEnd, Mark,

@@ -35,6 +35,7 @@ use crate::{
     limits,
 };
 
+pub mod moved;
 mod row;
 mod tables;
 
