@@ -9,6 +9,7 @@ use hubbub::{
     client::Delivery,
     engine::{
         Chain, Engine, Expect, MessageKey, Table,
+        jetstream::{self, JetStreamEngine, JetStreamOptions},
         sqlite::{self, SqliteEngine, SqliteOptions},
     },
     log::{
@@ -19,8 +20,9 @@ use hubbub::{
     wire::code::ErrorCode,
 };
 use tempfile::TempDir;
+use testnats::{Nats, Options};
 
-use crate::harness::{LOBBY, Peer, TestServer, code_of, position, within};
+use crate::harness::{LOBBY, Peer, TestServer, code_of, now_s, off_runtime, position, within};
 
 const KEY: u64 = 77;
 
@@ -96,11 +98,78 @@ async fn what_goes_there_and_back_has_the_same_digests() {
     let dirs = [TempDir::new().unwrap(), TempDir::new().unwrap(), TempDir::new().unwrap()];
     let [source, there, back] = dirs.each_ref().map(|dir| open(dir.path()));
     timed("made", generate(&source, count)).await;
-    let first = timed("there", migrate(&source, &there)).await;
-    let second = timed("back", migrate(&there, &back)).await;
+    let (first, second) = match cluster(3).await {
+        Some((_nats, there)) => {
+            let first = timed("there", migrate(&source, &there)).await;
+            (first, timed("back", migrate(&there, &back)).await)
+        }
+        None => {
+            let first = timed("there", migrate(&source, &there)).await;
+            (first, timed("back", migrate(&there, &back)).await)
+        }
+    };
     assert_eq!(first, second);
     assert_eq!(first.messages, count);
     println!("{} messages, {} bytes, digest {}", first.messages, first.bytes, first.digest());
+}
+
+#[tokio::test]
+async fn into_a_cluster_and_back_clients_and_accounts_go_on() {
+    let Some((_nats, cluster)) = cluster(1).await else { return };
+    let mut server = TestServer::start().await;
+    let tokens = server.session("ada").await;
+    let reader = server.client("bob");
+    let mut subscription = within("subscribe", reader.subscribe(LOBBY, None)).await.unwrap();
+    let writer = server.client("eve");
+    for number in 1..=50 {
+        within("publish", writer.publish(LOBBY, &number.to_string())).await.unwrap();
+    }
+    assert!(server.drain().await, "drained too late");
+
+    let copy = TempDir::new().unwrap();
+    {
+        let (source, target) = (open(server.data_dir()), open(copy.path()));
+        let accounts = |dir: &Path| Accounts::In(dir.to_owned());
+        let source = Store { engine: &source, accounts: accounts(server.data_dir()) };
+        let target = Store { engine: &target, accounts: accounts(copy.path()) };
+        let there = Store { engine: &cluster, accounts: Accounts::Of(cluster.rows()) };
+        let first = migrate_all(&source, &there).await;
+        assert_eq!(first.messages, 50);
+        assert!(first.account_rows > 4, "{first:?}");
+        assert_eq!(migrate_all(&there, &target).await, first);
+    }
+    server.move_to(copy);
+    server.start_again().await;
+    within("publish", writer.publish(LOBBY, "after")).await.unwrap();
+    for sequence in 1..=51 {
+        match within("a delivery", subscription.next()).await.unwrap().unwrap() {
+            Delivery::Message(message) => assert_eq!(message.sequence.0, sequence),
+            other => panic!("{other:?} instead of message {sequence}"),
+        }
+    }
+    // A session that was open goes on, with keys and secrets that are the old ones.
+    let auth = server.auth();
+    let renewed = auth.refresh(&tokens.refresh_token, [127, 0, 0, 1].into(), now_s()).await;
+    assert!(renewed.is_ok(), "{renewed:?}");
+}
+
+/// A cluster of so many servers of NATS, if there is the program.
+async fn cluster(servers: usize) -> Option<(Nats, JetStreamEngine)> {
+    if testnats::program().is_none() {
+        println!("{}", testnats::MISSING);
+        return None;
+    }
+    let nats = off_runtime(move || Nats::start(&Options::new(servers)).unwrap()).await;
+    let servers_of = nats.url().split(',').map(str::to_owned).collect();
+    let engine = jetstream::open(JetStreamOptions {
+        servers: servers_of,
+        credentials: None,
+        prefix: "moved".to_owned(),
+        streams: 4,
+        single: servers == 1,
+        on_thread_start: Arc::new(|| {}),
+    });
+    Some((nats, engine.unwrap()))
 }
 
 fn open(dir: &Path) -> SqliteEngine {
