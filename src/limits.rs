@@ -813,6 +813,21 @@ pub const EXPORT_USERS_PER_READ: usize = 16;
 pub const EXPORT_BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// Tries of an export that finds too many reads waiting. Beyond it: it ends with that error.
 pub const EXPORT_TRIES_MAX: usize = 200;
+/// Bytes of one read of a log that is moved to another engine. What is read is one chain, or several.
+pub const MIGRATE_READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Batches of a chain of a log that is moved: no engine takes more in one step.
+pub const MIGRATE_CHAIN_BATCHES_MAX: usize = 1_000;
+/// Channels that are moved at once. Each has two reads and a chain in memory.
+pub const MIGRATE_CHANNELS_AT_ONCE: usize = 4;
+/// Records that are written at once when they are moved.
+pub const MIGRATE_RECORDS_AT_ONCE: usize = 64;
+/// Pause before something is tried again that an engine could not do just now.
+pub const MIGRATE_PAUSE: Duration = Duration::from_millis(250);
+/// Tries of one thing, half a minute in all: longer than engines elect a leader. Beyond it: the migration
+/// ends, and goes on where it stopped when it is run again.
+pub const MIGRATE_TRIES_MAX: usize = 120;
+/// How long a migration listens for other nodes, each of which tells every second that it is alive.
+pub const MIGRATE_LISTEN: Duration = Duration::from_secs(3);
 /// Bytes of a line of an import, whose body may be all escapes. Beyond it: an invalid line, of which no
 /// more is kept.
 #[must_use]

@@ -24,6 +24,7 @@ mod explain;
 mod feed;
 mod hub;
 mod login;
+mod migrate;
 mod process;
 mod program;
 mod saved;
@@ -71,6 +72,8 @@ enum Command {
     Import(transfer::ImportArgs),
     /// Write messages of a running server to a file, as `import` reads them
     Export(transfer::ExportArgs),
+    /// Copy everything of a stopped server into another store, byte for byte; run again, it goes on
+    Migrate(migrate::MigrateArgs),
     /// Try a running server from end to end, as after a deployment, and leave nothing behind
     Smoke(smoke::SmokeArgs),
     /// Say what an error code or close code means
@@ -98,6 +101,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Tail(args) => block_on(tail::run(args)),
         Command::Import(args) => block_on(transfer::import(args)),
         Command::Export(args) => block_on(transfer::export(args)),
+        Command::Migrate(args) => block_on(migrate::run(args)),
         Command::Smoke(args) => block_on(smoke::run(args)),
         Command::Explain(args) => explain::run(&args),
     }
@@ -219,6 +223,8 @@ pub(crate) enum CliError {
     Smoke { server: String, step: &'static str },
     #[error(transparent)]
     Transfer(#[from] transfer::TransferError),
+    #[error(transparent)]
+    Migration(#[from] migrate::MigrationError),
     #[error("interrupted")]
     Interrupted,
     #[error("there is no code {0}; `hubbub explain` lists all")]

@@ -447,9 +447,29 @@ pub enum Table {
     ImportKeys,
     /// User and channel → how far the user has read there.
     ReadMarkers,
+    /// What is to be known of the store as a whole before it is used, such as that it is half a copy.
+    /// It belongs to the store and is not moved with the rest.
+    Facts,
 }
 
 impl Table {
+    /// Every kind that there is.
+    pub const ALL: [Self; 13] = [
+        Self::Counters,
+        Self::Channels,
+        Self::Users,
+        Self::PublicChannels,
+        Self::Members,
+        Self::Memberships,
+        Self::Deletions,
+        Self::Webhooks,
+        Self::UserNames,
+        Self::Imports,
+        Self::ImportKeys,
+        Self::ReadMarkers,
+        Self::Facts,
+    ];
+
     /// The table's name in storage.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -466,6 +486,7 @@ impl Table {
             Self::Imports => "imports",
             Self::ImportKeys => "import_keys",
             Self::ReadMarkers => "read_markers",
+            Self::Facts => "facts",
         }
     }
 }

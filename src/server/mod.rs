@@ -70,7 +70,7 @@ use crate::{
     limits::{DRAIN_CHECK_INTERVAL, DRAIN_RESERVE, LISTEN_BACKLOG, SHARD_MAILBOX_MAX},
     log::settings::Settings,
     metrics::Metrics,
-    priority,
+    migrate, priority,
     transfer::import::{ImportOptions, Importer},
 };
 
@@ -171,6 +171,15 @@ pub enum StartError {
     /// The bans.
     #[error("the bans cannot be read")]
     Bans(#[from] BanError),
+    /// What is to be known of the store.
+    #[error("the records cannot be read")]
+    Records(#[source] RecordError),
+    /// It is the target of a migration that is not finished.
+    #[error(
+        "the store is half a copy of another one: run the same `hubbub migrate` again until it ends \
+         well, or begin with an empty store"
+    )]
+    HalfACopy,
     /// The records of channels and users.
     #[error("the directory cannot be read or brought up to date")]
     Directory(#[source] DirectoryError),
@@ -259,6 +268,9 @@ fn start_on<E: Engine>(
     let (shutdown, is_shutdown) = watch::channel(false);
     let (internal_shutdown, is_internal_shutdown) = watch::channel(false);
 
+    if edge.block_on(migrate::unfinished(&*engine)).map_err(StartError::Records)? {
+        return Err(StartError::HalfACopy);
+    }
     let directory = Arc::new(Directory::new(Arc::clone(&engine)));
     edge.block_on(directory.index_older()).map_err(StartError::Directory)?;
     edge.block_on(create_channels(&directory, &config.channels.created_at_start))?;

@@ -25,6 +25,7 @@ mod read_markers;
 mod api_document;
 mod channels_http;
 mod messages_http;
+mod migrate;
 mod transfer;
 mod webhooks;
 

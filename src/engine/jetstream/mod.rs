@@ -27,6 +27,7 @@
 //! | `settled` | from which entries a record follows; pure |
 //! | `mirror` | all records in the memory of one node, to be listed |
 //! | `nodes` | the way between nodes |
+//! | `accounts` | the rows of the account stores |
 //!
 //! One thread runs the connection, the feeds and every request. A request is handed to it when the
 //! method is called, not when the future is first polled; dropping the future does not take it back.
@@ -51,12 +52,13 @@ use tokio::{
 };
 
 use self::{
-    api::Api, feed::Feeds, log::Log, mirror::Mirror, nodes::Nodes, records::Records,
-    settling::Settling, streams::Plan, subject::Subjects,
+    accounts::Accounts, api::Api, feed::Feeds, log::Log, mirror::Mirror, nodes::Nodes,
+    records::Records, settling::Settling, streams::Plan, subject::Subjects,
 };
 use super::{
     Append, AppendError, Bus, Caps, Chain, Derived, Durability, Engine, Expect, Feed, LogEnd, Mark,
     MessageKey, ReadError, ReadFrom, ReadMax, RecordError, Refusal, Revision, Table, Versioned,
+    rows::Rows,
 };
 use crate::{
     limits::{self, NATS_REQUEST_TIMEOUT},
@@ -189,6 +191,7 @@ struct Inner {
     settling: Arc<Settling>,
     log: Arc<Log>,
     nodes: Arc<Nodes>,
+    accounts: Accounts,
 }
 
 /// On the engine's own thread: connects, makes the streams and begins the work in the background.
@@ -198,6 +201,9 @@ async fn start_up(options: &JetStreamOptions) -> Result<Arc<Inner>, OpenError> {
     let subjects = Subjects::new(&options.prefix);
     let plan = Plan { subjects: &subjects, logs: options.streams, single: options.single };
     streams::make(&api, plan).await?;
+    let replicas = if options.single { 1 } else { 3 };
+    let accounts = Accounts::open(api.clone(), subjects.clone(), replicas).await;
+    let accounts = accounts.map_err(|_| OpenError::Timeout)?;
 
     let records = Records::new(api.clone(), subjects.clone());
     let news = feeds.follow(api.clone(), Mirror::source(&subjects));
@@ -221,7 +227,7 @@ async fn start_up(options: &JetStreamOptions) -> Result<Arc<Inner>, OpenError> {
     }
     tokio::spawn(Arc::clone(&settling).run());
     tokio::spawn(Arc::clone(&feeds).exchange(api.clone(), subjects));
-    Ok(Arc::new(Inner { api, records, settling, log, nodes }))
+    Ok(Arc::new(Inner { api, records, settling, log, nodes, accounts }))
 }
 
 /// Connects to any of the servers. From then on a lost connection is made again by itself, and every
@@ -262,6 +268,12 @@ pub struct JetStreamEngine {
 }
 
 impl JetStreamEngine {
+    /// The rows of the cluster's account stores.
+    #[must_use]
+    pub fn rows(&self) -> Arc<dyn Rows> {
+        Arc::new(self.inner.accounts.clone())
+    }
+
     /// Ends the engine's thread, and with it what is on its way. Blocks until that is done; what is
     /// asked later is refused.
     pub fn close(&self) {

@@ -41,6 +41,9 @@ pub mod records;
 /// What the subjects begin with of users that no token is for: those of the hub itself.
 pub const RESERVED_SUBJECTS: &str = "hubbub:";
 
+/// The record that counts the numbers of channels.
+const CHANNEL_NUMBERS: &str = "channels";
+
 /// A channel as the directory knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChannelInfo {
@@ -137,6 +140,16 @@ struct NumberRecord {
     id: u32,
 }
 
+/// The highest number that any channel of this engine may have, also one that is deleted.
+///
+/// # Errors
+/// When the record cannot be read.
+pub async fn last_channel(engine: &impl Engine) -> Result<ChannelId, DirectoryError> {
+    let found = engine.get(Table::Counters, CHANNEL_NUMBERS).await?;
+    let last = found.map(|found| parse::<NumberRecord>(&found)).transpose()?;
+    Ok(ChannelId(last.map_or(0, |last| last.id)))
+}
+
 /// How far the lists by name have been made.
 #[derive(Default, Serialize, Deserialize)]
 struct Indexed {
@@ -162,7 +175,7 @@ impl<E: Engine> Directory<E> {
             user_ids: DashMap::new(),
             members: DashMap::new(),
             changes: AtomicU64::new(0),
-            channel_numbers: Counter::new("channels"),
+            channel_numbers: Counter::new(CHANNEL_NUMBERS),
             user_numbers: Counter::new("users"),
             deletions: Notify::new(),
         }

@@ -40,7 +40,7 @@ pub(crate) struct TestServer<E: Engine> {
     server: Option<Server<E>>,
     start: Arc<Start<E>>,
     config: Config,
-    _data_dir: TempDir,
+    data_dir: TempDir,
 }
 
 impl TestServer<AnyEngine> {
@@ -107,7 +107,7 @@ impl<E: Engine> TestServer<E> {
         config.auth.workers_max = 1;
         config.auth.cost = Cost { memory: ByteSize::kib(64), passes: 1, lanes: 1 };
         change(&mut config);
-        let mut server = Self { server: None, start: Arc::new(start), config, _data_dir: data_dir };
+        let mut server = Self { server: None, start: Arc::new(start), config, data_dir };
         server.start_again().await;
         server
     }
@@ -122,9 +122,23 @@ impl<E: Engine> TestServer<E> {
         self.server = Some(server);
     }
 
+    /// Starts the server, if it does. Why it does not.
+    pub(crate) async fn try_to_start(&mut self) -> Result<(), String> {
+        let (start, config) = (Arc::clone(&self.start), self.config.clone());
+        let server = off_runtime(move || start(&config).map_err(|error| error.to_string())).await;
+        self.server = Some(server?);
+        Ok(())
+    }
+
     /// Takes the server out, for a test that ends it in its own way.
     pub(crate) fn take(&mut self) -> Server<E> {
         self.server.take().expect("it runs")
+    }
+
+    /// The data that the server, which has been taken out, has from its next start on.
+    pub(crate) fn move_to(&mut self, data_dir: TempDir) {
+        self.config.server.data_dir = data_dir.path().to_owned();
+        self.data_dir = data_dir;
     }
 
     /// Drains the server. Whether it was in time.
@@ -190,7 +204,7 @@ impl<E: Engine> TestServer<E> {
 
     /// Where its data are.
     pub(crate) fn data_dir(&self) -> &Path {
-        &self.config.server.data_dir
+        self.data_dir.path()
     }
 
     /// What the Rust client wants to know of the server.

@@ -35,7 +35,7 @@ use crate::{
     limits,
 };
 
-pub mod moving;
+pub mod moved;
 mod row;
 mod tables;
 

@@ -398,37 +398,3 @@ fn keys_are_the_same_on_all_nodes_and_in_no_file() {
         assert_eq!(node.all(), kept(&rows));
     }
 }
-
-#[tokio::test]
-async fn accounts_move_from_a_single_node_to_a_cluster_and_back() {
-    let single = tempfile::tempdir().unwrap();
-    let store = Store::open(single.path()).unwrap();
-    let mut keys = KeyStore::open(single.path(), NOW_S).unwrap();
-    let signing = keys.published(NOW_S).unwrap();
-    keys.rotate(Duration::ZERO, NOW_S).unwrap();
-    keys.revoke(&signing[0], NOW_S).unwrap();
-    let published = keys.published(NOW_S).unwrap();
-    store.create_invite(3, NOW_S + 9).await.unwrap();
-    drop((store, keys));
-
-    let rows = MemoryRows::default();
-    rows.fail([Fault::Lost, Fault::Late, Fault::Unknown]);
-    let count = moving::take_in(single.path(), &rows).unwrap();
-    assert_eq!(moving::take_in(single.path(), &rows).unwrap(), count, "it may be done again");
-    let node = Node::new(&rows);
-    assert_eq!(node.all().len(), count);
-    assert_eq!(node.keys().published(NOW_S).unwrap(), published);
-    node.create("anna", None).await.unwrap();
-    let again = moving::take_in(single.path(), &rows);
-    assert!(matches!(again, Err(moving::MoveError::NotEmpty)), "{again:?}");
-
-    let back = tempfile::tempdir().unwrap();
-    let way: Arc<dyn Rows> = Arc::new(rows.clone());
-    moving::take_out(back.path(), way).unwrap();
-    let keys = KeyStore::open(back.path(), NOW_S).unwrap();
-    assert_eq!(keys.published(NOW_S).unwrap(), published);
-    assert_eq!(keys.signing_key(NOW_S).unwrap().key_id(), published[0]);
-    let moved = MemoryRows::default();
-    moving::take_in(back.path(), &moved).unwrap();
-    assert_eq!(kept(&moved), kept(&rows));
-}

@@ -1,6 +1,6 @@
 use std::{fs, net::SocketAddr};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use testnats::Nats;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
