@@ -251,7 +251,7 @@ impl Log {
         }
         let behind = last.at.0.saturating_sub(position.0);
         let is_known = position.0 > 0 && position < last.at;
-        if is_known && last.after() == position {
+        if is_known && reader.is_next(position, &last).await? {
             window.take_in(last.at, &last.payload);
         } else if is_known && behind <= limits::JETSTREAM_KEYS_BEHIND_MAX {
             let begin = Cursor(position.0 + 1);
@@ -290,7 +290,7 @@ impl Log {
     ) -> Result<Option<Logged>, ReadError> {
         let last = reader.last().await?;
         self.check_end(channel, last.as_ref().map(|last| (last.at, last.payload.batch.id)))?;
-        if let Some(last) = last.as_ref().filter(|last| !last.payload.derived.is_empty()) {
+        if let Some(last) = &last {
             self.settling.seen(channel, last.at, &last.payload.derived);
         }
         Ok(last)
@@ -354,10 +354,12 @@ impl Log {
 
         let begin = match from {
             ReadFrom::After(cursor) if cursor >= last.at => return Ok(Vec::new()),
-            ReadFrom::After(cursor) if cursor == last.after() => {
-                return Ok(vec![last.entry(channel, cursor)]);
+            ReadFrom::After(cursor) => {
+                if last.after() == cursor && reader.is_next(cursor, &last).await? {
+                    return Ok(vec![last.entry(channel, cursor)]);
+                }
+                cursor
             }
-            ReadFrom::After(cursor) => cursor,
             ReadFrom::Holding(sequence) => match reader.holding(&last, sequence).await? {
                 Some(first) => first.at,
                 None => return Ok(Vec::new()),
@@ -475,7 +477,10 @@ impl Log {
     pub(super) async fn tell(self: Arc<Self>, mut news: mpsc::Receiver<News>) {
         while let Some(news) = news.recv().await {
             let told = match news {
-                News::Reset { .. } => Some(Feed::Reset),
+                News::Reset { .. } => {
+                    self.settling.missed();
+                    Some(Feed::Reset)
+                }
                 News::Stored(stored) => self.learn(&stored).map(Feed::Entry),
             };
             if let Some(told) = told {
@@ -499,9 +504,7 @@ impl Log {
         let before = stored.header(subject::LAST_SEQUENCE).and_then(|it| it.parse().ok());
         let after = logged.after().max(Cursor(before.unwrap_or(0)));
         self.hold(channel, logged.at, logged.payload.batch.id);
-        if !logged.payload.derived.is_empty() {
-            self.settling.seen(channel, logged.at, &logged.payload.derived);
-        }
+        self.settling.seen(channel, logged.at, &logged.payload.derived);
         let window = self.seen().windows.peek(channel).map(|window| Arc::clone(&window.keys));
         // One that is in use is extended by its user.
         if let Some(mut window) = window.as_ref().and_then(|window| window.try_lock().ok())

@@ -130,6 +130,13 @@ impl<'r> Reader<'r> {
         Ok(found.filter(|found| found.at == cursor))
     }
 
+    /// Whether `last` is the first entry behind this cursor. Its own word is not enough: what lost a race
+    /// names the same one as the entry that it lost against.
+    pub(super) async fn is_next(&self, cursor: Cursor, last: &Logged) -> Result<bool, ReadError> {
+        let is_next = last.after() <= cursor;
+        Ok(is_next && self.next(cursor.0 + 1).await?.is_some_and(|next| next.at == last.at))
+    }
+
     /// Reads on from this cursor, which is included if `from` is one of an entry, up to the entry `last`,
     /// for as long as `take` wants more. It gets each entry with the cursor of the one before it.
     pub(super) async fn forward(
