@@ -33,6 +33,8 @@ use self::{
     directory::ChannelInfo,
     revoked::Claim,
 };
+use std::time::Duration;
+
 use crate::{
     log::place::{ChannelId, Cursor, Head, UserId},
     websocket::deflate::Agreed,

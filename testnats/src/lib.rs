@@ -233,11 +233,13 @@ impl Nats {
         self.servers.iter().position(|server| server.name == leader)
     }
 
-    /// Which server leads the stream with the most messages, and that stream's name.
+    /// Which server leads the stream with the most messages, of those whose names begin so, and that
+    /// stream's name.
     #[must_use]
-    pub fn leader_of_most(&self) -> Option<(usize, String)> {
+    pub fn leader_of_most(&self, prefix: &str) -> Option<(usize, String)> {
         let streams = self.servers.iter().find_map(Server::streams)?;
-        let most = streams.into_iter().max_by_key(|it| it.messages)?;
+        let ours = streams.into_iter().filter(|it| it.name.starts_with(prefix));
+        let most = ours.max_by_key(|it| it.messages)?;
         let leader = most.leader?;
         let index = self.servers.iter().position(|server| server.name == leader)?;
         Some((index, most.name))

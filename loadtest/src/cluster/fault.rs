@@ -51,37 +51,37 @@ impl Fault {
             Self::KillLeader | Self::StopLeader | Self::CutLeader => cluster.leader().await?,
             _ => 0,
         };
-        let pause = tokio::time::sleep(hold);
+        let pause = || tokio::time::sleep(hold);
         match self {
-            Self::None => pause.await,
+            Self::None => pause().await,
             Self::KillLeader => {
                 cluster.kill_engine(leader).await?;
-                pause.await;
+                pause().await;
                 cluster.start_engine_again(leader).await?;
             }
             Self::KillHub => {
                 cluster.kill_hub(hub).await?;
-                pause.await;
+                pause().await;
                 cluster.start_hub(hub).await?;
             }
             Self::StopLeader => {
                 cluster.signal_engine(leader, Signal::STOP).await?;
-                pause.await;
+                pause().await;
                 cluster.signal_engine(leader, Signal::CONT).await?;
             }
             Self::StopHub => {
                 cluster.freeze_hub(hub)?;
-                pause.await;
+                pause().await;
                 cluster.resume_hub(hub)?;
             }
             Self::CutLeader => {
                 cluster.cut_engine(leader, false)?;
-                pause.await;
+                pause().await;
                 cluster.cut_engine(leader, true)?;
             }
             Self::CutHub => {
                 cluster.cut_hub(hub, false)?;
-                pause.await;
+                pause().await;
                 cluster.cut_hub(hub, true)?;
             }
             Self::PowerCut => cluster.cut_power(hold).await?,

@@ -21,6 +21,8 @@ use crate::Failure;
 
 /// How many servers the engine has.
 const ENGINES: usize = 3;
+/// What the names of the streams with the logs begin with. Others may have more messages in a short run.
+const LOGS: &str = "hubbub_MSG";
 /// Of the disk under the engine's streams. Its file takes what is used of it.
 const DISK_BYTES: u64 = 8 * 1024 * 1024 * 1024;
 /// The ports of a hub that has an address for itself.
@@ -222,9 +224,9 @@ fn copy_logs(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
 
 /// What is done to one of them.
 impl Cluster {
-    /// The server that leads the stream with the most messages, which the busiest channel is in.
+    /// The server that leads the log stream with the most messages, which the busiest channel is in.
     pub(crate) async fn leader(&self) -> Result<usize> {
-        let leader = self.nats(|nats| nats.leader_of_most()).await?;
+        let leader = self.nats(|nats| nats.leader_of_most(LOGS)).await?;
         Ok(leader.context("no server of the engine says who leads")?.0)
     }
 
