@@ -515,6 +515,27 @@ pub const ACCOUNTS_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a statement on the account store waits for a lock that another process holds. Beyond it:
 /// 503 with `Retry-After`.
 pub const ACCOUNTS_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one request to the account store of a cluster may wait for the cluster's engine, in all its
+/// tries. Beyond it: 503 with `Retry-After`.
+pub const ACCOUNTS_ENGINE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Between two tries of a change to the accounts that another node was faster than: up to so long, by
+/// chance.
+pub const ACCOUNTS_RETRY_PAUSE_MAX: Duration = Duration::from_millis(20);
+/// Rows that one change to the accounts of a cluster may write. Beyond it: refused. JetStream takes at
+/// most 1,000 messages at once.
+pub const ACCOUNT_ROWS_PER_COMMIT_MAX: usize = 900;
+/// Rows of the accounts that a node reads at once from the cluster's engine, and the bytes of them.
+pub const ACCOUNT_ROWS_PER_PAGE_MAX: usize = 1_000;
+/// See [`ACCOUNT_ROWS_PER_PAGE_MAX`].
+pub const ACCOUNT_ROWS_PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Sessions of one user in a cluster, whatever is configured: so many end in one change, with a word in
+/// the feed for each.
+pub const SESSIONS_PER_USER_IN_CLUSTER_MAX: u32 = 400;
+const _: () =
+    assert!(2 * SESSIONS_PER_USER_IN_CLUSTER_MAX as usize + 50 < ACCOUNT_ROWS_PER_COMMIT_MAX);
+/// How long the cluster's engine keeps the news that a row of the accounts is gone. A node that was away
+/// for longer, less a day, begins its copy anew.
+pub const REMOVED_ROWS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// Rows of a kind that the auth service's housekeeping drops in one transaction. What exceeds it waits
 /// for the next tick.
 pub const HOUSEKEEPING_STEP_ROWS: u32 = 256;

@@ -28,6 +28,7 @@ pub mod any;
 pub mod bus;
 pub mod jetstream;
 pub mod memory;
+pub mod rows;
 pub mod sqlite;
 
 pub use bus::Bus;

@@ -140,6 +140,8 @@ struct StoredMessage {
 /// What is known of a stream.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct StreamInfo {
+    /// When it was made: no two streams of a name have that in common.
+    pub(super) created: String,
     /// As the servers have it.
     pub(super) config: Value,
     pub(super) state: StreamState,

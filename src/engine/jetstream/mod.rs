@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `subject` | every name that NATS sees |
 //! | `api` | what JetStream is asked |
+//! | `accounts` | the rows of the account stores |
 //! | `connect` | who we are to a server |
 //! | `check` | whether the servers are fit |
 //! | `streams` | how the streams are made, and that they are so |
@@ -43,8 +44,8 @@ use tokio::{
 };
 
 use self::{
-    api::Api, feed::Feeds, log::Log, records::Records, settling::Settling, streams::Plan,
-    subject::Subjects,
+    accounts::Accounts, api::Api, feed::Feeds, log::Log, records::Records, settling::Settling,
+    streams::Plan, subject::Subjects,
 };
 use super::{
     Append, AppendError, Caps, Chain, Derived, Durability, Engine, Expect, Feed, LogEnd, Mark,
@@ -58,6 +59,7 @@ use crate::{
     },
 };
 
+pub mod accounts;
 mod api;
 pub mod check;
 mod connect;
@@ -167,6 +169,7 @@ pub fn open(options: JetStreamOptions) -> Result<JetStreamEngine, OpenError> {
 #[derive(Debug)]
 struct Inner {
     api: Api,
+    accounts: Accounts,
     records: Records,
     settling: Arc<Settling>,
     log: Arc<Log>,
@@ -179,6 +182,7 @@ async fn start_up(options: &JetStreamOptions) -> Result<Arc<Inner>, OpenError> {
     let subjects = Subjects::new(&options.prefix);
     let plan = Plan { subjects: &subjects, logs: options.streams, single: options.single };
     streams::make(&api, plan).await?;
+    let accounts = Accounts::new(api.clone(), subjects.clone());
 
     let records = Records::new(api.clone(), subjects.clone());
     let settling = Arc::new(Settling::default());
@@ -190,7 +194,7 @@ async fn start_up(options: &JetStreamOptions) -> Result<Arc<Inner>, OpenError> {
         tokio::spawn(Arc::clone(&log).tell(news));
     }
     tokio::spawn(Arc::clone(&feeds).exchange(api.clone(), subjects));
-    Ok(Arc::new(Inner { api, records, settling, log }))
+    Ok(Arc::new(Inner { api, accounts, records, settling, log }))
 }
 
 /// Connects to any of the servers. From then on a lost connection is made again by itself, and every
@@ -231,6 +235,12 @@ pub struct JetStreamEngine {
 }
 
 impl JetStreamEngine {
+    /// The rows of the accounts that all nodes share.
+    #[must_use]
+    pub fn accounts(&self) -> Accounts {
+        self.inner.accounts.clone()
+    }
+
     /// Ends the engine's thread, and with it what is on its way. Blocks until that is done; what is
     /// asked later is refused.
     pub fn close(&self) {

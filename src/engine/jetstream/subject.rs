@@ -27,6 +27,8 @@ pub(super) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 pub(super) const SUBJECT: &str = "Nats-Subject";
 pub(super) const SEQUENCE: &str = "Nats-Sequence";
 pub(super) const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
+/// How long a server keeps a message.
+pub(super) const TTL: &str = "Nats-TTL";
 /// Ours: the record is removed.
 pub(super) const REMOVED: &str = "Hubbub-Removed";
 /// Ours: from which entries of which channels' logs the record follows; see `settle`.
