@@ -78,7 +78,9 @@ pub trait Engine: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<LogEnd>, ReadError>> + Send + 'static;
 
     /// Which of these publishes are in a channel's log: the stored keys of those that are, in any
-    /// order. It knows what an append before the call was answered with.
+    /// order. It knows what an append before the call was answered with. Where several nodes write, it
+    /// looks at the newest [`JETSTREAM_KEYS_MIN`](crate::limits::JETSTREAM_KEYS_MIN) keys at least, and
+    /// so does an append.
     fn find_keys(
         &self,
         channel: ChannelId,
@@ -95,15 +97,15 @@ pub trait Engine: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<MessageKey>, ReadError>> + Send + 'static;
 
     /// Drops entries that lie wholly below `sequence`, and never the last one: retention only. The
-    /// keys of what is dropped are free again.
+    /// keys of what is dropped are free again, on other nodes as soon as they have forgotten them.
     fn trim(
         &self,
         channel: ChannelId,
         sequence: Sequence,
     ) -> impl Future<Output = Result<(), RecordError>> + Send + 'static;
 
-    /// What other nodes commit from now on. At most once, in order per channel, gaps possible:
-    /// compare [`Entry::after`]. On a single node nothing ever comes.
+    /// What other nodes commit from now on, and maybe what this one does. At most once, in order per
+    /// channel, gaps possible: compare [`Entry::after`]. On a single node nothing ever comes.
     fn follow(&self) -> mpsc::Receiver<Feed>;
 
     /// Reads one record.
@@ -179,7 +181,8 @@ pub struct Append {
 
 impl Append {
     /// What the append takes of a transaction: the batch, its keys, and what is derived from it.
-    /// Beyond [`ENTRY_BYTES_MAX`](crate::limits::ENTRY_BYTES_MAX) it is refused as too large.
+    /// Beyond [`ENTRY_BYTES_MAX`](crate::limits::ENTRY_BYTES_MAX) it is refused as too large, in a
+    /// cluster beyond [`JETSTREAM_ENTRY_BYTES_MAX`](crate::limits::JETSTREAM_ENTRY_BYTES_MAX).
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.batch.encoded_bytes() + bytes_beside(&self.keys, &self.derived)
@@ -207,7 +210,8 @@ pub struct Chain {
 
 impl Chain {
     /// What the chain takes of a transaction: the batches, their keys, and what is derived from them.
-    /// Beyond [`CHAIN_BYTES_MAX`](crate::limits::CHAIN_BYTES_MAX) it is refused as too large.
+    /// Beyond [`CHAIN_BYTES_MAX`](crate::limits::CHAIN_BYTES_MAX) it is refused as too large, in a
+    /// cluster as an append is.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let batches: usize = self.batches.iter().map(|batch| batch.encoded_bytes()).sum();

@@ -17,15 +17,22 @@
 //! | `streams` | how the streams are made, and that they are so |
 //! | `entry` | an entry of a log as a message; pure |
 //! | `log` | appends and reads of the logs of channels |
+//! | `reader` | one log in its stream |
 //! | `keys` | the newest keys of a channel; pure |
+//! | `ends` | the last entries that were seen of the logs; pure |
 //! | `feed` | what a stream commits, without a gap |
-//! | `settling` | what entries say of records |
+//! | `settling` | what entries say of records and is not known to be written |
+//! | `announced` | which channels may have such entries, for nodes that start |
 //! | `records` | the records |
+//! | `settled` | from which entries a record follows; pure |
+//! | `mirror` | all records in the memory of one node, to be listed |
+//! | `nodes` | the way between nodes |
 //!
 //! One thread runs the connection, the feeds and every request. A request is handed to it when the
 //! method is called, not when the future is first polled; dropping the future does not take it back.
 
 use std::{
+    collections::HashSet,
     future::Future,
     io,
     path::{Path, PathBuf},
@@ -44,11 +51,11 @@ use tokio::{
 };
 
 use self::{
-    accounts::Accounts, api::Api, feed::Feeds, log::Log, records::Records, settling::Settling,
-    streams::Plan, subject::Subjects,
+    accounts::Accounts, api::Api, feed::Feeds, log::Log, mirror::Mirror, nodes::Nodes,
+    records::Records, settling::Settling, streams::Plan, subject::Subjects,
 };
 use super::{
-    Append, AppendError, Caps, Chain, Derived, Durability, Engine, Expect, Feed, LogEnd, Mark,
+    Append, AppendError, Bus, Caps, Chain, Derived, Durability, Engine, Expect, Feed, LogEnd, Mark,
     MessageKey, ReadError, ReadFrom, ReadMax, RecordError, Refusal, Revision, Table, Versioned,
 };
 use crate::{
@@ -60,17 +67,26 @@ use crate::{
 };
 
 pub mod accounts;
+mod announced;
 mod api;
 pub mod check;
 mod connect;
+mod ends;
 mod entry;
 mod feed;
 mod keys;
 mod log;
+mod mirror;
+mod nodes;
+mod reader;
 mod records;
+mod settled;
 mod settling;
 mod streams;
 mod subject;
+
+#[cfg(test)]
+pub(super) mod tests;
 
 pub use connect::CredentialsError;
 pub use streams::StreamsError;
@@ -173,6 +189,7 @@ struct Inner {
     records: Records,
     settling: Arc<Settling>,
     log: Arc<Log>,
+    nodes: Arc<Nodes>,
 }
 
 /// On the engine's own thread: connects, makes the streams and begins the work in the background.
@@ -185,7 +202,18 @@ async fn start_up(options: &JetStreamOptions) -> Result<Arc<Inner>, OpenError> {
     let accounts = Accounts::new(api.clone(), subjects.clone());
 
     let records = Records::new(api.clone(), subjects.clone());
-    let settling = Arc::new(Settling::default());
+    let news = feeds.follow(api.clone(), Mirror::source(&subjects));
+    tokio::spawn(records.mirror().clone().follow(api.clone(), subjects.clone(), news));
+    let nodes = Nodes::listen(api.client().clone(), subjects.clone()).await;
+    let nodes = Arc::new(nodes.map_err(|_| OpenError::Timeout)?);
+    let settling = Settling::new(
+        api.clone(),
+        subjects.clone(),
+        options.streams,
+        records.clone(),
+        nodes.node(),
+    );
+    let settling = Arc::new(settling);
     let log =
         Log::new(api.clone(), subjects.clone(), options.streams, &feeds, Arc::clone(&settling));
     let log = Arc::new(log);
@@ -193,8 +221,9 @@ async fn start_up(options: &JetStreamOptions) -> Result<Arc<Inner>, OpenError> {
         let news = feeds.follow(api.clone(), Log::source(&subjects, shelf));
         tokio::spawn(Arc::clone(&log).tell(news));
     }
+    tokio::spawn(Arc::clone(&settling).run());
     tokio::spawn(Arc::clone(&feeds).exchange(api.clone(), subjects));
-    Ok(Arc::new(Inner { api, accounts, records, settling, log }))
+    Ok(Arc::new(Inner { api, accounts, records, settling, log, nodes }))
 }
 
 /// Connects to any of the servers. From then on a lost connection is made again by itself, and every
@@ -340,7 +369,7 @@ impl Engine for JetStreamEngine {
         &self,
         append: Append,
     ) -> impl Future<Output = Result<Cursor, AppendError>> + Send + 'static {
-        let fits = append.bytes() <= limits::ENTRY_BYTES_MAX;
+        let fits = append.bytes() <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         self.append_any(fits, move |inner| async move { inner.log.append(append).await })
     }
 
@@ -349,7 +378,7 @@ impl Engine for JetStreamEngine {
         chain: Chain,
     ) -> impl Future<Output = Result<Vec<Cursor>, AppendError>> + Send + 'static {
         chain.check();
-        let fits = chain.bytes() <= limits::CHAIN_BYTES_MAX;
+        let fits = chain.bytes() <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         self.append_any(fits, move |inner| async move { inner.log.append_chain(chain).await })
     }
 
@@ -410,7 +439,7 @@ impl Engine for JetStreamEngine {
     ) -> impl Future<Output = Result<Option<Versioned>, RecordError>> + Send + 'static {
         let key = key.to_owned();
         self.record(move |inner| async move {
-            inner.settling.settle_all().await?;
+            inner.settling.settle_for(table, |of| of == key).await?;
             inner.records.get(table, &key).await
         })
     }
@@ -423,13 +452,19 @@ impl Engine for JetStreamEngine {
         expect: Expect,
         derived: Vec<Derived>,
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
-        let fits = super::put_bytes(key, Some(&value), &derived) <= limits::ENTRY_BYTES_MAX;
+        let fits =
+            super::put_bytes(key, Some(&value), &derived) <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         let key = key.to_owned();
         self.record(move |inner| async move {
             if !fits {
                 return Err(RecordError::TooLarge);
             }
-            inner.settling.settle_all().await?;
+            let own = (table, key.as_str());
+            let names = derived.iter().map(|of| (of.table, of.key.as_str())).chain([own]);
+            let names: HashSet<_> = names.collect();
+            let is_one = |of: &Derived| names.contains(&(of.table, of.key.as_str()));
+            inner.settling.settle_those(is_one).await?;
+            drop(names);
             inner.records.put(table, &key, Some(value), expect, derived).await
         })
     }
@@ -442,7 +477,7 @@ impl Engine for JetStreamEngine {
     ) -> impl Future<Output = Result<(), RecordError>> + Send + 'static {
         let key = key.to_owned();
         self.record(move |inner| async move {
-            inner.settling.settle_all().await?;
+            inner.settling.settle_for(table, |of| of == key).await?;
             let expect = Expect::Revision(revision);
             inner.records.put(table, &key, None, expect, Vec::new()).await.map(drop)
         })
@@ -457,9 +492,13 @@ impl Engine for JetStreamEngine {
     ) -> impl Future<Output = Result<Vec<(String, Versioned)>, RecordError>> + Send + 'static {
         let (prefix, after) = (prefix.to_owned(), after.map(str::to_owned));
         self.record(move |inner| async move {
-            inner.settling.settle_all().await?;
+            inner.settling.settle_for(table, |of| of.starts_with(&prefix)).await?;
             inner.records.scan(table, &prefix, after.as_deref(), count_max).await
         })
+    }
+
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        Some(Arc::clone(&self.inner.nodes) as Arc<dyn Bus>)
     }
 
     fn caps(&self) -> Caps {

@@ -12,7 +12,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{engine::Table, log::place::ChannelId};
+use crate::log::place::ChannelId;
 
 /// The sequence that must be the subject's last for a publish to pass.
 pub(super) const EXPECT_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence";
@@ -33,6 +33,9 @@ pub(super) const TTL: &str = "Nats-TTL";
 pub(super) const REMOVED: &str = "Hubbub-Removed";
 /// Ours: from which entries of which channels' logs the record follows; see `settle`.
 pub(super) const SETTLED: &str = "Hubbub-Settled";
+
+/// Ours: the node that tells or asks.
+pub(super) const NODE: &str = "Hubbub-Node";
 
 /// The names of one cluster.
 #[derive(Clone, Debug)]
@@ -88,9 +91,9 @@ impl Subjects {
         format!("{}.live.rec.>", self.prefix)
     }
 
-    /// One record.
-    pub(super) fn record(&self, table: Table, key: &str) -> String {
-        format!("{}.rec.{}.{}", self.prefix, table.name(), escape(key))
+    /// One record, in the table of this name.
+    pub(super) fn record(&self, table: &str, key: &str) -> String {
+        format!("{}.rec.{table}.{}", self.prefix, escape(key))
     }
 
     /// The table and the key of such a subject, or of the live one.
@@ -178,7 +181,7 @@ mod tests {
         #[test]
         fn any_key_is_one_token_and_comes_back(key in ".*") {
             let subjects = Subjects::new("h");
-            let subject = subjects.record(Table::Users, &key);
+            let subject = subjects.record("users", &key);
             prop_assert_eq!(subject.split('.').count(), 4);
             prop_assert!(subject.bytes().all(|byte| byte.is_ascii_graphic() && !b"*>".contains(&byte)));
             prop_assert_eq!(subjects.record_of(&subject), Some(("users", key.clone())));

@@ -188,7 +188,8 @@ pub(super) async fn many_derived_records_are_one_step<E: Engine>(engine: &E) {
 
 pub(super) async fn what_is_too_large_together_is_refused<E: Engine>(engine: &E) {
     let mut end = Appender::new(LOBBY);
-    let large = vec![b'x'; crate::limits::CHAIN_BYTES_MAX];
+    let (append_bytes_max, chain_bytes_max) = bytes_max(engine);
+    let large = vec![b'x'; chain_bytes_max];
     let value = Bytes::from(large);
 
     let mut chain = chain_of(&mut end, &[1, 1]);
@@ -206,6 +207,7 @@ pub(super) async fn what_is_too_large_together_is_refused<E: Engine>(engine: &E)
     append.derived = vec![derived("b", None), derived("c", None)];
     append.derived[0].value = Some(value.clone());
     append.derived[1].value = Some(value);
+    assert!(append.bytes() > append_bytes_max);
     assert_eq!(engine.append(append).await, Err(too_large));
     assert_eq!(stored(engine, "b").await, None);
 }
