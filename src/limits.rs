@@ -181,6 +181,16 @@ pub const PRESENCE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 pub const TYPING_INTERVAL_MIN: Duration = Duration::from_millis(250);
 /// Users that one such event tells of. Beyond it: their next one may.
 pub const TYPING_USERS_MAX: usize = 200;
+/// Users of whom one message to other nodes tells, about 50 KiB. Beyond it: the next one does.
+pub const PRESENCE_TOLD_MAX: usize = 4_096;
+/// Pause between two parts of what a node is told that asked for all who are there: some 80,000 users a
+/// second from each shard.
+pub const PRESENCE_ROUND_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes that one shard keeps of who is in its channels on other nodes. Beyond it: who comes there is not
+/// counted here, and a metric says so.
+pub const PRESENCE_ELSEWHERE_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Shards of other nodes that a node listens to. Beyond it: not heard.
+pub const TELLERS_MAX: usize = 4_096;
 /// What [`Limits::presence_users_max`] may be at most. Beyond it: the server does not start.
 pub const PRESENCE_USERS_MAX: u32 = 10_000;
 /// Users whose commands of late are counted for that. Beyond it who was quiet for longest begins anew:
@@ -263,6 +273,11 @@ pub const REVOCATION_PAGE_BYTES_MAX: usize = 1024 * 1024;
 pub const BANS_MAX: usize = 100_000;
 /// Bans in one answer. More: asked for by `after`.
 pub const BANS_PER_PAGE_MAX: usize = 1_000;
+/// How often a node of a cluster reads all bans again, though nobody has told it of a change: that may get
+/// lost.
+pub const BANS_READ_INTERVAL: Duration = Duration::from_secs(30);
+/// Pause between two such reads, also of those who were told.
+pub const BANS_READ_PAUSE: Duration = Duration::from_millis(200);
 /// Tries to write a ban while others write it. Beyond it: `busy`.
 pub const BAN_ATTEMPTS_MAX: usize = 8;
 

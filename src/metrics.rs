@@ -39,6 +39,8 @@ pub struct Metrics {
     pub ephemeral_sent: Counter,
     /// The same, dropped because the connection's outbox was half full.
     pub ephemeral_dropped: Counter,
+    /// Users on other nodes that are not counted here, for want of room.
+    pub presence_dropped: Counter,
     /// Bytes written to WebSockets.
     pub written_bytes: Counter,
     /// Write calls on WebSockets.
@@ -101,6 +103,7 @@ impl Default for Metrics {
             crossings: Counter::default(),
             ephemeral_sent: Counter::default(),
             ephemeral_dropped: Counter::default(),
+            presence_dropped: Counter::default(),
             written_bytes: Counter::default(),
             writes: Counter::default(),
             messages: Counter::default(),
@@ -208,6 +211,11 @@ impl Metrics {
             "ephemeral_dropped",
             "Events beside the logs not handed to connections that lag",
             &self.ephemeral_dropped,
+        );
+        add(
+            "presence_dropped",
+            "Users on other nodes not counted here for want of room",
+            &self.presence_dropped,
         );
         add("written_bytes", "Bytes written to WebSockets", &self.written_bytes);
         add("writes", "Write calls on WebSockets", &self.writes);

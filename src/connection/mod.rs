@@ -68,6 +68,7 @@ pub async fn run_shard<E: Engine>(
     shard.take_arrivals(arrivals);
     spawn_local(writer::end_turns(Rc::clone(&shard), cork_max));
     spawn_local(end_revoked(Rc::clone(&shard), notices));
+    shard.tell_nodes();
     while let Some(input) = mailbox.recv().await {
         match input {
             ShardInput::Connection(handover) => {

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     clock,
-    engine::{Engine, Table},
+    engine::{Engine, RecordError, Table},
     limits::{DELETION_PAUSE, LIST_SCAN_MAX, Limits, RENAME_TIMEOUT, SCAN_STEP},
     log::{
         place::{ChannelId, ClientMessageId, Sequence, UserId},
@@ -79,8 +79,8 @@ impl From<DirectoryError> for Refused {
     }
 }
 
-impl From<crate::engine::RecordError> for Refused {
-    fn from(error: crate::engine::RecordError) -> Self {
+impl From<RecordError> for Refused {
+    fn from(error: RecordError) -> Self {
         DirectoryError::from(error).into()
     }
 }
@@ -385,7 +385,8 @@ impl<E: Engine> Desk<E> {
         after.map(open).transpose().map_err(|_| ErrorCode::BadRequest.into())
     }
 
-    /// Removes what deleted channels have left behind, each time some are deleted. Never ends.
+    /// Removes what deleted channels have left behind, each time some are deleted. Never ends. Every node
+    /// does so: what another has removed first is removed.
     pub async fn remove_deleted(&self) {
         loop {
             let pause = match self.remove_all_deleted().await {
@@ -412,7 +413,7 @@ impl<E: Engine> Desk<E> {
                 // All but the last entry, which says that the channel is no more.
                 engine.trim(id, Sequence(u64::MAX)).await?;
                 self.remove_records(id).await?;
-                engine.remove(Table::Deletions, &key, deletion.revision).await?;
+                removed(engine.remove(Table::Deletions, &key, deletion.revision).await)?;
                 tracing::info!(channel = id.0, "a deleted channel's data is removed");
                 after = Some(key);
             }
@@ -434,15 +435,23 @@ impl<E: Engine> Desk<E> {
                         let key = records::membership_key(UserId(user), channel);
                         for table in [Table::Memberships, Table::ReadMarkers] {
                             if let Some(mine) = self.engine.get(table, &key).await? {
-                                self.engine.remove(table, &key, mine.revision).await?;
+                                removed(self.engine.remove(table, &key, mine.revision).await)?;
                             }
                         }
                     }
-                    self.engine.remove(table, &key, record.revision).await?;
+                    removed(self.engine.remove(table, &key, record.revision).await)?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// Whether a record is removed, by whomever.
+fn removed(answer: Result<(), RecordError>) -> Result<(), RecordError> {
+    match answer {
+        Ok(()) | Err(RecordError::Conflict) => Ok(()),
+        Err(error) => Err(error),
     }
 }
 

@@ -340,6 +340,7 @@ fn start_on<E: Engine>(
         engine: Arc::clone(&engine),
         hub: hub.downgrade(),
         directory: Arc::clone(&directory),
+        bans: Arc::clone(&bans),
     };
     let cluster = Cluster::start(nodes, edge.handle());
 

@@ -16,6 +16,7 @@ mod history;
 mod idempotency;
 
 mod members;
+mod nodes;
 mod presence;
 mod private;
 mod quota;

@@ -53,6 +53,10 @@ pub enum Effect {
     Unattend(ConnectionKey),
     /// Put this into the outboxes of all who attend, as far as there is room.
     Announce(Arc<Announcement>),
+    /// Other nodes are to be told of who came and went, by [`Channel::take_untold`](super::Channel::take_untold).
+    Untold,
+    /// Tell other nodes that these are writing.
+    TellTyping(Vec<UserId>),
     /// Call [`Channel::cooled`](super::Channel::cooled) after this.
     CoolDown(Cooling),
     /// Answer a command.
@@ -101,6 +105,8 @@ impl Effect {
             | Self::SeekLater
             | Self::FanOut(_)
             | Self::Announce(_)
+            | Self::Untold
+            | Self::TellTyping(_)
             | Self::CoolDown(_)
             | Self::Sealed
             | Self::FindKeys(_)

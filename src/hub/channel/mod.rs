@@ -81,6 +81,8 @@ pub struct Channel {
     /// The subscribers that asked for what is not in the log, of each user.
     attending: BTreeSet<(UserId, ConnectionKey)>,
     typing: Typing,
+    /// Who is writing here, as far as other nodes have not been told.
+    typing_untold: Typing,
     sequencer: Sequencer,
     /// What waits for the head to be known or to be current, at most
     /// [`DRAFTS_MAX`](crate::limits::DRAFTS_MAX). Beyond it: `busy`.
@@ -155,6 +157,7 @@ impl Channel {
             presence: Presence::new(info.id, presence_users_max),
             attending: BTreeSet::new(),
             typing: Typing::default(),
+            typing_untold: Typing::default(),
             sequencer: Sequencer::default(),
             waiting: Vec::new(),
             is_stale: false,
@@ -205,6 +208,7 @@ impl Channel {
             && self.replays.is_empty()
             && self.history_reads == 0
             && !self.is_cooling()
+            && !self.presence.has_untold()
     }
 
     /// Whether no publish is under way.

@@ -174,6 +174,8 @@ fn told(effects: &[Effect]) -> Vec<String> {
         }
         Effect::Unattend(connection) => format!("#{} attends no more", connection.slot),
         Effect::Announce(announcement) => format!("announced: {}", announced(announcement)),
+        Effect::Untold => "nodes are to be told".to_owned(),
+        Effect::TellTyping(users) => format!("nodes are told who writes: {:?}", numbers(users)),
         Effect::CoolDown(cooling) => format!("{cooling:?} cools"),
         Effect::Learn(info) => format!("{} is {:?}", info.name, info.access),
         Effect::ForgetMember(user) => format!("{user:?} is forgotten"),

@@ -40,6 +40,7 @@ pub(super) async fn bring<E: Engine>(mut feed: mpsc::Receiver<Feed>, parts: Arc<
         if is_reset {
             tracing::warn!("news of other nodes were missed: all channels look at their logs");
             parts.directory.unlearn_all();
+            parts.bans.have_changed();
         }
         for (mailbox, entries) in hub.mailboxes.iter().zip(grouped) {
             let reset = is_reset.then_some(News::Reset);

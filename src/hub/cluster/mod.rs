@@ -4,7 +4,8 @@
 //! |---|---|
 //! | `Alive` | [`members`], and who owns what then to every shard: [`News::Owners`], [`News::Gone`] |
 //! | `Forward` | [`forward`]: calls to the shard of the channel, whose answers go back |
-//! | `Presence`, `Typing`, `ReadMarker` | the shard of the channel |
+//! | `Presence` | [`presence`]: what is new to the shards of the channels: [`News::Told`] |
+//! | `Typing`, `ReadMarker` | the shard of the channel |
 //! | `Hello` | every shard |
 //! | `Changed` | [`Parts::changed`] |
 //! | the engine's feed | [`feed`]: [`News::Entries`] to the shards of the channels, [`News::Reset`] to all |
@@ -22,8 +23,11 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval},
 };
 
-use self::members::{Heard, Members, Owners};
-use super::{Hub, WeakHub, directory::Directory};
+use self::{
+    members::{Heard, Members, Owners},
+    presence::{Listener, Told},
+};
+use super::{Hub, WeakHub, bans::Bans, crossing, directory::Directory};
 use crate::{
     engine::{
         Bus, Engine,
@@ -40,6 +44,7 @@ use crate::{
 mod feed;
 pub(super) mod forward;
 pub mod members;
+pub mod presence;
 
 /// What a shard is told of the other nodes.
 #[derive(Clone, Debug)]
@@ -50,16 +55,14 @@ pub enum News {
     Entries(Vec<Entry>),
     /// Something was missed of what others have committed.
     Reset,
-    /// A node tells who is in a channel of this shard there.
-    Presence(NodeId, wire::Presence),
-    /// A user is writing in a channel of this shard, on another node.
-    Typing(ChannelId, UserId),
+    /// Other nodes tell who is in channels of this shard there, or are gone.
+    Told(Vec<Told>),
+    /// Users are writing in a channel of this shard, on another node.
+    Typing(ChannelId, Vec<UserId>),
     /// A user has read so far in a channel of this shard, on another node.
     MarkedRead(ChannelId, UserId, Position),
     /// A node wants to know who is in the channels of this shard here.
-    Hello(NodeId),
-    /// A node is gone, and with it all who were there.
-    Gone(NodeId),
+    Hello,
 }
 
 /// What the cluster's tasks work on.
@@ -71,13 +74,16 @@ pub struct Parts<E> {
     pub hub: WeakHub,
     /// The names.
     pub directory: Arc<Directory<E>>,
+    /// The bans.
+    pub bans: Arc<Bans<E>>,
 }
 
 impl<E: Engine> Parts<E> {
     /// A record changed on another node that may be held in memory here.
-    async fn changed(&self, what: What) {
+    fn changed(&self, what: What) {
         match what {
-            What::Bans(_) | What::WebhooksOf(_) => {}
+            What::Bans(_) => self.bans.have_changed(),
+            What::NameOf(user) => self.directory.forget_name(UserId(user)),
         }
     }
 }
@@ -98,6 +104,8 @@ impl Cluster {
         let (count, others) = watch::channel(0);
         // Followed before anything is read: what is committed from here on is not missed.
         runtime.spawn(feed::bring(parts.engine.follow(), Arc::clone(&parts)));
+        let bans = Arc::clone(&parts.bans);
+        runtime.spawn(async move { bans.follow().await });
         let inbox = bus.inbox();
         let node = Node {
             members: Members::new(bus.node()),
@@ -105,6 +113,8 @@ impl Cluster {
             parts,
             start: Instant::now(),
             untold: true,
+            listener: Listener::default(),
+            gone: Vec::new(),
             forwards: Arc::new(Semaphore::new(FORWARDS_TAKEN_MAX)),
             count,
         };
@@ -131,6 +141,12 @@ pub fn encode(message: Message) -> Bytes {
     NodeMessage { message: Some(message) }.encode_to_vec().into()
 }
 
+/// The message that a record has changed which other nodes may hold in memory.
+#[must_use]
+pub fn changed(what: What) -> Bytes {
+    encode(Message::Changed(wire::Changed { what: Some(what) }))
+}
+
 /// The task that hears the others.
 struct Node<E> {
     members: Members,
@@ -139,6 +155,10 @@ struct Node<E> {
     start: Instant,
     /// Not all shards know who owns what.
     untold: bool,
+    /// What the others tell of who is there.
+    listener: Listener,
+    /// Nodes of which not all shards know that they are gone.
+    gone: Vec<NodeId>,
     forwards: Arc<Semaphore>,
     count: watch::Sender<usize>,
 }
@@ -147,7 +167,7 @@ impl<E: Engine> Node<E> {
     async fn run(mut self, mut inbox: mpsc::Receiver<Inbound>, mut drains: watch::Receiver<bool>) {
         let mut beat = interval(ALIVE_INTERVAL);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        self.bus.cast(encode(Message::Hello(wire::Hello {})));
+        self.bus.cast(encode(Message::Hello(wire::Hello::default())));
         loop {
             tokio::select! {
                 inbound = inbox.recv() => match inbound {
@@ -181,10 +201,32 @@ impl<E: Engine> Node<E> {
         for node in self.members.expire(self.start.elapsed()) {
             tracing::warn!(%node, "a node is silent and taken for gone");
             self.untold = true;
-            if let Some(hub) = self.parts.hub.upgrade() {
-                // Who has no room to be told keeps the users of that node until it says who is there.
-                hub.tell_all(|| News::Gone(node));
+            self.listener.forget(node);
+            self.gone.push(node);
+        }
+        if !self.gone.is_empty()
+            && let Some(hub) = self.parts.hub.upgrade()
+        {
+            let gone: Vec<_> = self.gone.iter().copied().map(Told::Gone).collect();
+            // Twice is as good as once.
+            if hub.tell_all(|| News::Told(gone.clone())) {
+                self.gone.clear();
             }
+        }
+        for NodeId(node) in self.listener.to_be_asked() {
+            self.bus.cast(encode(Message::Hello(wire::Hello { node })));
+        }
+    }
+
+    /// Takes in what a node tells of who is there.
+    fn take_presence(&mut self, from: NodeId, presence: wire::Presence, hub: &Hub) {
+        // Who is not known to live would never be gone. What is dropped here is missed with the next.
+        if !self.members.others().any(|other| other == from) || self.gone.contains(&from) {
+            return;
+        }
+        let told = self.listener.hear(from, presence);
+        if !hub.tell_presence(told) {
+            self.listener.miss(from);
         }
     }
 
@@ -211,13 +253,11 @@ impl<E: Engine> Node<E> {
                     });
                 }
             }
-            Message::Presence(presence) => {
-                let channel = ChannelId(presence.channel_id);
-                hub.tell_owner(channel, News::Presence(from, presence));
-            }
+            Message::Presence(presence) => self.take_presence(from, presence, &hub),
             Message::Typing(typing) => {
                 let channel = ChannelId(typing.channel_id);
-                hub.tell_owner(channel, News::Typing(channel, UserId(typing.user_id)));
+                let users = typing.user_ids.into_iter().map(UserId).collect();
+                hub.tell_owner(channel, News::Typing(channel, users));
             }
             Message::ReadMarker(marker) => {
                 let channel = ChannelId(marker.channel_id);
@@ -225,13 +265,16 @@ impl<E: Engine> Node<E> {
                 let read = Position { epoch, sequence: Sequence(marker.sequence) };
                 hub.tell_owner(channel, News::MarkedRead(channel, UserId(marker.user_id), read));
             }
-            Message::Hello(_) => {
-                hub.tell_all(|| News::Hello(from));
+            Message::Hello(hello) => {
+                if hello.node == 0 || hello.node == self.bus.node().0 {
+                    // Who is not told of because of that asks again.
+                    hub.tell_all(|| News::Hello);
+                }
             }
             Message::Changed(changed) => {
                 drop(hub);
                 if let Some(what) = changed.what {
-                    self.parts.changed(what).await;
+                    self.parts.changed(what);
                 }
             }
         }
@@ -253,6 +296,24 @@ impl Hub {
     /// Tells the shard of a channel. Whether it had room to be told.
     pub(super) fn tell_owner(&self, channel: ChannelId, news: News) -> bool {
         self.owner(channel).is_some_and(|mailbox| mailbox.tell(news))
+    }
+
+    /// Tells each shard of its channels what other nodes told. Whether all had room to be told.
+    fn tell_presence(&self, told: Vec<Told>) -> bool {
+        let mut news = vec![Vec::new(); self.mailboxes.len()];
+        let shards = u16::try_from(news.len()).expect("shards count in 16 bits");
+        for told in told {
+            if let Told::Users(_, _, channel, _) = &told {
+                news[usize::from(crossing::owner(*channel, shards).0)].push(told);
+            } else {
+                news.iter_mut().for_each(|news| news.push(told.clone()));
+            }
+        }
+        let mut has_room = true;
+        for (mailbox, news) in self.mailboxes.iter().zip(news).filter(|(_, it)| !it.is_empty()) {
+            has_room &= mailbox.tell(News::Told(news));
+        }
+        has_room
     }
 
     /// Tells all shards. Whether all had room to be told.

@@ -88,6 +88,23 @@ async fn a_name_follows_the_latest_login() {
 }
 
 #[tokio::test]
+async fn a_new_name_is_told_to_other_nodes_which_look_it_up_anew() {
+    let engine = engine();
+    let other = engine.another_node();
+    let mut inbox = other.bus().unwrap().inbox();
+    let there = Directory::new(Arc::new(other));
+    let here = Directory::new(Arc::new(engine));
+    let id = here.user("subject", "Ada").await.unwrap();
+    assert_eq!(there.user_name(id).await.unwrap().as_deref(), Some("Ada"));
+    here.user("subject", "Ada Lovelace").await.unwrap();
+    let told = inbox.try_recv().unwrap().message;
+    assert_eq!(told, cluster::changed(What::NameOf(id.0)));
+    there.forget_name(id);
+    assert_eq!(there.user_name(id).await.unwrap().as_deref(), Some("Ada Lovelace"));
+    assert!(inbox.try_recv().is_err(), "who is new is known to nobody");
+}
+
+#[tokio::test]
 async fn a_failing_store_is_an_error_and_no_answer() {
     let engine = engine();
     engine.faults().fail_next_record(RecordError::StorageUnavailable);

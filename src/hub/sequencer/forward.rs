@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::{Draft, Forwarded, KeyState, Landing, Outcome, Sequencer, Wish};
 use crate::{
-    hub::{Ticket, rights::Author},
+    hub::{Asked, Ticket, rights::Author},
     limits::{BATCH_BYTES_MAX, BATCH_MESSAGES_MAX},
     log::place::{BatchId, ClientMessageId, Sequence, UserId},
     wire::{code::ErrorCode, record},
@@ -38,7 +38,10 @@ impl Draft {
     /// The draft as the owner is asked for it, if it can be.
     fn forwarded(&self) -> Option<ForwardedPublish> {
         let Wish::Message(Author::User(user), _) = self.wish else { return None };
-        let client_message_id = self.client_message_id?;
+        // What another node has asked for is not passed on: two who take each other for the owner would pass
+        // it to and fro.
+        let client_message_id =
+            self.client_message_id.filter(|_| self.ticket.asked != Asked::Call)?;
         record::body(&self.record).map(|body| ForwardedPublish { user, client_message_id, body })
     }
 }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use self::{abroad::Abroad, nodes::Nodes};
+use self::{abroad::Abroad, elsewhere::PresenceElsewhere, nodes::Nodes};
 pub use super::port::Port;
 use super::{
     Asked, ConnectionKey, Format, ShardId,
@@ -102,6 +102,8 @@ struct State<S> {
     audiences: HashMap<ChannelId, Audience>,
     /// Those on other shards.
     attending_abroad: Abroad,
+    /// Who is there on other nodes, and what they are told, if there can be any.
+    elsewhere: Option<PresenceElsewhere>,
     /// Unsubscribes that the owner of the channel has not replied to. What it tells before was
     /// decided about an earlier subscription.
     unsubscribing: HashMap<(ConnectionKey, ChannelId), u32>,
@@ -145,6 +147,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         limits: Arc<Limits>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
+        let elsewhere = engine.bus().map(|bus| PresenceElsewhere::new(bus, borders.id));
         Rc::new(Self {
             nodes: Nodes::new(engine.bus()),
             engine,
@@ -166,6 +169,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 live_abroad: Abroad::default(),
                 audiences: HashMap::new(),
                 attending_abroad: Abroad::default(),
+                elsewhere,
                 unsubscribing: HashMap::new(),
                 calls: Calls::default(),
                 publishes_abroad: 0,
@@ -423,7 +427,12 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             state.ready = ready;
         }
         if state.channels.len() > state.channels_before_eviction {
-            state.channels.retain(|_, channel| !channel.is_evictable());
+            let State { channels, elsewhere, .. } = &mut *state;
+            for (id, mut channel) in channels.extract_if(|_, channel| channel.is_evictable()) {
+                if let Some(elsewhere) = elsewhere {
+                    elsewhere.unload(id, &mut channel);
+                }
+            }
             state.channels_before_eviction = IDLE_CHANNELS_LOADED_MAX + 2 * state.channels.len();
         }
     }

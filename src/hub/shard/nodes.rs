@@ -74,11 +74,10 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             News::Owners(owners) => *self.nodes.owners.borrow_mut() = Some(owners),
             News::Entries(entries) => entries.into_iter().for_each(|it| self.take_entry(it)),
             News::Reset => self.look_at_all(),
-            News::Presence(node, presence) => self.presence_elsewhere(node, presence),
-            News::Typing(channel, user) => self.typing_elsewhere(channel, user),
+            News::Told(told) => self.hear_presence(told),
+            News::Typing(channel, users) => self.typing_elsewhere(channel, users),
             News::MarkedRead(channel, user, read) => self.read_elsewhere(channel, user, read),
-            News::Hello(node) => self.tell_presence(node),
-            News::Gone(node) => self.forget_node(node),
+            News::Hello => self.begin_round(),
         }
     }
 

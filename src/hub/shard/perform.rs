@@ -4,7 +4,7 @@ use std::{collections::hash_map, mem, rc::Rc, time::Duration};
 
 use tokio::task::spawn_local;
 
-use super::{Port, Shard, State};
+use super::{Port, Shard, State, elsewhere::typing};
 use crate::{
     engine::{Append, AppendError, Engine, ReadError, ReadFrom},
     hub::{
@@ -29,12 +29,20 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         info: &ChannelInfo,
         act: impl FnOnce(&mut Channel, &mut Vec<Effect>),
     ) {
-        self.state.borrow_mut().channels.entry(info.id).or_insert_with(|| {
+        let mut state = self.state.borrow_mut();
+        let State { channels, elsewhere, .. } = &mut *state;
+        channels.entry(info.id).or_insert_with(|| {
             // The directory may have learned of a change while the command was on its way.
             let known = self.directory().cached_channel(info.id);
             let info = known.as_ref().unwrap_or(info);
-            Channel::new(info, self.engine.caps(), self.limits.presence_users_max)
+            let caps = self.engine.caps();
+            let mut channel = Channel::new(info, caps, self.limits.presence_users_max);
+            if let Some(elsewhere) = elsewhere {
+                elsewhere.load(info.id, &mut channel);
+            }
+            channel
         });
+        drop(state);
         self.with_channel(info.id, act);
     }
 
@@ -86,6 +94,16 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 if !self.is_draining() {
                     self.announce_abroad(state, &announcement);
                     self.announce(state, &announcement);
+                }
+            }
+            Effect::Untold => {
+                if let Some(elsewhere) = &mut state.elsewhere {
+                    elsewhere.note(channel);
+                }
+            }
+            Effect::TellTyping(users) => {
+                if let Some(elsewhere) = &state.elsewhere {
+                    elsewhere.cast(typing(channel, &users));
                 }
             }
             Effect::CoolDown(cooling) => self.cool_down(channel, cooling),

@@ -69,7 +69,24 @@ impl TestServer<MemoryEngine> {
 
     /// The same, with limits that a test can wait for.
     pub(crate) async fn in_memory_with(change: impl FnOnce(&mut Config)) -> Self {
-        let engine = Arc::new(MemoryEngine::default());
+        Self::on(MemoryEngine::default(), change).await
+    }
+
+    /// So many servers that are nodes of one cluster. Each has accounts of its own, and users with the
+    /// same names.
+    pub(crate) async fn nodes(count: usize, change: impl Fn(&mut Config)) -> Vec<Self> {
+        let first = MemoryEngine::default();
+        let mut engines: Vec<_> = (1..count).map(|_| first.another_node()).collect();
+        engines.push(first);
+        let mut nodes = Vec::new();
+        for engine in engines {
+            nodes.push(Self::on(engine, &change).await);
+        }
+        nodes
+    }
+
+    async fn on(engine: MemoryEngine, change: impl FnOnce(&mut Config)) -> Self {
+        let engine = Arc::new(engine);
         Self::with(change, move |config| server::start_with(config, Arc::clone(&engine))).await
     }
 }

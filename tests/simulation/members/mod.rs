@@ -508,7 +508,7 @@ impl Members {
                 Effect::Read(from, purpose) => UnderWay::Read(from, purpose),
                 Effect::FindKeys(keys) => UnderWay::Keys(keys),
                 Effect::ReadRights => UnderWay::Rights,
-                Effect::RecoverLater => UnderWay::Recover,
+                Effect::RecoverLater | Effect::ContendLater(_) => UnderWay::Recover,
                 effect => {
                     self.observe(node, effect)?;
                     continue;
