@@ -1,6 +1,6 @@
 //! `hubbub check`: whether the engine that the configuration names is fit, condition by condition.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, path::PathBuf};
 
 use clap::Args;
 use hubbub::{
@@ -8,7 +8,6 @@ use hubbub::{
     engine::jetstream::check::{Verdict, check},
     server::check_options,
 };
-use std::path::PathBuf;
 
 use super::{CliError, process::print, terminal::Style};
 

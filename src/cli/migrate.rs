@@ -186,7 +186,7 @@ async fn open_cluster(
         on_thread_start: Arc::new(|| {}),
     });
     let engine = engine.map_err(|error| MigrationError::Cluster(side, error))?;
-    let accounts = Accounts::Of(engine.rows());
+    let accounts = Accounts::Of(Arc::new(engine.accounts()));
     Ok(Opened { engine: AnyEngine::JetStream(engine), accounts })
 }
 

@@ -33,7 +33,6 @@ use self::{
     directory::ChannelInfo,
     revoked::Claim,
 };
-use std::time::Duration;
 
 use crate::{
     log::place::{ChannelId, Cursor, Head, UserId},

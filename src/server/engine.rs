@@ -1,6 +1,7 @@
 //! The engine that the configuration names: opened, and watched.
 
 use std::{
+    fmt,
     fs::{DirBuilder, File, TryLockError},
     os::unix::fs::DirBuilderExt as _,
     path::Path,
@@ -20,6 +21,7 @@ use crate::{
             self, JetStreamOptions,
             check::{CheckOptions, wait_until_fit},
         },
+        rows::Rows,
         sqlite::{self, SqliteOptions},
     },
     limits::{ENGINE_PROBE_INTERVAL, ENGINE_SILENCE_MAX},
@@ -40,8 +42,16 @@ pub(super) struct Opened<E> {
     pub(super) failed_commits: Box<dyn Fn() -> u64 + Send + Sync>,
     /// Whether it is elsewhere, and may stop to answer.
     pub(super) is_remote: bool,
+    /// The accounts of all nodes, if there may be others.
+    pub(super) rows: Option<Arc<dyn Rows>>,
     /// Held as long as the server runs, unless the engine holds it.
     pub(super) lock: Option<File>,
+}
+
+impl<E> fmt::Debug for Opened<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").field("is_remote", &self.is_remote).finish_non_exhaustive()
+    }
 }
 
 impl<E> Opened<E> {
@@ -52,6 +62,7 @@ impl<E> Opened<E> {
             metrics: Metrics::default(),
             failed_commits: Box::new(|| 0),
             is_remote: false,
+            rows: None,
             lock: None,
         }
     }
@@ -91,8 +102,9 @@ pub(super) fn open(
                 single: settings.single,
                 on_thread_start,
             })?;
+            let rows: Arc<dyn Rows> = Arc::new(engine.accounts());
             let opened = Opened::plain(Arc::new(AnyEngine::JetStream(engine)));
-            Ok(Opened { is_remote: true, lock: Some(lock), ..opened })
+            Ok(Opened { is_remote: true, rows: Some(rows), lock: Some(lock), ..opened })
         }
     }
 }

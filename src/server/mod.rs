@@ -255,7 +255,7 @@ fn start_on<E: Engine>(
     plan: Plan,
     opened: Opened<E>,
 ) -> Result<Server<E>, StartError> {
-    let Opened { engine, mut metrics, failed_commits, is_remote, lock } = opened;
+    let Opened { engine, mut metrics, failed_commits, is_remote, rows, lock } = opened;
     let live = Arc::new(Live::new(config.edge.clone())?);
     let edge = edge_runtime(&plan).map_err(StartError::Thread)?;
     let public_listener = {
@@ -282,7 +282,12 @@ fn start_on<E: Engine>(
     let auth = match accounts {
         Accounts::Here if has_own_issuer(&config.trust) => return Err(StartError::AccountsTwice),
         Accounts::Here => {
-            Some(Arc::new(Auth::start(config.auth.clone(), &data_dir, on_worker_start)?))
+            let settings = config.auth.clone();
+            let auth = match rows {
+                Some(rows) => Auth::start_replica(settings, &data_dir, rows, on_worker_start),
+                None => Auth::start(settings, &data_dir, on_worker_start),
+            };
+            Some(Arc::new(auth?))
         }
         Accounts::Elsewhere => None,
     };

@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -26,6 +26,8 @@ const CALM: Duration = Duration::from_secs(1);
 /// Writers and a reader behind a balancer, each of whom may be at any hub.
 struct Talk {
     is_over: Arc<AtomicBool>,
+    /// Until which message the reader reads, once that is known.
+    until: Arc<AtomicU64>,
     writers: Vec<JoinHandle<Vec<(Published, String)>>>,
     reader: JoinHandle<Vec<(u64, String)>>,
     last: Client,
@@ -59,22 +61,23 @@ impl Talk {
         let token = account(&server, "reader").await;
         let last = client(server, "reader", token);
         let mut lobby = within("a subscription", last.subscribe(LOBBY, None)).await.unwrap();
-        let over = Arc::clone(&is_over);
+        let until = Arc::new(AtomicU64::new(u64::MAX));
+        let end = Arc::clone(&until);
         let reader = tokio::spawn(async move {
-            let mut heard = Vec::new();
-            loop {
-                match tokio::time::timeout(CALM, lobby.next()).await {
+            let mut heard: Vec<(u64, String)> = Vec::new();
+            while heard.last().is_none_or(|(sequence, _)| *sequence < end.load(Ordering::Relaxed)) {
+                match tokio::time::timeout(REST, lobby.next()).await {
                     Ok(Some(Ok(Delivery::Message(message)))) => {
                         heard.push((message.sequence.0, message.body));
                     }
                     Ok(other) => panic!("{other:?}"),
-                    Err(_) if over.load(Ordering::Relaxed) => return heard,
                     Err(_) => {}
                 }
             }
+            heard
         });
         tokio::time::sleep(CALM).await;
-        Self { is_over, writers, reader, last }
+        Self { is_over, until, writers, reader, last }
     }
 
     /// Ends the talk, and looks at all that was said.
@@ -90,9 +93,10 @@ impl Talk {
         };
         let acknowledged = within("the writers", stored).await;
         assert!(acknowledged.len() > WRITERS * 10, "{}", acknowledged.len());
-        let heard = within("the reader", self.reader).await.unwrap();
-
         let stored = history(&self.last, LOBBY).await;
+        let newest = stored.last().expect("something is stored").sequence.0;
+        self.until.store(newest, Ordering::Relaxed);
+        let heard = within("the reader", self.reader).await.unwrap();
         assert!(stored.iter().zip(1..).all(|(message, place)| message.sequence.0 == place));
         for (published, body) in &acknowledged {
             let place = usize::try_from(published.position.sequence.0).unwrap() - 1;
@@ -102,7 +106,9 @@ impl Talk {
         assert_eq!(bodies.len(), stored.len(), "nothing is there twice");
         let first = heard.first().expect("the reader has heard something").0;
         let due = stored.iter().skip(usize::try_from(first).unwrap() - 1);
-        assert!(due.map(|message| (message.sequence.0, message.body.clone())).eq(heard));
+        let due: Vec<_> = due.map(|it| (it.sequence.0, it.body.clone())).collect();
+        let differs = due.iter().zip(&heard).find(|(due, heard)| due != heard);
+        assert_eq!((differs, due.len()), (None, heard.len()), "everything once, in order");
     }
 }
 

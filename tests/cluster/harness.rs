@@ -21,7 +21,11 @@ use hubbub::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use testnats::Nats;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
 
 /// How long anything may take. Far more than it does: who gets here has found a fault.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -148,13 +152,17 @@ impl Hub {
         process.wait().unwrap()
     }
 
-    /// What `/readyz` says.
+    /// What `/readyz` says, on the internal port.
     pub(crate) async fn readiness(&self) -> String {
-        let api = hubbub::client::Api::new(url(self.internal), None);
-        match api.send(hyper::Method::GET, "/readyz", &[], bytes::Bytes::new()).await {
-            Ok((_, body)) => String::from_utf8_lossy(&body).into_owned(),
-            Err(error) => error.to_string(),
-        }
+        let asked = async {
+            let mut stream = TcpStream::connect(self.internal).await?;
+            stream.write_all(b"GET /readyz HTTP/1.0\r\nHost: hub\r\n\r\n").await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            std::io::Result::Ok(answer)
+        };
+        let answer = within("an answer of /readyz", asked).await.unwrap();
+        answer.rsplit("\r\n").next().unwrap_or_default().to_owned()
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{fmt, sync::mpsc::sync_channel, time::Instant};
 
+#[cfg(test)]
 use serde_json::json;
 use tokio::runtime::Handle;
 
@@ -34,8 +35,13 @@ impl fmt::Debug for Accounts {
 }
 
 impl Accounts {
-    /// The rows in this cluster's stream, which is made with so many replicas if there is none. Called
-    /// on the runtime that drives the connection.
+    /// The rows in this cluster's stream. Called on the runtime that drives the connection.
+    pub(super) fn new(api: Api, subjects: Subjects) -> Self {
+        Self { api, subjects, runtime: Handle::current() }
+    }
+
+    /// The same, with the stream made with so many replicas if there is none.
+    #[cfg(test)]
     pub(super) async fn open(
         api: Api,
         subjects: Subjects,
@@ -57,7 +63,7 @@ impl Accounts {
             });
             api.create_stream(&stream, &config).await?;
         }
-        Ok(Self { api, subjects, runtime: Handle::current() })
+        Ok(Self::new(api, subjects))
     }
 
     async fn page_after(self, position: u64) -> Result<Page, RowsError> {

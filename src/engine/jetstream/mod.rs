@@ -11,6 +11,7 @@
 //! |---|---|
 //! | `subject` | every name that NATS sees |
 //! | `api` | what JetStream is asked |
+//! | `accounts` | the rows of the account stores |
 //! | `connect` | who we are to a server |
 //! | `check` | whether the servers are fit |
 //! | `streams` | how the streams are made, and that they are so |
@@ -23,11 +24,9 @@
 //! | `settling` | what entries say of records and is not known to be written |
 //! | `announced` | which channels may have such entries, for nodes that start |
 //! | `records` | the records |
-//! | `accounts` | the rows of the account stores |
 //! | `settled` | from which entries a record follows; pure |
 //! | `mirror` | all records in the memory of one node, to be listed |
 //! | `nodes` | the way between nodes |
-//! | `accounts` | the rows of the account stores |
 //!
 //! One thread runs the connection, the feeds and every request. A request is handed to it when the
 //! method is called, not when the future is first polled; dropping the future does not take it back.
@@ -58,7 +57,6 @@ use self::{
 use super::{
     Append, AppendError, Bus, Caps, Chain, Derived, Durability, Engine, Expect, Feed, LogEnd, Mark,
     MessageKey, ReadError, ReadFrom, ReadMax, RecordError, Refusal, Revision, Table, Versioned,
-    rows::Rows,
 };
 use crate::{
     limits::{self, NATS_REQUEST_TIMEOUT},
@@ -87,11 +85,11 @@ mod settling;
 mod streams;
 mod subject;
 
-pub use connect::CredentialsError;
-pub use streams::StreamsError;
-
 #[cfg(test)]
 pub(super) mod tests;
+
+pub use connect::CredentialsError;
+pub use streams::StreamsError;
 
 /// How the engine is opened.
 #[derive(Clone)]
@@ -187,11 +185,11 @@ pub fn open(options: JetStreamOptions) -> Result<JetStreamEngine, OpenError> {
 #[derive(Debug)]
 struct Inner {
     api: Api,
+    accounts: Accounts,
     records: Records,
     settling: Arc<Settling>,
     log: Arc<Log>,
     nodes: Arc<Nodes>,
-    accounts: Accounts,
 }
 
 /// On the engine's own thread: connects, makes the streams and begins the work in the background.
@@ -201,9 +199,7 @@ async fn start_up(options: &JetStreamOptions) -> Result<Arc<Inner>, OpenError> {
     let subjects = Subjects::new(&options.prefix);
     let plan = Plan { subjects: &subjects, logs: options.streams, single: options.single };
     streams::make(&api, plan).await?;
-    let replicas = if options.single { 1 } else { 3 };
-    let accounts = Accounts::open(api.clone(), subjects.clone(), replicas).await;
-    let accounts = accounts.map_err(|_| OpenError::Timeout)?;
+    let accounts = Accounts::new(api.clone(), subjects.clone());
 
     let records = Records::new(api.clone(), subjects.clone());
     let news = feeds.follow(api.clone(), Mirror::source(&subjects));
@@ -227,7 +223,7 @@ async fn start_up(options: &JetStreamOptions) -> Result<Arc<Inner>, OpenError> {
     }
     tokio::spawn(Arc::clone(&settling).run());
     tokio::spawn(Arc::clone(&feeds).exchange(api.clone(), subjects));
-    Ok(Arc::new(Inner { api, records, settling, log, nodes, accounts }))
+    Ok(Arc::new(Inner { api, accounts, records, settling, log, nodes }))
 }
 
 /// Connects to any of the servers. From then on a lost connection is made again by itself, and every
@@ -268,10 +264,10 @@ pub struct JetStreamEngine {
 }
 
 impl JetStreamEngine {
-    /// The rows of the cluster's account stores.
+    /// The rows of the accounts that all nodes share.
     #[must_use]
-    pub fn rows(&self) -> Arc<dyn Rows> {
-        Arc::new(self.inner.accounts.clone())
+    pub fn accounts(&self) -> Accounts {
+        self.inner.accounts.clone()
     }
 
     /// Ends the engine's thread, and with it what is on its way. Blocks until that is done; what is

@@ -71,7 +71,9 @@ impl Plan<'_> {
         let subjects = self.subjects;
         let records = self.settings(&subjects.records_stream(), &subjects.records(), true);
         let records = with_live(records, &subjects.records(), &subjects.live_records());
-        let accounts = self.settings(&subjects.accounts_stream(), &subjects.accounts(), true);
+        let mut accounts = self.settings(&subjects.accounts_stream(), &subjects.accounts(), true);
+        // The news that a row is gone is forgotten some time later.
+        accounts["allow_msg_ttl"] = true.into();
         let logs = (0..self.logs).map(|shelf| {
             let all = subjects.logs(shelf);
             let settings = self.settings(&subjects.log_stream(shelf), &all, false);
@@ -183,6 +185,7 @@ pub(super) fn compare(
         "deny_delete",
         "allow_direct",
         "allow_atomic",
+        "allow_msg_ttl",
         "republish",
         "persist_mode",
         "sealed",

@@ -8,6 +8,11 @@ use tokio::{
 };
 
 use super::{ask::Info, *};
+use crate::engine::jetstream::{
+    api::Api,
+    streams::{self, Plan},
+    subject::Subjects,
+};
 
 fn options(servers: &[String], monitor_urls: &[String]) -> CheckOptions {
     CheckOptions {
@@ -252,4 +257,28 @@ async fn one_real_server_is_refused_without_the_flag() {
     let strict = CheckOptions { single: false, ..options };
     let refused = wait_until_fit(&strict).await.unwrap_err().to_string();
     assert!(refused.contains("--engine-single"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_stream_that_somebody_changed_is_named_with_its_fix() {
+    let Some((_nats, options)) = started(1, true) else { return };
+    let api = Api::new(async_nats::connect(&options.servers[0]).await.unwrap());
+    let subjects = Subjects::new(&options.prefix);
+    let plan = Plan { subjects: &subjects, logs: options.streams, single: true };
+    streams::make(&api, plan).await.unwrap();
+    assert!(is_fit(&check(&options).await.unwrap()));
+    let other = CheckOptions { streams: 3, ..options.clone() };
+    let refused = wait_until_fit(&other).await.unwrap_err().to_string();
+    assert!(refused.contains("set jetstream.streams to 2"), "{refused}");
+
+    let (stream, mut changed) = plan.streams().pop().unwrap();
+    changed["max_age"] = json!(Duration::from_secs(3_600).as_nanos() as u64);
+    let subject = format!("$JS.API.STREAM.UPDATE.{stream}");
+    let answer = api.client().request(subject, changed.to_string().into()).await.unwrap();
+    let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+    assert_eq!(answer["error"], Value::Null, "{answer}");
+    let conditions = check(&options).await.unwrap();
+    let (named, problem) = failed(&conditions);
+    assert_eq!(named, stream);
+    assert!(problem.contains("max_age") && problem.contains("nats stream edit"), "{problem}");
 }
