@@ -406,6 +406,8 @@ pub const NATS_ACK_TIMEOUT: Duration = Duration::from_millis(500);
 pub const NATS_ACK_MESSAGES: usize = 100;
 /// And so many bytes.
 pub const NATS_ACK_BYTES: usize = 1024 * 1024;
+/// The same for a migration, which stores as much at once as it may and has nobody who waits.
+pub const MIGRATION_ACK_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a read of the cluster's engine waits for its answer. Beyond it: unavailable.
 pub const NATS_READ_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a page of a stream waits for its next message. Beyond it: unavailable.

@@ -23,6 +23,7 @@ use hubbub::{
         },
         sqlite::{self, SqliteOptions},
     },
+    limits,
     migrate::{self, Accounts, MigrateError, Progress, Side, Verified, plan::Plan},
 };
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -183,6 +184,7 @@ async fn open_cluster(
         prefix: args.prefix.clone(),
         streams: args.streams,
         single: args.engine_single,
+        ack_timeout: limits::MIGRATION_ACK_TIMEOUT,
         on_thread_start: Arc::new(|| {}),
     });
     let engine = engine.map_err(|error| MigrationError::Cluster(side, error))?;

@@ -100,6 +100,7 @@ pub(super) fn open(
                 prefix: settings.prefix.clone(),
                 streams: settings.streams,
                 single: settings.single,
+                ack_timeout: limits::NATS_ACK_TIMEOUT,
                 on_thread_start,
             })?;
             let rows: Arc<dyn Rows> = Arc::new(engine.accounts());

@@ -1,7 +1,11 @@
 //! From one store to another: whoever was connected to the old server goes on at the new one, and much
 //! goes there and back.
 
-use std::{path::Path, sync::Arc, time::Instant};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::join_all;
@@ -167,6 +171,7 @@ async fn cluster(servers: usize) -> Option<(Nats, JetStreamEngine)> {
         prefix: "moved".to_owned(),
         streams: 4,
         single: servers == 1,
+        ack_timeout: Duration::from_secs(10),
         on_thread_start: Arc::new(|| {}),
     });
     Some((nats, engine.unwrap()))

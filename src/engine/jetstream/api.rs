@@ -24,6 +24,8 @@ use crate::limits::{
 #[derive(Clone, Debug)]
 pub(super) struct Api {
     client: Client,
+    /// How long a small publish waits for its acknowledgement.
+    ack_timeout: Duration,
 }
 
 /// A message to be stored.
@@ -157,7 +159,12 @@ pub(super) struct StreamState {
 
 impl Api {
     pub(super) const fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, ack_timeout: NATS_ACK_TIMEOUT }
+    }
+
+    /// The same, which waits so long for acknowledgements.
+    pub(super) const fn with_ack_timeout(self, ack_timeout: Duration) -> Self {
+        Self { ack_timeout, ..self }
     }
 
     pub(super) const fn client(&self) -> &Client {
@@ -170,7 +177,7 @@ impl Api {
         if let Some(expect) = publish.expect {
             headers.insert(subject::EXPECT_SUBJECT, expect.to_string());
         }
-        let within = ack_timeout(1, publish.payload.len());
+        let within = self.ack_timeout(1, publish.payload.len());
         self.publish_with(publish.subject, headers, publish.payload, within).await
     }
 
@@ -214,7 +221,13 @@ impl Api {
             }
         }
         let (subject, headers, payload) = last.expect("there is a message");
-        self.publish_with(subject, headers, payload, ack_timeout(count, bytes)).await
+        self.publish_with(subject, headers, payload, self.ack_timeout(count, bytes)).await
+    }
+
+    /// How long so many messages and bytes may wait for their acknowledgement.
+    fn ack_timeout(&self, messages: usize, bytes: usize) -> Duration {
+        let parts = 1 + messages / NATS_ACK_MESSAGES + bytes / NATS_ACK_BYTES;
+        self.ack_timeout.saturating_mul(u32::try_from(parts).unwrap_or(u32::MAX))
     }
 
     async fn publish_with(
@@ -362,12 +375,6 @@ impl Api {
             (None, None) => Err(ApiError::Malformed),
         }
     }
-}
-
-/// How long so many messages and bytes may wait for their acknowledgement.
-fn ack_timeout(messages: usize, bytes: usize) -> Duration {
-    let parts = 1 + messages / NATS_ACK_MESSAGES + bytes / NATS_ACK_BYTES;
-    NATS_ACK_TIMEOUT.saturating_mul(u32::try_from(parts).unwrap_or(u32::MAX))
 }
 
 fn headers_of(publish: &Publish) -> HeaderMap {

@@ -38,6 +38,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError, mpsc::sync_channel},
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use async_nats::{Client, Event};
@@ -104,6 +105,8 @@ pub struct JetStreamOptions {
     pub streams: usize,
     /// Whether there is one server, which replicates nothing.
     pub single: bool,
+    /// How long an append waits for its acknowledgement, if it is small. Beyond it: `Unknown`.
+    pub ack_timeout: Duration,
     /// Called by the engine's thread before anything else, to choose its core.
     pub on_thread_start: Arc<dyn Fn() + Send + Sync>,
 }
@@ -195,7 +198,8 @@ struct Inner {
 /// On the engine's own thread: connects, makes the streams and begins the work in the background.
 async fn start_up(options: &JetStreamOptions) -> Result<Arc<Inner>, OpenError> {
     let feeds = Arc::new(Feeds::default());
-    let api = Api::new(connect(options, Arc::clone(&feeds)).await?);
+    let client = connect(options, Arc::clone(&feeds)).await?;
+    let api = Api::new(client).with_ack_timeout(options.ack_timeout);
     let subjects = Subjects::new(&options.prefix);
     let plan = Plan { subjects: &subjects, logs: options.streams, single: options.single };
     streams::make(&api, plan).await?;

@@ -47,6 +47,7 @@ impl Cluster {
             prefix: "test".to_owned(),
             streams: 2,
             single: self.nats.servers().len() == 1,
+            ack_timeout: PATIENCE,
             on_thread_start: Arc::new(|| {}),
         }
     }

@@ -24,6 +24,7 @@ pub(in crate::engine::jetstream) async fn node(nats: &Nats) -> Arc<Inner> {
         prefix: "hubbub".to_owned(),
         streams: 2,
         single: true,
+        ack_timeout: Duration::from_secs(30),
         on_thread_start: Arc::new(|| {}),
     };
     start_up(&options).await.unwrap()
