@@ -325,3 +325,6 @@ impl Hub {
         told
     }
 }
+
+#[cfg(test)]
+mod tests;
