@@ -24,7 +24,7 @@ use crate::{
         rows::Rows,
         sqlite::{self, SqliteOptions},
     },
-    limits::{ENGINE_PROBE_INTERVAL, ENGINE_SILENCE_MAX},
+    limits::{ENGINE_PROBE_INTERVAL, ENGINE_SILENCE_MAX, NATS_ACK_TIMEOUT},
     metrics::Metrics,
 };
 
@@ -100,7 +100,7 @@ pub(super) fn open(
                 prefix: settings.prefix.clone(),
                 streams: settings.streams,
                 single: settings.single,
-                ack_timeout: limits::NATS_ACK_TIMEOUT,
+                ack_timeout: NATS_ACK_TIMEOUT,
                 on_thread_start,
             })?;
             let rows: Arc<dyn Rows> = Arc::new(engine.accounts());

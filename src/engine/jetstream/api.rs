@@ -163,7 +163,7 @@ impl Api {
     }
 
     /// The same, which waits so long for acknowledgements.
-    pub(super) const fn with_ack_timeout(self, ack_timeout: Duration) -> Self {
+    pub(super) fn with_ack_timeout(self, ack_timeout: Duration) -> Self {
         Self { ack_timeout, ..self }
     }
 
