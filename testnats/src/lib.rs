@@ -34,7 +34,7 @@ pub const MISSING: &str = "NOT RUN: there is no nats-server here; `cargo xtask n
 pub fn program() -> Option<PathBuf> {
     let named = env::var_os("NATS_SERVER").map(PathBuf::from);
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent()?;
-    let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let target = root.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()));
     let installed = target.join("tools/venv-nats/bin/nats-server");
     named.into_iter().chain([installed]).find(|program| program.is_file())
 }
@@ -206,6 +206,7 @@ impl Nats {
     ///
     /// # Errors
     /// When it does not in time.
+    #[expect(clippy::disallowed_methods, reason = "a server that starts tells nobody")]
     pub fn wait(&mut self, index: usize) -> Result<()> {
         let begun = Instant::now();
         let server = &mut self.servers[index];
