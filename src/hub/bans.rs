@@ -7,7 +7,7 @@
 //! Where there are other nodes, they are told that something has changed, and read all of them again;
 //! and every node does so from time to time, as what it is told may get lost.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, mem::replace, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -120,12 +120,22 @@ impl<E: Engine> Bans<E> {
 
     /// Puts in force what other nodes change. Never ends.
     pub async fn follow(&self) {
+        // Said once, not at every try.
+        let mut is_failing = false;
         loop {
             // An error means that it is time to look without being told.
             let _ = timeout(BANS_READ_INTERVAL, self.changed.notified()).await;
-            if let Err(error) = self.read_again().await {
-                tracing::warn!(%error, "the bans of other nodes could not be read yet");
-                self.have_changed();
+            let read = self.read_again().await;
+            let has_failed = replace(&mut is_failing, read.is_err());
+            match read {
+                Err(error) => {
+                    if !has_failed {
+                        tracing::warn!(%error, "the bans of other nodes cannot be read");
+                    }
+                    self.have_changed();
+                }
+                Ok(()) if has_failed => tracing::info!("the bans of other nodes are read again"),
+                Ok(()) => {}
             }
             // Many are often changed one after the other.
             sleep(BANS_READ_PAUSE).await;
