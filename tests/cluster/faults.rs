@@ -134,15 +134,3 @@ async fn a_rolling_restart_of_all_hubs_loses_and_repeats_nothing() {
     }
     talk.end().await;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_loss_of_one_of_three_engine_servers_loses_nothing() {
-    let Some(mut cluster) = Cluster::start(2, 3) else { return };
-    let talk = Talk::begin(cluster.addresses()).await;
-    let leader = cluster.nats.leader_of("hubbub_MSG0").unwrap_or(0);
-    cluster.nats.kill(leader).unwrap();
-    tokio::time::sleep(CALM).await;
-    cluster.nats.launch(leader).unwrap();
-    cluster.nats.wait(leader).unwrap();
-    talk.end().await;
-}
