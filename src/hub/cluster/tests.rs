@@ -84,7 +84,7 @@ impl TestNode {
         };
         let cluster = Cluster::start(parts, &Handle::current()).expect("there are others");
         let port = shard.connect(Format::plain(Encoding::Proto), ());
-        Self { engine, shard, port, directory, cluster, hub: hub }
+        Self { engine, shard, port, directory, cluster, hub }
     }
 
     fn publish(&self, number: u32, channel: &ChannelInfo) {
