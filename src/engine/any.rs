@@ -18,7 +18,6 @@ use crate::log::{
 
 /// One node's engine, or a cluster's.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one in a process")]
 pub enum AnyEngine {
     /// SQLite in the data directory.
     Sqlite(SqliteEngine),

@@ -371,6 +371,7 @@ fn set_position(transaction: &Transaction<'_>, position: u64) -> rusqlite::Resul
 }
 
 /// Waits a moment, by chance, so that nodes that met do not meet again.
+#[expect(clippy::disallowed_methods, reason = "there is no event to wait for but that time passes")]
 fn pause() {
     let most = limits::ACCOUNTS_RETRY_PAUSE_MAX;
     thread::sleep(most.mul_f64(rand::random::<f64>()).max(Duration::from_millis(1)));

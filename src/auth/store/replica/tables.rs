@@ -163,7 +163,7 @@ impl Shared {
         let key = &key[..self.key.len()];
         let sql = format!("SELECT * FROM {} WHERE {}", self.name, self.is_key());
         let mut statement = connection.prepare_cached(&sql)?;
-        let names: Vec<_> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let names: Vec<_> = statement.column_names().map(str::to_owned).collect();
         let found: Option<Columns> = statement
             .query_row(params_from_iter(key), |row| {
                 names

@@ -97,7 +97,7 @@ async fn a_list_has_what_another_node_has_just_written() {
     for n in 0..200 {
         let key = format!("{n:03}");
         let revision = writer.write_text(&key, Some("x"), Expect::Absent).await.unwrap();
-        assert_eq!(listed().await, [key.clone()]);
+        assert_eq!(listed().await, std::slice::from_ref(&key));
         writer.write_text(&key, None, Expect::Revision(revision)).await.unwrap();
         assert_eq!(listed().await, [""; 0]);
     }

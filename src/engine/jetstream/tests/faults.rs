@@ -58,7 +58,7 @@ async fn two_nodes_write_one_log_without_a_fork_and_all_followers_see_the_same()
             chain.head = head;
             let id = own.len() as u64 * 2 + writer as u64;
             let mut append = chain.next_with(&[id], b"text");
-            let batch_id = BatchId(writer << 96 | own.len() as u128 + 1);
+            let batch_id = BatchId((writer << 96) | (own.len() as u128 + 1));
             append.batch = Arc::new(Batch { id: batch_id, ..Batch::clone(&append.batch) });
             match node.append(append).await {
                 Ok(at) => own.push((at, batch_id)),
