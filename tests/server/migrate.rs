@@ -228,7 +228,9 @@ async fn generate(engine: &impl Engine, count: u64) {
         let value = Bytes::from_static(&[b'x'; 60]);
         let puts =
             users.iter().map(|user| engine.put(Table::Users, user, value.clone(), Expect::Absent));
-        join_all(puts).await.into_iter().for_each(|put| drop(put.unwrap()));
+        for put in join_all(puts).await {
+            put.unwrap();
+        }
     }
     let mut batch_id = 0;
     for channel in 1..=CHANNELS {

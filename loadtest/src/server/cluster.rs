@@ -3,6 +3,8 @@
 //! On the loopback, or with a network namespace for each, so that one can be cut from another; and with the
 //! streams on a disk of their own, if that is to lose its power.
 
+#![expect(clippy::disallowed_methods, reason = "there is one task, so one blocking call at a time")]
+
 use std::{
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
