@@ -136,7 +136,10 @@ async fn into_a_cluster_and_back_clients_and_accounts_go_on() {
         let accounts = |dir: &Path| Accounts::In(dir.to_owned());
         let source = Store { engine: &source, accounts: accounts(server.data_dir()) };
         let target = Store { engine: &target, accounts: accounts(copy.path()) };
-        let there = Store { engine: &cluster, accounts: Accounts::Of(std::sync::Arc::new(cluster.accounts())) };
+        let there = Store {
+            engine: &cluster,
+            accounts: Accounts::Of(std::sync::Arc::new(cluster.accounts())),
+        };
         let first = migrate_all(&source, &there).await;
         assert_eq!(first.messages, 50);
         assert!(first.account_rows > 4, "{first:?}");

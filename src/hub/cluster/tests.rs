@@ -50,6 +50,7 @@ impl TestNode {
         let desk = Desk::new(Arc::clone(&engine), Arc::clone(&directory), &hub, cursors);
         let (borders, arrivals) = borders(1).pop().unwrap();
         let (limits, metrics) = (Arc::new(Limits::default()), Arc::new(Metrics::default()));
+        let counters = Arc::clone(&metrics);
         let shard =
             Shard::new(borders, Arc::clone(&engine), Arc::new(desk), register, limits, metrics);
         shard.take_arrivals(arrivals);
@@ -81,6 +82,7 @@ impl TestNode {
             hub: hub.downgrade(),
             directory: Arc::clone(&directory),
             bans: Arc::new(bans),
+            metrics: counters,
         };
         let cluster = Cluster::start(parts, &Handle::current()).expect("there are others");
         let port = shard.connect(Format::plain(Encoding::Proto), ());
