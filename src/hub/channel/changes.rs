@@ -265,8 +265,8 @@ impl Channel {
     }
 
     /// Entries after `after` were appended by an import, and the log ends with `head` now; or, if it ended
-    /// there before, members were added. Live
-    /// subscribers are told of a gap: they page it at leisure, and are not flooded.
+    /// there before, members were added. Live subscribers are told of a gap: they page it at leisure, and
+    /// are not flooded.
     pub fn imported(&mut self, after: Cursor, head: Head, effects: &mut Vec<Effect>) {
         if self.state == State::Loading {
             self.is_stale = true;

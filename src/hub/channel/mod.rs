@@ -11,6 +11,8 @@
 //! Invariant: a subscriber is either live and has been handed everything up to the head, or it is
 //! replaying and has been handed everything up to its own place. So none misses or repeats anything.
 //!
+//! Where other nodes write as well, nobody is refused before the log was looked at since the question.
+//!
 //! Here is the log's side: what goes into it, and what comes of each entry. Beside it: who subscribes
 //! (`subscriptions`), who is there and who is
 //! writing (`ephemeral`), pages (`history`), members and settings (`changes`), what the owner on
