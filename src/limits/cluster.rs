@@ -17,6 +17,10 @@ pub const INBOX_MAX: usize = 4_096;
 /// How long forwarded publishes wait for the answer of the channel's owner. Beyond it: they are
 /// written by this node itself, and the keys keep them from being there twice.
 pub const FORWARD_TIMEOUT: Duration = Duration::from_millis(300);
+/// A node that has done nothing for so long takes no forwards for [`ALIVE_INTERVAL`]: they may be as old,
+/// and done with.
+pub const STANDSTILL: Duration = Duration::from_secs(2);
+const _: () = assert!(STANDSTILL.as_millis() >= 2 * ALIVE_INTERVAL.as_millis());
 /// For how long nothing is forwarded to a node that did not answer or took nothing.
 pub const SUSPECT_FOR: Duration = Duration::from_secs(2);
 /// How long a publish that the owner has stored waits for the feed to bring it. Beyond it: it is

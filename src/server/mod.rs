@@ -353,6 +353,7 @@ fn start_on<E: Engine>(
         hub: hub.downgrade(),
         directory: Arc::clone(&directory),
         bans: Arc::clone(&bans),
+        metrics: Arc::clone(&metrics),
     };
     let cluster = Cluster::start(nodes, edge.handle());
 

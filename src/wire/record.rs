@@ -51,6 +51,14 @@ pub fn content(record: &[u8]) -> Content {
     }
 }
 
+/// Whether a record was written elsewhere, and imported. Of our own messages no more is read than the
+/// few bytes before the body.
+#[must_use]
+pub fn is_imported(record: &[u8]) -> bool {
+    let is_ours = body_ahead(record).is_some_and(|(bytes, rest)| rest.len() == bytes);
+    !is_ours && proto::Record::decode(record).is_ok_and(|record| record.written_at_ms != 0)
+}
+
 /// The body of a record that is written as ours are. It shares the record's memory.
 #[must_use]
 pub fn body(record: &Bytes) -> Option<Bytes> {

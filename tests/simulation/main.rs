@@ -127,6 +127,7 @@ fn a_defect_about_members_is_found_out() {
         RefusesOtherwise,
         FindsNothing,
         ForgetsAnswers,
+        TrustsItsFeed,
     ] {
         let caught = (0..20).filter(|&seed| run_members(seed, defect).is_err()).count();
         assert!(caught > 0, "{defect:?} was not found out");

@@ -14,7 +14,7 @@ use crate::{
         rights::{Changed, Rights},
     },
     log::{
-        batch::Batch,
+        batch::{Batch, Entry},
         place::{Cursor, Head, Sequence, UserId},
         settings::{Access, Role},
         tail::Tail,
@@ -244,11 +244,35 @@ impl Channel {
         }
     }
 
-    /// Entries after `after` were appended by an import, and the log ends with `head` now. Live
-    /// subscribers are told of a gap: they page it at leisure, and are not flooded.
+    /// An import on another node has put this into the log: like [`Channel::apply`], but live subscribers
+    /// are told of a gap.
+    pub fn apply_imported(&mut self, entry: Entry, effects: &mut Vec<Effect>) {
+        let is_next = entry.after == self.head.cursor && entry.batch.extends(&self.head);
+        if self.state != State::Ready || self.is_catching_up || !is_next {
+            return self.apply(entry, effects);
+        }
+        self.imported(entry.after, entry.batch.head(entry.at), effects);
+    }
+
+    /// Members were added by an import, of which the log says nothing.
+    pub fn members_imported(&mut self) {
+        match &mut self.rights {
+            KnownRights::Reading { is_stale, .. } => *is_stale = true,
+            // Read again when they are needed.
+            KnownRights::Known(_) => self.rights = KnownRights::Unread,
+            KnownRights::Unread => {}
+        }
+    }
+
+    /// Entries after `after` were appended by an import, and the log ends with `head` now; or, if it ended
+    /// there before, members were added. Live subscribers are told of a gap: they page it at leisure, and
+    /// are not flooded.
     pub fn imported(&mut self, after: Cursor, head: Head, effects: &mut Vec<Effect>) {
         if self.state == State::Loading {
             self.is_stale = true;
+        }
+        if head.cursor == after {
+            return self.members_imported();
         }
         if self.state != State::Ready || head.cursor <= self.head.cursor {
             return;

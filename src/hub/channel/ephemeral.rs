@@ -132,6 +132,8 @@ impl Channel {
     /// There are other nodes, which have told of these users.
     pub fn join_nodes(&mut self, elsewhere: Elsewhere) {
         self.presence.join_nodes(elsewhere);
+        self.is_shared = true;
+        self.sequencer.doubt_refusals();
     }
 
     /// Who is there on other nodes, for when the channel is not in memory any more.
@@ -222,15 +224,37 @@ impl Channel {
         } else if !self.may_serve() {
             self.wait(ticket, Waiting::Presence(ticket, user), effects);
         } else {
-            effects.push(match self.may_read(user) {
-                Ok(()) => Effect::Reply(ticket, Reply::Presence(self.presence.now())),
-                Err(code) => refused(ticket, code),
-            });
+            self.presence_now(ticket, user, false, effects);
+        }
+    }
+
+    pub(super) fn presence_now(
+        &mut self,
+        ticket: Ticket,
+        user: UserId,
+        is_current: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.may_read(user) {
+            Ok(()) => effects.push(Effect::Reply(ticket, Reply::Presence(self.presence.now()))),
+            Err(code) => {
+                self.decline(Waiting::Presence(ticket, user), code, is_current, effects);
+            }
         }
     }
 
     /// Tells those who are there that a user is writing, who must be one who may publish.
     pub fn typing(&mut self, ticket: Ticket, user: UserId, effects: &mut Vec<Effect>) {
+        self.typing_now(ticket, user, false, effects);
+    }
+
+    pub(super) fn typing_now(
+        &mut self,
+        ticket: Ticket,
+        user: UserId,
+        is_current: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         if let Some(code) = self.state.refusal() {
             return effects.push(refused(ticket, code));
         }
@@ -244,7 +268,7 @@ impl Channel {
         let rights = self.rights.known().filter(|_| !is_open);
         let may = rights.map_or(Ok(()), |it| it.may_publish(Author::User(user), it.usage()));
         if let Err(code) = may {
-            return effects.push(refused(ticket, code));
+            return self.decline(Waiting::Typing(ticket, user), code, is_current, effects);
         }
         effects.push(Effect::Reply(ticket, Reply::TypingSent(self.id)));
         self.typing.add(user);

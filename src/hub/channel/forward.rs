@@ -76,6 +76,7 @@ impl Channel {
         code: crate::wire::code::ErrorCode,
         effects: &mut Vec<Effect>,
     ) {
-        self.sequencer.refuse_landing(|ticket| effects.push(refused(ticket, code)));
+        let end = |ticket, code| effects.push(refused(ticket, code));
+        self.sequencer.refuse_landing(code, end);
     }
 }

@@ -11,6 +11,8 @@
 //! Invariant: a subscriber is either live and has been handed everything up to the head, or it is
 //! replaying and has been handed everything up to its own place. So none misses or repeats anything.
 //!
+//! Where other nodes write as well, nobody is refused before the log was looked at since the question.
+//!
 //! Here is the log's side: what goes into it, and what comes of each entry. Beside it: who subscribes
 //! (`subscriptions`), who is there and who is
 //! writing (`ephemeral`), pages (`history`), members and settings (`changes`), what the owner on
@@ -41,6 +43,7 @@ use super::{
 };
 use crate::{
     engine::{AppendError, Caps, MessageKey, ReadError, ReadFrom, Refusal},
+    limits::DRAFTS_MAX,
     log::{
         batch::Entry,
         place::{BatchId, ChannelId, ClientMessageId, Cursor, Head, Sequence, UserId},
@@ -87,6 +90,11 @@ pub struct Channel {
     /// What waits for the head to be known or to be current, at most
     /// [`DRAFTS_MAX`](crate::limits::DRAFTS_MAX). Beyond it: `busy`.
     waiting: Vec<Waiting>,
+    /// Other nodes write into the log, too.
+    is_shared: bool,
+    /// What waits to be refused until the log was looked at: another node may have written what allows it.
+    /// With what waits at most as many.
+    doubted: Vec<Waiting>,
     /// Something was committed that the read of the log under way may have passed by: look again.
     is_stale: bool,
     /// The engine has not answered an append. Whatever a read finds meanwhile, there is no other: its
@@ -139,6 +147,20 @@ enum Waiting {
     Typing(Ticket, UserId),
 }
 
+impl Waiting {
+    fn refuse(self, code: ErrorCode, effects: &mut Vec<Effect>) {
+        match self {
+            Self::Subscribe(Subscribe { ticket, .. }) => {
+                effects.push(refused(ticket, code));
+                effects.push(Effect::Ended(ticket.connection));
+            }
+            Self::History(ticket, ..) | Self::Presence(ticket, _) | Self::Typing(ticket, _) => {
+                effects.push(refused(ticket, code));
+            }
+        }
+    }
+}
+
 impl Channel {
     /// A channel whose log has not been looked at. More users than so many are not named.
     #[must_use]
@@ -160,6 +182,8 @@ impl Channel {
             typing_untold: Typing::default(),
             sequencer: Sequencer::default(),
             waiting: Vec::new(),
+            is_shared: false,
+            doubted: Vec::new(),
             is_stale: false,
             is_appending: false,
             is_catching_up: false,
@@ -204,6 +228,7 @@ impl Channel {
             && !self.is_appending
             && !self.is_catching_up
             && self.waiting.is_empty()
+            && self.doubted.is_empty()
             && self.live.is_empty()
             && self.replays.is_empty()
             && self.history_reads == 0
@@ -273,6 +298,9 @@ impl Channel {
         self.is_appending = append.is_some();
         effects.extend(append.map(Effect::Append));
         effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
+        if self.sequencer.is_doubting() {
+            self.catch_up(effects);
+        }
         let unasked = self.sequencer.take_unasked();
         if !unasked.is_empty() {
             effects.push(Effect::FindKeys(unasked));
@@ -296,7 +324,8 @@ impl Channel {
             }
             Err(error) => {
                 let code = read_code(&error);
-                self.sequencer.not_found(asked, |ticket| effects.push(refused(ticket, code)));
+                let end = |ticket, code| effects.push(refused(ticket, code));
+                self.sequencer.not_found(asked, code, end);
             }
         }
     }
@@ -331,7 +360,8 @@ impl Channel {
                     Refusal::StorageUnavailable => ErrorCode::StorageUnavailable,
                     Refusal::TooLarge => ErrorCode::MessageTooLarge,
                 };
-                self.sequencer.refuse_in_flight(|ticket| effects.push(refused(ticket, code)));
+                let end = |ticket, code| effects.push(refused(ticket, code));
+                self.sequencer.refuse_in_flight(code, end);
             }
         }
     }
@@ -486,13 +516,57 @@ impl Channel {
             return self.prepare(effects);
         }
         for waiting in mem::take(&mut self.waiting) {
-            match waiting {
-                Waiting::Subscribe(wanted) => self.subscribe_now(wanted, true, effects),
-                Waiting::History(ticket, user, page) => {
-                    self.history_now(ticket, user, page, effects);
-                }
-                Waiting::Presence(ticket, user) => self.presence(ticket, user, effects),
-                Waiting::Typing(ticket, user) => self.typing(ticket, user, effects),
+            self.serve(waiting, !self.is_shared, effects);
+        }
+    }
+
+    /// Serves somebody. With `is_current` the log was looked at since it was asked for.
+    fn serve(&mut self, waiting: Waiting, is_current: bool, effects: &mut Vec<Effect>) {
+        match waiting {
+            Waiting::Subscribe(wanted) => self.subscribe_now(wanted, is_current, effects),
+            Waiting::History(ticket, user, page) => {
+                self.history_now(ticket, user, page, is_current, effects);
+            }
+            Waiting::Presence(ticket, user) => {
+                self.presence_now(ticket, user, is_current, effects);
+            }
+            Waiting::Typing(ticket, user) => self.typing_now(ticket, user, is_current, effects),
+        }
+    }
+
+    /// Refuses somebody, once the log was looked at since it was asked for: where there are other nodes,
+    /// one of them may have written what allows it.
+    fn decline(
+        &mut self,
+        waiting: Waiting,
+        code: ErrorCode,
+        is_current: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        if is_current || !self.is_shared {
+            waiting.refuse(code, effects);
+        } else {
+            self.doubt(waiting, effects);
+        }
+    }
+
+    /// Serves somebody when the log was looked at.
+    fn doubt(&mut self, waiting: Waiting, effects: &mut Vec<Effect>) {
+        if self.waiting.len() + self.doubted.len() >= DRAFTS_MAX {
+            return waiting.refuse(ErrorCode::Busy, effects);
+        }
+        self.doubted.push(waiting);
+        self.catch_up(effects);
+    }
+
+    /// The log was looked at: serves those who waited for that.
+    fn end_doubts(&mut self, effects: &mut Vec<Effect>) {
+        self.sequencer.looked();
+        for doubted in mem::take(&mut self.doubted) {
+            if self.may_serve() {
+                self.serve(doubted, true, effects);
+            } else {
+                self.waiting.push(doubted);
             }
         }
     }
@@ -516,6 +590,7 @@ impl Channel {
             return self.catch_up(effects);
         }
         self.sequencer.not_landed();
+        self.end_doubts(effects);
         self.admit_waiting(effects);
         // The batch in flight is not in the log. While its place is still the end, it may yet
         // arrive there, so only the same batch may follow: if the first try wins, the second is
@@ -546,23 +621,17 @@ impl Channel {
     fn end_all(&mut self, code: ErrorCode, effects: &mut Vec<Effect>) {
         self.refuse_all(code, effects);
         self.refuse_landing(code, effects);
-        self.sequencer.refuse_in_flight(|ticket| effects.push(refused(ticket, code)));
+        let end = |ticket, code| effects.push(refused(ticket, code));
+        self.sequencer.refuse_in_flight(code, end);
     }
 
     /// Whatever waits ends with this code, but for the batch in flight.
     fn refuse_all(&mut self, code: ErrorCode, effects: &mut Vec<Effect>) {
-        for waiting in mem::take(&mut self.waiting) {
-            match waiting {
-                Waiting::Subscribe(Subscribe { ticket, .. }) => {
-                    effects.push(refused(ticket, code));
-                    effects.push(Effect::Ended(ticket.connection));
-                }
-                Waiting::History(ticket, ..)
-                | Waiting::Presence(ticket, _)
-                | Waiting::Typing(ticket, _) => effects.push(refused(ticket, code)),
-            }
+        for waiting in mem::take(&mut self.waiting).into_iter().chain(mem::take(&mut self.doubted))
+        {
+            waiting.refuse(code, effects);
         }
-        self.sequencer.refuse_waiting(|ticket| effects.push(refused(ticket, code)));
+        self.sequencer.refuse_waiting(code, |ticket, code| effects.push(refused(ticket, code)));
     }
 
     fn end(&self, ticket: Ticket, outcome: Outcome) -> Effect {

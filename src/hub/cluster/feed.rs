@@ -38,6 +38,7 @@ pub(super) async fn bring<E: Engine>(mut feed: mpsc::Receiver<Feed>, parts: Arc<
             }
         }
         if is_reset {
+            parts.metrics.feed_resets.inc();
             tracing::warn!("news of other nodes were missed: all channels look at their logs");
             parts.directory.unlearn_all();
             parts.bans.have_changed();

@@ -13,7 +13,7 @@
 //! Nothing here is durable and nothing is waited for but room in a shard's mailbox. On an engine without
 //! a [`Bus`] there is none of it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -33,11 +33,12 @@ use crate::{
         Bus, Engine,
         bus::{Inbound, NodeId},
     },
-    limits::{ALIVE_INTERVAL, FORWARDS_TAKEN_MAX},
+    limits::{ALIVE_INTERVAL, FORWARDS_TAKEN_MAX, STANDSTILL},
     log::{
         batch::Entry,
         place::{ChannelId, Epoch, Position, Sequence, UserId},
     },
+    metrics::Metrics,
     wire::cluster::{self as wire, NodeMessage, changed::What, node_message::Message},
 };
 
@@ -61,6 +62,8 @@ pub enum News {
     Typing(ChannelId, Vec<UserId>),
     /// A user has read so far in a channel of this shard, on another node.
     MarkedRead(ChannelId, UserId, Position),
+    /// Members were imported into a channel of this shard.
+    Members(ChannelId),
     /// A node wants to know who is in the channels of this shard here.
     Hello,
 }
@@ -76,14 +79,19 @@ pub struct Parts<E> {
     pub directory: Arc<Directory<E>>,
     /// The bans.
     pub bans: Arc<Bans<E>>,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
 }
 
 impl<E: Engine> Parts<E> {
     /// A record changed on another node that may be held in memory here.
-    fn changed(&self, what: What) {
+    fn changed(&self, what: What, hub: &Hub) {
         match what {
             What::Bans(_) => self.bans.have_changed(),
             What::NameOf(user) => self.directory.forget_name(UserId(user)),
+            What::MembersOf(channel) => {
+                hub.tell_owner(ChannelId(channel), News::Members(ChannelId(channel)));
+            }
         }
     }
 }
@@ -117,6 +125,7 @@ impl Cluster {
             gone: Vec::new(),
             forwards: Arc::new(Semaphore::new(FORWARDS_TAKEN_MAX)),
             count,
+            awake: Awake::default(),
         };
         runtime.spawn(node.run(inbox, drains));
         Some(Self { is_draining, others })
@@ -161,6 +170,27 @@ struct Node<E> {
     gone: Vec<NodeId>,
     forwards: Arc<Semaphore>,
     count: watch::Sender<usize>,
+    awake: Awake,
+}
+
+/// Whether this node has just gone on after a standstill.
+#[derive(Debug, Default)]
+struct Awake {
+    last: Duration,
+    /// What comes until then may have waited for the whole standstill.
+    deaf_until: Duration,
+}
+
+impl Awake {
+    /// Something happens at this time, as does at least once in [`ALIVE_INTERVAL`]. Whether it may have
+    /// waited for too long.
+    fn is_late(&mut self, now: Duration) -> bool {
+        if now.saturating_sub(self.last) > STANDSTILL {
+            self.deaf_until = now + ALIVE_INTERVAL;
+        }
+        self.last = now;
+        now < self.deaf_until
+    }
 }
 
 impl<E: Engine> Node<E> {
@@ -190,12 +220,15 @@ impl<E: Engine> Node<E> {
                     let others = self.members.others().count();
                     std::mem::replace(count, others) != others
                 });
+                let nodes = *self.count.borrow() + 1;
+                self.parts.metrics.nodes.set(i64::try_from(nodes).unwrap_or(i64::MAX));
             }
         }
     }
 
     /// Tells the others that this node lives, and looks who of them does.
     fn beat(&mut self) {
+        self.awake.is_late(self.start.elapsed());
         let is_draining = self.members.is_draining();
         self.bus.cast(encode(Message::Alive(wire::Alive { is_draining })));
         for node in self.members.expire(self.start.elapsed()) {
@@ -237,11 +270,16 @@ impl<E: Engine> Node<E> {
             return;
         };
         let Some(hub) = self.parts.hub.upgrade() else { return };
+        let is_late = self.awake.is_late(self.start.elapsed());
         match message {
             Message::Alive(alive) => self.hear(from, alive.is_draining),
             Message::Forward(forward) => {
                 let Some(reply) = reply else { return };
-                // Dropped, it is not taken.
+                // Dropped, it is not taken: as what was asked for before a standstill, whose sender has written it
+                // or refused it meanwhile.
+                if is_late {
+                    return;
+                }
                 if let Ok(permit) = Arc::clone(&self.forwards).try_acquire_owned() {
                     let is_draining = self.members.is_draining();
                     let parts = Arc::clone(&self.parts);
@@ -272,9 +310,8 @@ impl<E: Engine> Node<E> {
                 }
             }
             Message::Changed(changed) => {
-                drop(hub);
                 if let Some(what) = changed.what {
-                    self.parts.changed(what);
+                    self.parts.changed(what, &hub);
                 }
             }
         }

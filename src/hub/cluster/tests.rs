@@ -19,13 +19,22 @@ use crate::{
         directory::ChannelInfo,
         list_cursor::ListCursors,
         revocations::{Register, Revoker},
-        rights::Change,
+        rights::{Author, Change},
         shard::{Port, Publish, Shard},
     },
     limits::{FORWARD_TIMEOUT, LANDING_TIMEOUT, Limits, REVOCATION_KEPT, SUSPECT_FOR},
-    log::{place::ClientMessageId, settings::Settings},
+    log::{
+        place::ClientMessageId,
+        settings::{Posting, Role, Settings, Visibility},
+    },
     metrics::Metrics,
-    wire::{Encoding, encode::Reply},
+    wire::{
+        Encoding,
+        channels::Update,
+        code::ErrorCode,
+        decode::{Page, PageFrom},
+        encode::Reply,
+    },
 };
 
 struct TestNode {
@@ -50,6 +59,7 @@ impl TestNode {
         let desk = Desk::new(Arc::clone(&engine), Arc::clone(&directory), &hub, cursors);
         let (borders, arrivals) = borders(1).pop().unwrap();
         let (limits, metrics) = (Arc::new(Limits::default()), Arc::new(Metrics::default()));
+        let counters = Arc::clone(&metrics);
         let shard =
             Shard::new(borders, Arc::clone(&engine), Arc::new(desk), register, limits, metrics);
         shard.take_arrivals(arrivals);
@@ -81,6 +91,7 @@ impl TestNode {
             hub: hub.downgrade(),
             directory: Arc::clone(&directory),
             bans: Arc::new(bans),
+            metrics: counters,
         };
         let cluster = Cluster::start(parts, &Handle::current()).expect("there are others");
         let port = shard.connect(Format::plain(Encoding::Proto), ());
@@ -95,6 +106,10 @@ impl TestNode {
             body: format!("message {number}"),
         };
         self.shard.publish(&self.port, publish, channel);
+    }
+
+    async fn ask(&self, channel: &ChannelInfo, wanted: Wanted) -> Reply {
+        self.hub.clone().call(channel.clone(), wanted).await
     }
 
     /// Throws away what the client was told.
@@ -228,4 +243,107 @@ fn a_channel_that_another_node_deletes_is_found_no_more() {
         sleep(Duration::from_millis(10)).await;
         assert_eq!(here.directory.cached_channel(channel.id), None);
     });
+}
+
+/// Lets a test use two nodes, of which the first has just read the rights of a channel, and a user who is no
+/// member of it.
+fn with_an_outsider(settings: Settings, test: impl AsyncFnOnce(&TestNode, &TestNode, ChannelInfo)) {
+    in_a_cluster(async |here, other, _| {
+        let made = here.directory.create_channel(&settings, Some(UserId(1)), 1).await.unwrap();
+        let channel = made.info();
+        let again = Change::SetMember(UserId(1), Role::Owner);
+        let reply = here.ask(&channel, Wanted::Change(UserId(1), again)).await;
+        assert!(matches!(reply, Reply::Member(_)), "{reply:?}");
+        test(here, other, channel).await;
+    });
+}
+
+fn publish_as(user: u32) -> Wanted {
+    let author = Author::User(UserId(user));
+    Wanted::Publish { author, client_message_id: None, body: "hi".to_owned() }
+}
+
+#[test]
+fn who_has_joined_on_one_node_is_in_at_once_on_another() {
+    let page = Page { from: PageFrom::Newest, limit: 1 };
+    let private = Settings { visibility: Visibility::Private, ..Settings::open("private") };
+    let for_members = Settings { posting: Posting::Members, ..Settings::open("members") };
+    for settings in [private, for_members] {
+        let is_private = settings.visibility == Visibility::Private;
+        with_an_outsider(settings, async |here, other, channel| {
+            let refused = here.ask(&channel, publish_as(2)).await;
+            assert!(matches!(refused, Reply::Refused(_)), "{refused:?}");
+            for is_member in [true, false] {
+                // The news are lost here, and nothing tells that.
+                here.engine.faults().drop_feed(usize::MAX / 4);
+                let change = if is_member {
+                    Change::SetMember(UserId(2), Role::Member)
+                } else {
+                    Change::RemoveMember(UserId(2))
+                };
+                let changed = other.ask(&channel, Wanted::Change(UserId(1), change)).await;
+                assert!(matches!(changed, Reply::Member(_)), "{changed:?}");
+                if is_member {
+                    let read = here.ask(&channel, Wanted::History(UserId(2), page)).await;
+                    assert!(matches!(read, Reply::History { .. }), "{read:?}");
+                    let sent = here.ask(&channel, publish_as(2)).await;
+                    assert!(matches!(sent, Reply::Published(_)), "{sent:?}");
+                } else {
+                    // Nothing is written by a right that is gone, and nobody waits for long.
+                    let sent = here.ask(&channel, publish_as(2)).await;
+                    let due =
+                        if is_private { ErrorCode::UnknownChannel } else { ErrorCode::Forbidden };
+                    assert!(matches!(&sent, Reply::Refused(it) if it.code == due), "{sent:?}");
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn what_one_node_allows_is_allowed_at_once_on_another() {
+    let archived = Settings { archived: true, ..Settings::open("archived") };
+    with_an_outsider(archived, async |here, other, channel| {
+        let refused = here.ask(&channel, publish_as(2)).await;
+        assert!(matches!(refused, Reply::Refused(_)), "{refused:?}");
+        here.engine.faults().drop_feed(1);
+        let update = Update { archived: Some(false), ..Update::default() };
+        let changed = other.ask(&channel, Wanted::Change(UserId(1), Change::Update(update))).await;
+        assert!(matches!(changed, Reply::Channel(_)), "{changed:?}");
+        let sent = here.ask(&channel, publish_as(2)).await;
+        assert!(matches!(sent, Reply::Published(_)), "{sent:?}");
+    });
+}
+
+#[test]
+fn members_that_are_imported_on_one_node_are_so_on_the_others() {
+    let private = Settings { visibility: Visibility::Private, ..Settings::open("private") };
+    in_a_cluster(async |here, other, _| {
+        let members = vec![(UserId(1), Role::Owner)];
+        let made = other.directory.import_channel(&private, members, 1, 1).await.unwrap();
+        let channel = made.info();
+        let page = Page { from: PageFrom::Newest, limit: 1 };
+        let wanted = |user| Wanted::History(UserId(user), page);
+        assert!(matches!(here.ask(&channel, wanted(1)).await, Reply::History { .. }));
+        assert!(matches!(here.ask(&channel, wanted(2)).await, Reply::Refused(_)));
+        let more = vec![(UserId(2), Role::Member)];
+        assert!(other.directory.import_members(channel.id, more, 1).await.unwrap());
+        sleep(Duration::from_millis(10)).await;
+        let reply = here.ask(&channel, wanted(2)).await;
+        assert!(matches!(reply, Reply::History { .. }), "{reply:?}");
+    });
+}
+
+#[test]
+fn what_was_asked_for_before_a_standstill_is_not_done_after_it() {
+    let mut awake = Awake::default();
+    let mut now = Duration::ZERO;
+    for _ in 0..5 {
+        now += ALIVE_INTERVAL;
+        assert!(!awake.is_late(now));
+    }
+    now += STANDSTILL + Duration::from_millis(1);
+    assert!(awake.is_late(now));
+    assert!(awake.is_late(now + ALIVE_INTERVAL / 2), "the next one may have waited as well");
+    assert!(!awake.is_late(now + ALIVE_INTERVAL));
 }

@@ -422,7 +422,13 @@ impl<E: Engine> Directory<E> {
         derived.extend(record.derived());
         let expect = Expect::Revision(found.revision);
         match self.engine.put_with(Table::Channels, &key, found.value, expect, derived).await {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                // No entry of the log says so.
+                if let Some(bus) = self.engine.bus() {
+                    bus.cast(cluster::changed(What::MembersOf(id.0)));
+                }
+                Ok(true)
+            }
             Err(RecordError::Conflict) => Err(DirectoryError::Contended),
             Err(error) => Err(error.into()),
         }

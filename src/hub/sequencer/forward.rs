@@ -96,9 +96,18 @@ impl Sequencer {
                     self.landing.push(Landing { draft, sequence, timestamp_ms, is_sought });
                 }
                 Some(Answered::Refused(code)) if !code.again() => {
-                    self.forget(&draft, &mut |ticket| end(ticket, Outcome::Refused(*code)));
+                    let mut end = |ticket, code| end(ticket, Outcome::Refused(code));
+                    self.forget(&draft, *code, &mut end);
                 }
-                Some(Answered::Refused(_)) | None => back.push(draft),
+                Some(Answered::Refused(_)) => back.push(draft),
+                None => {
+                    if let Some(KeyState::Waiting { may_come, .. }) =
+                        draft.key().and_then(|key| self.keys.states.get_mut(&key))
+                    {
+                        *may_come = true;
+                    }
+                    back.push(draft);
+                }
             }
         }
         back.into_iter().rev().for_each(|draft| self.put_back(draft));
@@ -139,11 +148,11 @@ impl Sequencer {
         }
     }
 
-    /// Nothing is applied any more: what has not landed ends.
-    pub fn refuse_landing(&mut self, mut end: impl FnMut(Ticket)) {
+    /// Nothing is applied any more: what has not landed ends with this code.
+    pub fn refuse_landing(&mut self, code: ErrorCode, mut end: impl FnMut(Ticket, ErrorCode)) {
         for landing in std::mem::take(&mut self.landing) {
             self.draft_bytes -= landing.draft.record.len();
-            self.forget(&landing.draft, &mut end);
+            self.forget(&landing.draft, code, &mut end);
         }
     }
 

@@ -77,6 +77,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             News::Told(told) => self.hear_presence(told),
             News::Typing(channel, users) => self.typing_elsewhere(channel, users),
             News::MarkedRead(channel, user, read) => self.read_elsewhere(channel, user, read),
+            News::Members(channel) => {
+                self.with_channel(channel, |channel, _| channel.members_imported());
+            }
             News::Hello => self.begin_round(),
         }
     }
@@ -92,7 +95,12 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         let mut is_applied = false;
         self.with_channel(channel, |channel, effects| {
             is_applied = channel.is_ready();
-            channel.apply(entry, effects);
+            let first = entry.batch.records().flatten().next();
+            if first.is_some_and(record::is_imported) {
+                channel.apply_imported(entry, effects);
+            } else {
+                channel.apply(entry, effects);
+            }
         });
         if is_applied {
             return;
@@ -136,6 +144,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         let question = forward::question(channel, publishes);
         let asked = self.nodes.bus.as_ref().map(|bus| bus.call(to, question, FORWARD_TIMEOUT));
         let count = publishes.len();
+        self.metrics.forwards.inc();
         let shard = Rc::clone(self);
         spawn_local(async move {
             let reply = match asked {
@@ -144,12 +153,15 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             };
             if let Err(error) = &reply {
                 tracing::debug!(channel = channel.0, %to, %error, "a forward was not answered");
+            } else {
+                shard.metrics.forwards_answered.inc();
             }
             let (epoch, answers) = forward::answer(reply.unwrap_or_default());
             let passes_elsewhere =
                 |it: &Answered| matches!(it, Answered::Refused(code) if code.again());
             if answers.len() < count || answers.iter().any(passes_elsewhere) {
                 shard.nodes.suspect(to);
+                shard.metrics.forwards_taken_back.inc();
             }
             shard.with_channel(channel, |channel, effects| {
                 channel.forwarded(id, epoch, &answers, effects);
