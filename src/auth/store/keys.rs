@@ -441,11 +441,6 @@ fn rows(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
         .collect()
 }
 
-/// The ids of the keys that have a file.
-pub(super) fn published(connection: &Connection) -> rusqlite::Result<Vec<String>> {
-    Ok(rows(connection)?.into_iter().filter(Row::is_published).map(|row| row.key_id).collect())
-}
-
 /// The key that signs: of those whose time has come, the one whose time came last. On a clock that
 /// stands before all of them, the first.
 fn signing(rows: &[Row], now_s: u64) -> Option<&Row> {

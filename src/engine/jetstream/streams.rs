@@ -42,9 +42,6 @@ pub enum StreamsError {
         /// What it must be.
         made: String,
     },
-    /// A stream is not there.
-    #[error("stream {0} is missing")]
-    Missing(String),
     /// JetStream says no.
     #[error("stream {stream} cannot be used: {reason}")]
     Refused {
@@ -128,16 +125,6 @@ pub(super) async fn make(api: &Api, plan: Plan<'_>) -> Result<(), StreamsError> 
                     return Err(refused(&stream, &error));
                 }
             }
-        }
-    }
-    Ok(())
-}
-
-/// Whether the streams are as they were made.
-pub(super) async fn check(api: &Api, plan: Plan<'_>) -> Result<(), StreamsError> {
-    for (stream, settings) in plan.streams() {
-        if !inspect(api, plan, &stream, &settings).await? {
-            return Err(StreamsError::Missing(stream));
         }
     }
     Ok(())
