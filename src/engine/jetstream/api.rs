@@ -316,7 +316,7 @@ impl Api {
                 None | Some(200) => page.push(direct(answer).ok_or(ApiError::Malformed)?),
                 Some(404) => return Ok((page, false)),
                 Some(204) => {
-                    let pending = header(&answer, "Nats-Num-Pending");
+                    let pending = header(&answer, subject::PENDING);
                     return Ok((page, pending.is_some_and(|pending| pending != "0")));
                 }
                 Some(503) => return Err(ApiError::Unavailable),
