@@ -37,7 +37,9 @@ impl Cluster {
             println!("{}", testnats::MISSING);
             return None;
         }
-        Some(Self { nats: Nats::start(&Options::new(servers)).unwrap() })
+        // Nothing here cuts the power.
+        let options = Options { sync_always: false, ..Options::new(servers) };
+        Some(Self { nats: Nats::start(&options).unwrap() })
     }
 
     fn options(&self) -> JetStreamOptions {
