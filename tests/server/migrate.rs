@@ -136,7 +136,10 @@ async fn into_a_cluster_and_back_clients_and_accounts_go_on() {
         let accounts = |dir: &Path| Accounts::In(dir.to_owned());
         let source = Store { engine: &source, accounts: accounts(server.data_dir()) };
         let target = Store { engine: &target, accounts: accounts(copy.path()) };
-        let there = Store { engine: &cluster, accounts: Accounts::Of(std::sync::Arc::new(cluster.accounts())) };
+        let there = Store {
+            engine: &cluster,
+            accounts: Accounts::Of(std::sync::Arc::new(cluster.accounts())),
+        };
         let first = migrate_all(&source, &there).await;
         assert_eq!(first.messages, 50);
         assert!(first.account_rows > 4, "{first:?}");
@@ -225,7 +228,9 @@ async fn generate(engine: &impl Engine, count: u64) {
         let value = Bytes::from_static(&[b'x'; 60]);
         let puts =
             users.iter().map(|user| engine.put(Table::Users, user, value.clone(), Expect::Absent));
-        join_all(puts).await.into_iter().for_each(|put| drop(put.unwrap()));
+        for put in join_all(puts).await {
+            put.unwrap();
+        }
     }
     let mut batch_id = 0;
     for channel in 1..=CHANNELS {
