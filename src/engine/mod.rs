@@ -126,7 +126,10 @@ pub trait Engine: Send + Sync + 'static {
         self.put_with(table, key, value, expect, Vec::new())
     }
 
-    /// Writes one record if it is as expected, and in the same step what follows from it.
+    /// Writes one record if it is as expected, and in the same step what follows from it. In a cluster
+    /// one step takes [`RECORDS_PER_BATCH_MAX`](crate::limits::RECORDS_PER_BATCH_MAX) records and
+    /// [`RECORDS_BATCH_BYTES_MAX`](crate::limits::RECORDS_BATCH_BYTES_MAX) bytes of them; the rest of what
+    /// follows goes before, and is there without the record if the node dies in between.
     fn put_with(
         &self,
         table: Table,
@@ -525,7 +528,8 @@ pub enum RecordError {
     /// The storage is failing; a write may or may not have happened.
     #[error("the storage is unavailable")]
     StorageUnavailable,
-    /// With what follows from it, it is more than [`ENTRY_BYTES_MAX`](crate::limits::ENTRY_BYTES_MAX):
+    /// With what follows from it, it is more than [`ENTRY_BYTES_MAX`](crate::limits::ENTRY_BYTES_MAX),
+    /// in a cluster than [`JETSTREAM_ENTRY_BYTES_MAX`](crate::limits::JETSTREAM_ENTRY_BYTES_MAX):
     /// certainly not written.
     #[error("the record is too large, with what follows from it")]
     TooLarge,

@@ -79,7 +79,7 @@ pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(2);
 pub const NATS_RECONNECT_MIN: Duration = Duration::from_millis(100);
 /// The longest. It is drawn at random in between.
 pub const NATS_RECONNECT_MAX: Duration = Duration::from_millis(500);
-/// Pause before what the connection refused is asked again.
+/// Pause before what the connection refused, or what no server has taken, is asked again.
 pub const NATS_RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// Messages that wait for who subscribed to them. Beyond it: dropped, and every feed is reset.
 pub const NATS_SUBSCRIPTION_MAX: usize = 4_096;

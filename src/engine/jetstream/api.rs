@@ -13,11 +13,12 @@ use futures_util::StreamExt as _;
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::subject;
 use crate::limits::{
     NATS_ACK_BYTES, NATS_ACK_MESSAGES, NATS_ACK_TIMEOUT, NATS_PAGE_TIMEOUT, NATS_READ_TIMEOUT,
+    NATS_RETRY_PAUSE,
 };
 
 /// JetStream behind one connection. Cheap to clone.
@@ -237,8 +238,21 @@ impl Api {
         payload: Bytes,
         within: Duration,
     ) -> Result<u64, PublishError> {
-        let request = Request::new().headers(headers).payload(payload).timeout(None);
-        let answer = timeout(within, self.client.send_request(subject, request)).await;
+        let is_whole = headers.get(subject::BATCH_ID).is_none();
+        let asked = async {
+            loop {
+                let request = Request::new().headers(headers.clone()).payload(payload.clone());
+                let request = request.timeout(None);
+                match self.client.send_request(subject.clone(), request).await {
+                    // Nobody leads the stream, or our server has not heard who does: it went nowhere.
+                    Err(error) if is_whole && error.kind() == RequestErrorKind::NoResponders => {
+                        sleep(NATS_RETRY_PAUSE).await;
+                    }
+                    answer => return answer,
+                }
+            }
+        };
+        let answer = timeout(within, asked).await;
         let answer =
             answer.map_err(|_| PublishError::Unknown)?.map_err(|error| match error.kind() {
                 RequestErrorKind::MaxPayloadExceeded => PublishError::TooLarge,
@@ -316,7 +330,7 @@ impl Api {
                 None | Some(200) => page.push(direct(answer).ok_or(ApiError::Malformed)?),
                 Some(404) => return Ok((page, false)),
                 Some(204) => {
-                    let pending = header(&answer, "Nats-Num-Pending");
+                    let pending = header(&answer, subject::PENDING);
                     return Ok((page, pending.is_some_and(|pending| pending != "0")));
                 }
                 Some(503) => return Err(ApiError::Unavailable),

@@ -30,7 +30,7 @@ const REMOVED: u32 = u32::MAX;
 const TRAILER_BYTES: usize = 8;
 
 /// Every table, by its number in an entry, from 0: only ever appended to.
-const TABLES: [Table; 12] = [
+const TABLES: [Table; 13] = [
     Table::Counters,
     Table::Channels,
     Table::Users,
@@ -43,6 +43,7 @@ const TABLES: [Table; 12] = [
     Table::Imports,
     Table::ImportKeys,
     Table::ReadMarkers,
+    Table::Facts,
 ];
 
 /// Which entry was the log's last when this one was appended.
@@ -302,6 +303,7 @@ mod tests {
                 "imports",
                 "import_keys",
                 "read_markers",
+                "facts",
             ],
         );
     }

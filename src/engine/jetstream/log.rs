@@ -162,7 +162,7 @@ impl Log {
         }
         drop(window);
         if !derived.is_empty() {
-            self.settling.seen(channel, Cursor(last), &derived);
+            self.settling.seen(channel, Cursor(last), After::At(after), &derived, true);
             // It is in the log, and what follows from it is not in the records for sure.
             self.settling.settle(channel).await.map_err(|_| AppendError::Unknown)?;
         }
@@ -291,7 +291,8 @@ impl Log {
         let last = reader.last().await?;
         self.check_end(channel, last.as_ref().map(|last| (last.at, last.payload.batch.id)))?;
         if let Some(last) = &last {
-            self.settling.seen(channel, last.at, &last.payload.derived);
+            let Payload { after, derived, .. } = &last.payload;
+            self.settling.seen(channel, last.at, *after, derived, false);
         }
         Ok(last)
     }
@@ -502,9 +503,14 @@ impl Log {
         };
         // What lost a race names an earlier entry than the server does.
         let before = stored.header(subject::LAST_SEQUENCE).and_then(|it| it.parse().ok());
-        let after = logged.after().max(Cursor(before.unwrap_or(0)));
+        // In a page, which a gap is filled from, it is the entry before in the page.
+        let before = before.filter(|_| stored.header(subject::PENDING).is_none());
+        let before = before.map_or(Cursor(0), Cursor);
+        let after = logged.after().max(before);
+        let Payload { after: link, derived, .. } = &logged.payload;
+        let has_won = before.0 > 0 && *link == After::At(before);
         self.hold(channel, logged.at, logged.payload.batch.id);
-        self.settling.seen(channel, logged.at, &logged.payload.derived);
+        self.settling.seen(channel, logged.at, *link, derived, has_won);
         let window = self.seen().windows.peek(channel).map(|window| Arc::clone(&window.keys));
         // One that is in use is extended by its user.
         if let Some(mut window) = window.as_ref().and_then(|window| window.try_lock().ok())

@@ -132,6 +132,9 @@ pub enum OpenError {
     /// The system gives us no thread.
     #[error("the engine's thread cannot be started")]
     Thread(#[source] io::Error),
+    /// The servers do not let this node hear the others.
+    #[error("the servers do not take this node's subscriptions")]
+    Listen,
     /// The servers did not answer in time.
     #[error("JetStream does not answer")]
     Timeout,
@@ -209,7 +212,7 @@ async fn start_up(options: &JetStreamOptions) -> Result<Arc<Inner>, OpenError> {
     let news = feeds.follow(api.clone(), Mirror::source(&subjects));
     tokio::spawn(records.mirror().clone().follow(api.clone(), subjects.clone(), news));
     let nodes = Nodes::listen(api.client().clone(), subjects.clone()).await;
-    let nodes = Arc::new(nodes.map_err(|_| OpenError::Timeout)?);
+    let nodes = Arc::new(nodes.map_err(|_| OpenError::Listen)?);
     let settling = Settling::new(
         api.clone(),
         subjects.clone(),
@@ -456,13 +459,8 @@ impl Engine for JetStreamEngine {
         expect: Expect,
         derived: Vec<Derived>,
     ) -> impl Future<Output = Result<Revision, RecordError>> + Send + 'static {
-        let fits =
-            super::put_bytes(key, Some(&value), &derived) <= limits::JETSTREAM_ENTRY_BYTES_MAX;
         let key = key.to_owned();
         self.record(move |inner| async move {
-            if !fits {
-                return Err(RecordError::TooLarge);
-            }
             let own = (table, key.as_str());
             let names = derived.iter().map(|of| (of.table, of.key.as_str())).chain([own]);
             let names: HashSet<_> = names.collect();

@@ -10,7 +10,7 @@
 
 use super::{
     api::{Api, ApiError, Stored},
-    entry::Payload,
+    entry::{After, Payload},
     subject::Subjects,
 };
 use crate::{
@@ -137,6 +137,40 @@ impl<'r> Reader<'r> {
         Ok(is_next && self.next(cursor.0 + 1).await?.is_some_and(|next| next.at == last.at))
     }
 
+    /// The last entry up to this one that lost no race: the one that counts. `None`: there is none.
+    pub(super) async fn last_won(&self, mut end: Logged) -> Result<Option<Logged>, ReadError> {
+        loop {
+            let first = self.first_of_chain(end.clone()).await?;
+            if self.is_next(first.after(), &first).await? {
+                return Ok(Some(end));
+            }
+            let mut count = 0;
+            let pair = self.backward(first, |_| {
+                count += 1;
+                count <= 2
+            });
+            let mut pair = pair.await?.into_iter();
+            match (pair.next(), pair.next()) {
+                (Some(before), Some(_)) => end = before,
+                _ => return Ok(None),
+            }
+        }
+    }
+
+    /// The first entry of the chain that ends with this one: the chain has won its race if that one has.
+    async fn first_of_chain(&self, end: Logged) -> Result<Logged, ReadError> {
+        if matches!(end.payload.after, After::At(_)) {
+            return Ok(end);
+        }
+        let mut is_begun = false;
+        let chain = self.backward(end.clone(), |logged| {
+            let wanted = !is_begun;
+            is_begun |= matches!(logged.payload.after, After::At(_));
+            wanted
+        });
+        Ok(chain.await?.into_iter().next().unwrap_or(end))
+    }
+
     /// Reads on from this cursor, which is included if `from` is one of an entry, up to the entry `last`,
     /// for as long as `take` wants more. It gets each entry with the cursor of the one before it.
     pub(super) async fn forward(
@@ -177,16 +211,22 @@ impl<'r> Reader<'r> {
         let mut taken = Vec::new();
         let mut step = STEP;
         let mut begun = (end.at.0, end.after());
-        if take(&end) {
-            taken.push(end);
-        } else {
-            begun.1 = Cursor(0);
+        if !take(&end) {
+            return Ok(taken);
         }
-        'back: while begun.1.0 > 0 {
-            let (first_at, after) = begun;
+        taken.push(end);
+        'back: loop {
+            let (first_at, mut after) = begun;
+            if after.0 == 0 {
+                // Nothing is before it, unless it lost against the very first.
+                match self.next(1).await? {
+                    Some(first) if first.at.0 < first_at => after = first.at,
+                    _ => break,
+                }
+            }
             let low = first_at.saturating_sub(step).min(after.0).max(1);
             let (earlier, is_whole) = self.between(low, first_at, after).await?;
-            if !is_whole && low < after.0 {
+            if !is_whole {
                 // Too much for a page. Half as far, at worst only the entry before.
                 step = (first_at - low) / 2;
                 continue;
@@ -212,25 +252,35 @@ impl<'r> Reader<'r> {
     }
 
     /// The entries from `low` on before the one at `end`, which names `after` as the one before it; and
-    /// whether these are all.
+    /// whether these are all. From `after` on there are more only if the one at `end` has lost a race:
+    /// then the last of them.
     async fn between(
         &self,
         low: u64,
         end: u64,
         after: Cursor,
     ) -> Result<(Vec<Logged>, bool), ReadError> {
-        let mut page = self.page(low, JETSTREAM_PAGE_BYTES).await?;
-        let mut is_whole = page.last().is_some_and(|last| last.at.0 >= end);
-        page.retain(|logged| logged.at.0 < end);
-        let reaches = page.last().is_some_and(|last| last.at >= after);
-        if !is_whole && (page.is_empty() || reaches) {
-            let from = page.last().map_or(low, |last| last.at.0 + 1);
-            match self.next(from).await? {
-                Some(next) if next.at.0 < end => page.push(next),
-                _ => is_whole = true,
+        let (mut from, mut found) = (low, Vec::new());
+        loop {
+            let mut page = self.page(from, JETSTREAM_PAGE_BYTES).await?;
+            let mut is_whole = page.last().is_some_and(|last| last.at.0 >= end);
+            page.retain(|logged| logged.at.0 < end);
+            let reaches = page.last().is_some_and(|last| last.at >= after);
+            if !is_whole && (page.is_empty() || reaches) {
+                let behind = page.last().map_or(from, |last| last.at.0 + 1);
+                match self.next(behind).await? {
+                    Some(next) if next.at.0 < end => page.push(next),
+                    _ => is_whole = true,
+                }
+            }
+            if let Some(last) = page.last() {
+                from = last.at.0 + 1;
+                found = page;
+            }
+            if is_whole || low < after.0 {
+                return Ok((found, is_whole));
             }
         }
-        Ok((page, is_whole))
     }
 
     /// The first entry that ends with this sequence or a later one, in a log that ends with `last`.

@@ -23,9 +23,9 @@ use super::{
 use crate::{
     engine::{Derived, Expect, RecordError, Revision, Table, Versioned, put_bytes},
     limits::{
-        ENTRY_BYTES_MAX, NATS_READ_TIMEOUT, RECORD_ATTEMPTS_MAX, RECORD_HEADERS_BYTES_MAX,
-        RECORD_PAUSE, RECORD_PAUSE_MAX, RECORD_READS_MAX, RECORD_REFUSALS_MAX,
-        RECORDS_BATCH_BYTES_MAX, RECORDS_BATCHES_MAX, RECORDS_PER_BATCH_MAX,
+        JETSTREAM_ENTRY_BYTES_MAX, NATS_READ_TIMEOUT, RECORD_ATTEMPTS_MAX,
+        RECORD_HEADERS_BYTES_MAX, RECORD_PAUSE, RECORD_PAUSE_MAX, RECORD_READS_MAX,
+        RECORD_REFUSALS_MAX, RECORDS_BATCH_BYTES_MAX, RECORDS_BATCHES_MAX, RECORDS_PER_BATCH_MAX,
     },
     log::place::{ChannelId, Cursor},
 };
@@ -168,7 +168,7 @@ impl Records {
         let largest = self.api.client().max_payload().saturating_sub(RECORD_HEADERS_BYTES_MAX);
         let values = derived.iter().map(|derived| derived.value.as_ref()).chain([value.as_ref()]);
         let is_too_large = values.flatten().any(|value| value.len() > largest);
-        if is_too_large || put_bytes(key, value.as_ref(), &derived) > ENTRY_BYTES_MAX {
+        if is_too_large || put_bytes(key, value.as_ref(), &derived) > JETSTREAM_ENTRY_BYTES_MAX {
             return Err(RecordError::TooLarge);
         }
         let mut changes = last_of_each(&derived);

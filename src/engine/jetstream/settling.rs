@@ -18,13 +18,14 @@ use tokio::{
 
 use super::{
     announced::Announced,
-    api::{Api, ApiError},
-    entry::Payload,
+    api::Api,
+    entry::After,
+    reader::{Logged, Reader},
     records::Records,
     subject::Subjects,
 };
 use crate::{
-    engine::{Derived, RecordError, Table, bus::NodeId, derived_bytes, shelf},
+    engine::{Derived, ReadError, RecordError, Table, bus::NodeId, derived_bytes},
     limits::{
         ANNOUNCED_INTERVAL, SETTLE_GRACE, SETTLE_TIMEOUT, SETTLED_AT_ONCE, UNSETTLED_AGE,
         UNSETTLED_BYTES_MAX, UNSETTLED_MAX,
@@ -65,10 +66,20 @@ struct Unsettled {
     entry_at: Cursor,
     /// What it derives. None: the channel's last entry must be read.
     derived: Option<Arc<[Derived]>>,
+    /// Whether it is known to have lost no race. Otherwise the log says so, before anything is written.
+    has_won: bool,
     seen: Instant,
+    /// Held by the one who settles it: two would only hinder each other.
+    at_work: Arc<AsyncMutex<()>>,
 }
 
 impl Unsettled {
+    /// Of a channel whose last entry must be read, up to this one.
+    fn unread(entry_at: Cursor) -> Self {
+        let (seen, at_work) = (Instant::now(), Arc::default());
+        Self { entry_at, derived: None, has_won: false, seen, at_work }
+    }
+
     fn bytes(&self) -> usize {
         self.derived.as_deref().map_or(0, derived_bytes)
     }
@@ -92,7 +103,23 @@ impl State {
         self.bytes -= gone.map_or(0, |gone| gone.bytes());
     }
 
-    /// Remembers an entry, and no earlier one of its channel: that one is settled.
+    /// An entry was seen behind these: what its appender knew of is settled. An earlier one that it did
+    /// not know of is not, and then it has lost a race.
+    fn pass(&mut self, channel: ChannelId, entry_at: Cursor, after: After, has_won: bool) {
+        let Some(known) = self.unsettled.get(&channel) else { return };
+        let is_before = known.entry_at < entry_at;
+        let is_read = known.derived.is_some();
+        let knew_it = matches!(after, After::At(after) if is_read && known.entry_at <= after);
+        if is_before && (has_won || knew_it) {
+            self.remove(channel);
+        } else if is_before {
+            let known = Unsettled { entry_at, derived: None, has_won: false, ..known.clone() };
+            self.remove(channel);
+            self.remember(channel, known);
+        }
+    }
+
+    /// Remembers an entry, unless that or a later one is remembered.
     fn remember(&mut self, channel: ChannelId, mut unsettled: Unsettled) {
         match self.unsettled.get(&channel) {
             Some(known) if known.entry_at >= unsettled.entry_at => return,
@@ -126,14 +153,24 @@ impl Settling {
         Self { api, subjects, shelves, records, announced, state, looking }
     }
 
-    /// An entry was seen: the last of its log, as far as that is known. Cheap, also if it derives nothing
-    /// or is settled.
-    pub(super) fn seen(&self, channel: ChannelId, entry_at: Cursor, derived: &[Derived]) {
-        if self.is_settled(channel, entry_at, derived) {
-            self.state().forget(channel, entry_at);
-        } else {
-            let (derived, seen) = (Some(derived.into()), Instant::now());
-            self.state().remember(channel, Unsettled { entry_at, derived, seen });
+    /// An entry was seen: the last of its log, as far as that is known. `has_won`: it is known to have
+    /// lost no race. Cheap, also if it derives nothing or is settled.
+    pub(super) fn seen(
+        &self,
+        channel: ChannelId,
+        entry_at: Cursor,
+        after: After,
+        derived: &[Derived],
+        has_won: bool,
+    ) {
+        let is_settled = self.is_settled(channel, entry_at, derived);
+        let mut state = self.state();
+        state.pass(channel, entry_at, after, has_won);
+        if !is_settled {
+            let unread = Unsettled::unread(entry_at);
+            state.remember(channel, Unsettled { derived: Some(derived.into()), has_won, ..unread });
+        } else if !derived.is_empty() {
+            state.forget(channel, entry_at);
         }
     }
 
@@ -152,7 +189,7 @@ impl Settling {
         self.look().await?;
         let unsettled = self.state().unsettled.get(&channel).cloned();
         match unsettled {
-            Some(unsettled) => self.settle_one(channel, &unsettled).await,
+            Some(unsettled) => self.settle_known(channel, &unsettled).await,
             None => Ok(()),
         }
     }
@@ -178,7 +215,7 @@ impl Settling {
                 self.state().forget(channel, unsettled.entry_at);
                 return Ok(());
             }
-            self.settle_one(channel, &unsettled).await
+            self.settle_known(channel, &unsettled).await
         });
         let settled: Vec<_> = settled.collect();
         stream::iter(settled).buffer_unordered(SETTLED_AT_ONCE).try_collect().await
@@ -207,15 +244,14 @@ impl Settling {
         self.look().await?;
         let old = self.those(|it| it.derived.is_none() || it.seen.elapsed() >= UNSETTLED_AGE);
         let settled: Vec<_> =
-            old.iter().map(|(channel, unsettled)| self.settle_one(*channel, unsettled)).collect();
+            old.iter().map(|(channel, unsettled)| self.settle_known(*channel, unsettled)).collect();
         stream::iter(settled).buffer_unordered(SETTLED_AT_ONCE).try_collect().await
     }
 
     async fn clear_up(&self) -> Result<(), RecordError> {
         self.announced.withdraw_idle().await?;
         for channel in self.announced.left_behind() {
-            let unread = Unsettled { entry_at: Cursor(0), derived: None, seen: Instant::now() };
-            self.settle_one(channel, &unread).await?;
+            self.settle_one(channel, &Unsettled::unread(Cursor(0))).await?;
             self.announced.clear(channel).await?;
         }
         Ok(())
@@ -239,11 +275,10 @@ impl Settling {
             return Ok(());
         }
         self.records.catch_up().await?;
-        let seen = Instant::now();
         let mut state = self.state();
         for channel in self.announced.all() {
-            let unread = Unsettled { entry_at: Cursor(0), derived: None, seen };
-            state.unsettled.entry(channel).or_insert(unread);
+            let unread = || Unsettled::unread(Cursor(0));
+            state.unsettled.entry(channel).or_insert_with(unread);
         }
         state.looked = missed;
         Ok(())
@@ -264,6 +299,20 @@ impl Settling {
         }
     }
 
+    /// Settles what is remembered, unless somebody else has done so meanwhile.
+    async fn settle_known(
+        &self,
+        channel: ChannelId,
+        unsettled: &Unsettled,
+    ) -> Result<(), RecordError> {
+        let at_work = timeout(SETTLE_TIMEOUT, unsettled.at_work.lock()).await;
+        let _at_work = at_work.map_err(|_| RecordError::StorageUnavailable)?;
+        let is_settled = self.state().unsettled.get(&channel).is_none_or(|known| {
+            known.entry_at > unsettled.entry_at && !Arc::ptr_eq(&known.at_work, &unsettled.at_work)
+        });
+        if is_settled { Ok(()) } else { self.settle_one(channel, unsettled).await }
+    }
+
     async fn settle_one(
         &self,
         channel: ChannelId,
@@ -271,8 +320,8 @@ impl Settling {
     ) -> Result<(), RecordError> {
         // An old one may not be the last any more. Then it is settled, and what its records say may have
         // changed since.
-        let is_new = unsettled.seen.elapsed() < UNSETTLED_AGE;
-        let known = unsettled.derived.clone().filter(|_| is_new);
+        let is_sure = unsettled.has_won && unsettled.seen.elapsed() < UNSETTLED_AGE;
+        let known = unsettled.derived.clone().filter(|_| is_sure);
         let settle = async {
             let (entry_at, derived) = match known {
                 Some(derived) => (unsettled.entry_at, derived),
@@ -289,27 +338,28 @@ impl Settling {
         Ok(())
     }
 
-    /// The last entry of a channel's log, and what it derives.
+    /// The last entry of a channel's log that counts, and what it derives.
     async fn last_of(&self, channel: ChannelId) -> Result<(Cursor, Arc<[Derived]>), RecordError> {
-        let shelf = shelf(channel, self.shelves);
-        let (stream, subject) =
-            (self.subjects.log_stream(shelf), self.subjects.log(shelf, channel));
-        let last = self.api.last(&stream, &subject).await.map_err(|error| {
-            if error != ApiError::Unavailable {
-                tracing::warn!(%error, "the last entry of a log was not read");
-            }
-            RecordError::StorageUnavailable
-        })?;
-        let Some(stored) = last else { return Ok((Cursor(0), [].into())) };
-        let derived = match Payload::decode(channel, &stored.payload) {
-            Ok(payload) => payload.derived.into(),
-            Err(error) => {
-                // Its channel is sealed by who reads it. The others go on.
-                tracing::error!(channel = channel.0, %error, "the last entry of a log is damaged");
-                [].into()
-            }
+        let reader = Reader::new(&self.api, &self.subjects, self.shelves, channel);
+        let last = async {
+            let Some(last) = reader.last().await? else { return Ok(None) };
+            // What derives nothing may hide one that does, if it has lost a race.
+            reader.last_won(last).await
         };
-        Ok((Cursor(stored.sequence), derived))
+        match last.await {
+            Ok(Some(Logged { at, payload })) => Ok((at, payload.derived.into())),
+            Ok(None) => Ok((Cursor(0), [].into())),
+            Err(ReadError::Damaged { cursor, .. }) => {
+                // Its channel is sealed by who reads it. The others go on.
+                tracing::error!(
+                    channel = channel.0,
+                    cursor = cursor.0,
+                    "a log is damaged at its end"
+                );
+                Ok((cursor, [].into()))
+            }
+            Err(_) => Err(RecordError::StorageUnavailable),
+        }
     }
 
     /// Whether this node knows that the records follow from the entry.

@@ -27,6 +27,8 @@ pub(super) const BATCH_COMMIT: &str = "Nats-Batch-Commit";
 pub(super) const SUBJECT: &str = "Nats-Subject";
 pub(super) const SEQUENCE: &str = "Nats-Sequence";
 pub(super) const LAST_SEQUENCE: &str = "Nats-Last-Sequence";
+/// In each message of a page: how many come behind it.
+pub(super) const PENDING: &str = "Nats-Num-Pending";
 /// How long a server keeps a message.
 pub(super) const TTL: &str = "Nats-TTL";
 /// Ours: the record is removed.

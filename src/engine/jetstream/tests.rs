@@ -24,6 +24,8 @@ mod logs;
 
 /// How long what must happen may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an append waits that will have no answer.
+const IMPATIENCE: Duration = Duration::from_secs(2);
 
 /// Real servers, which end with it.
 pub(in crate::engine) struct Cluster {
@@ -37,7 +39,9 @@ impl Cluster {
             println!("{}", testnats::MISSING);
             return None;
         }
-        Some(Self { nats: Nats::start(&Options::new(servers)).unwrap() })
+        // Nothing here cuts the power.
+        let options = Options { sync_always: false, ..Options::new(servers) };
+        Some(Self { nats: Nats::start(&options).unwrap() })
     }
 
     fn options(&self) -> JetStreamOptions {
@@ -55,6 +59,11 @@ impl Cluster {
     /// Another node.
     fn node(&self) -> JetStreamEngine {
         open(self.options()).unwrap()
+    }
+
+    /// Another node, which has less patience: for appends that are not answered.
+    fn impatient_node(&self) -> JetStreamEngine {
+        open(JetStreamOptions { ack_timeout: IMPATIENCE, ..self.options() }).unwrap()
     }
 
     /// The stream of a channel, and its subject.

@@ -7,7 +7,7 @@ use super::*;
 #[tokio::test]
 async fn an_append_is_unknown_while_the_leader_is_stopped_and_lands_once() {
     let Some(cluster) = Cluster::start(3) else { return };
-    let engine = cluster.node();
+    let engine = cluster.impatient_node();
     let mut chain = Appender::new(LOBBY);
     chain.append(&engine, 1).await;
     let (stream, _) = cluster.place(LOBBY);

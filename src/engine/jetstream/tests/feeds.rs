@@ -124,7 +124,7 @@ async fn what_was_lost_on_the_way_is_read() {
 #[tokio::test]
 async fn a_lost_connection_is_made_again_and_resets_the_feed() {
     let Some(mut cluster) = Cluster::start(1) else { return };
-    let engine = cluster.node();
+    let engine = cluster.impatient_node();
     let mut feed = followed(&engine).await;
     let mut chain = Appender::new(LOBBY);
     let before = chain.append(&engine, 1).await;

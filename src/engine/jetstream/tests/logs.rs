@@ -188,6 +188,27 @@ async fn an_entry_that_lost_a_race_is_passed_on_as_junk_and_takes_no_key() {
 }
 
 #[tokio::test]
+async fn what_lost_against_the_first_of_many_entries_hides_none_of_them() {
+    let Some(engine) = TestEngine::start(1) else { return };
+    let mut chain = Appender::new(LOBBY);
+    let lost = chain.next(1);
+    for _ in 0..2 * limits::JETSTREAM_PAGE_ENTRIES + 50 {
+        chain.append(&*engine, 1).await;
+    }
+    let log = engine.read(LOBBY, Tail, usize::MAX).await.unwrap();
+    let (_, subject) = engine.cluster.place(LOBBY);
+    for link in [Cursor(0), log[0].at] {
+        let payload =
+            entry::Payload::encode(LOBBY, entry::After::At(link), &lost.batch, &lost.keys, &[]);
+        let subject = subject.clone();
+        let publish = Publish { subject, headers: Vec::new(), payload, expect: None };
+        engine.inner.api.publish(publish).await.unwrap();
+        let read = engine.read(LOBBY, Tail, usize::MAX).await.unwrap();
+        assert_eq!(read[..log.len()], log[..], "behind {link:?}");
+    }
+}
+
+#[tokio::test]
 async fn an_entry_that_is_missing_in_the_middle_is_damage() {
     let Some(engine) = TestEngine::start(1) else { return };
     let mut chain = Appender::new(LOBBY);
