@@ -2,13 +2,13 @@
 //!
 //! | what comes | where it goes |
 //! |---|---|
-//! | `Alive` | [`members`], and who owns what then to every shard: [`News::Owners`], [`News::Gone`] |
-//! | `Forward` | [`forward`]: calls to the shard of the channel, whose answers go back |
+//! | `Alive` | [`members`], and who owns what then to every shard: [`News::Owners`]; who is gone, as `Presence` |
+//! | `Forward` | `forward`: calls to the shard of the channel, whose answers go back |
 //! | `Presence` | [`presence`]: what is new to the shards of the channels: [`News::Told`] |
 //! | `Typing`, `ReadMarker` | the shard of the channel |
 //! | `Hello` | every shard |
-//! | `Changed` | [`Parts::changed`] |
-//! | the engine's feed | [`feed`]: [`News::Entries`] to the shards of the channels, [`News::Reset`] to all |
+//! | `Changed` | `Parts::changed`: what is held in memory is read again |
+//! | the engine's feed | `feed`: [`News::Entries`] to the shards of the channels, [`News::Reset`] to all |
 //!
 //! Nothing here is durable and nothing is waited for but room in a shard's mailbox. On an engine without
 //! a [`Bus`] there is none of it.
