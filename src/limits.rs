@@ -3,6 +3,7 @@
 //! [`Limits`] are the operator's (`[limits]` in `hubbub.toml`); the constants are ours. Each says
 //! what happens when it is reached. Sizes are in bytes unless the name says otherwise.
 
+#[path = "limits/cluster.rs"]
 mod cluster;
 
 use std::time::Duration;

@@ -53,9 +53,13 @@ impl Nodes {
     /// Listens, so that others can call this node from now on.
     pub(super) async fn listen(client: Client, subjects: Subjects) -> Result<Self, ListenError> {
         let node = NodeId(rand::random());
-        let own = client.subscribe(subjects.node(node)).await.map_err(|_| ListenError)?;
         let all = client.subscribe(subjects.nodes()).await.map_err(|_| ListenError)?;
-        client.flush().await.map_err(|_| ListenError)?;
+        let mut own = client.subscribe(subjects.node(node)).await.map_err(|_| ListenError)?;
+        // What comes back came behind the subscriptions: the server knows of them.
+        let sent = client.publish(subjects.node(node), Bytes::new()).await;
+        sent.map_err(|_| ListenError)?;
+        let came = timeout(NODE_CALL_TIMEOUT, own.next()).await;
+        came.ok().flatten().ok_or(ListenError)?;
         let (casts, waiting) = mpsc::channel(NODE_CASTS_MAX);
         let inbox = Arc::new(Mutex::new(None));
         let hear = hear(node, client.clone(), own, all, Arc::clone(&inbox));
