@@ -7,7 +7,8 @@ use std::{env, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
+    "hubbub/cluster/v1/node.proto",
     "hubbub/v1/client.proto",
     "hubbub/v1/server.proto",
     "hubbub/v1/record.proto",

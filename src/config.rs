@@ -25,7 +25,10 @@ use crate::{
     server::cores::{PinCores, Shards},
 };
 
+mod engine;
 mod layers;
+
+pub use engine::{EngineFlag, EngineKind, JetStream};
 
 /// The smallest head that the HTTP implementation can be limited to.
 const REQUEST_HEAD_BYTES_FLOOR: u64 = 8 * 1024;
@@ -41,8 +44,12 @@ pub struct Config {
     pub server: Server,
     /// The hub's threads.
     pub hub: Hub,
-    /// The log of messages.
+    /// What commits: SQLite in the data directory, or a cluster's engine.
+    pub engine: EngineKind,
+    /// The log of messages in the data directory.
     pub log: Log,
+    /// The engine of a cluster.
+    pub jetstream: JetStream,
     /// The channels.
     pub channels: Channels,
     /// Accounts and tokens.
@@ -177,6 +184,13 @@ pub struct Flags {
     /// Where messages, accounts and keys are kept [default: ./hubbub-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
+    /// What commits: sqlite, in the data directory; or JetStream on these servers of NATS, for many
+    /// nodes, as nats://a,b,c [default: sqlite]
+    #[arg(long, value_name = "sqlite|nats://A,B,C")]
+    pub engine: Option<EngineFlag>,
+    /// One server of NATS is enough: for trying it out [default: false]
+    #[arg(long)]
+    pub engine_single: bool,
     /// Which cores the hub has to itself, one for each shard: auto takes the first allowed ones, off
     /// leaves it to the kernel, and a list is such as 0,2-3 [default: auto]
     #[arg(long, value_name = "auto|off|LIST")]
@@ -423,6 +437,9 @@ impl Config {
         must(!auth.issuer.is_empty(), "auth.issuer must not be empty");
         must(!auth.audience.is_empty(), "auth.audience must not be empty");
         for sentence in self.trust.nonsense(&auth.issuer) {
+            must(false, &sentence);
+        }
+        for sentence in self.jetstream.nonsense(self.engine) {
             must(false, &sentence);
         }
 

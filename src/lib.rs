@@ -24,6 +24,7 @@ pub mod edge;
 pub mod connection;
 pub mod websocket;
 
+pub mod migrate;
 pub mod transfer;
 
 pub mod wire;

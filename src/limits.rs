@@ -3,10 +3,15 @@
 //! [`Limits`] are the operator's (`[limits]` in `hubbub.toml`); the constants are ours. Each says
 //! what happens when it is reached. Sizes are in bytes unless the name says otherwise.
 
+#[path = "limits/cluster.rs"]
+mod cluster;
+
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
+
+pub use cluster::*;
 
 /// The bounds that an operator may set.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,6 +122,8 @@ pub const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a drain looks whether it is over.
 pub const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(5);
+/// Between the slices of connections that a node of a cluster sends to the other nodes when it drains.
+pub const DRAIN_SLICE_INTERVAL: Duration = Duration::from_millis(100);
 /// Clients that are asked to come back per second, when many are sent away at once.
 pub const RECONNECTS_PER_SECOND: u32 = 500;
 /// How long a login counts at most, whatever its token says.
@@ -179,6 +186,16 @@ pub const PRESENCE_INTERVAL_MIN: Duration = Duration::from_secs(1);
 pub const TYPING_INTERVAL_MIN: Duration = Duration::from_millis(250);
 /// Users that one such event tells of. Beyond it: their next one may.
 pub const TYPING_USERS_MAX: usize = 200;
+/// Users of whom one message to other nodes tells, about 50 KiB. Beyond it: the next one does.
+pub const PRESENCE_TOLD_MAX: usize = 4_096;
+/// Pause between two parts of what a node is told that asked for all who are there: some 80,000 users a
+/// second from each shard.
+pub const PRESENCE_ROUND_PAUSE: Duration = Duration::from_millis(50);
+/// Bytes that one shard keeps of who is in its channels on other nodes. Beyond it: who comes there is not
+/// counted here, and a metric says so.
+pub const PRESENCE_ELSEWHERE_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// Shards of other nodes that a node listens to. Beyond it: not heard.
+pub const TELLERS_MAX: usize = 4_096;
 /// What [`Limits::presence_users_max`] may be at most. Beyond it: the server does not start.
 pub const PRESENCE_USERS_MAX: u32 = 10_000;
 /// Users whose commands of late are counted for that. Beyond it who was quiet for longest begins anew:
@@ -261,6 +278,11 @@ pub const REVOCATION_PAGE_BYTES_MAX: usize = 1024 * 1024;
 pub const BANS_MAX: usize = 100_000;
 /// Bans in one answer. More: asked for by `after`.
 pub const BANS_PER_PAGE_MAX: usize = 1_000;
+/// How often a node of a cluster reads all bans again, though nobody has told it of a change: that may get
+/// lost.
+pub const BANS_READ_INTERVAL: Duration = Duration::from_secs(30);
+/// Pause between two such reads, also of those who were told.
+pub const BANS_READ_PAUSE: Duration = Duration::from_millis(200);
 /// Tries to write a ban while others write it. Beyond it: `busy`.
 pub const BAN_ATTEMPTS_MAX: usize = 8;
 
@@ -357,8 +379,6 @@ pub const WAL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 pub const STORAGE_LOCK_TIMEOUT: Duration = Duration::from_millis(250);
 /// Bytes of the database that the log writer keeps in memory. The least used pages fall out.
 pub const PAGE_CACHE_BYTES: usize = 32 * 1024 * 1024;
-/// Entries of other nodes that wait for the hub. Beyond it: dropped, and the feed is reset.
-pub const FEED_MAX: usize = 1_024;
 /// Reads that wait for the log readers. Beyond it: refused as busy.
 pub const READER_MAILBOX_MAX: usize = 1_024;
 /// Threads that read the log.
@@ -409,6 +429,27 @@ pub const ACCOUNTS_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long a statement on the account store waits for a lock that another process holds. Beyond it:
 /// 503 with `Retry-After`.
 pub const ACCOUNTS_LOCK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long one request to the account store of a cluster may wait for the cluster's engine, in all its
+/// tries. Beyond it: 503 with `Retry-After`.
+pub const ACCOUNTS_ENGINE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Between two tries of a change to the accounts that another node was faster than: up to so long, by
+/// chance.
+pub const ACCOUNTS_RETRY_PAUSE_MAX: Duration = Duration::from_millis(20);
+/// Rows that one change to the accounts of a cluster may write. Beyond it: refused. JetStream takes at
+/// most 1,000 messages at once.
+pub const ACCOUNT_ROWS_PER_COMMIT_MAX: usize = 900;
+/// Rows of the accounts that a node reads at once from the cluster's engine, and the bytes of them.
+pub const ACCOUNT_ROWS_PER_PAGE_MAX: usize = 1_000;
+/// See [`ACCOUNT_ROWS_PER_PAGE_MAX`].
+pub const ACCOUNT_ROWS_PAGE_BYTES_MAX: usize = 1024 * 1024;
+/// Sessions of one user in a cluster, whatever is configured: so many end in one change, with a word in
+/// the feed for each.
+pub const SESSIONS_PER_USER_IN_CLUSTER_MAX: u32 = 400;
+const _: () =
+    assert!(2 * SESSIONS_PER_USER_IN_CLUSTER_MAX as usize + 50 < ACCOUNT_ROWS_PER_COMMIT_MAX);
+/// How long the cluster's engine keeps the news that a row of the accounts is gone. A node that was away
+/// for longer, less a day, begins its copy anew.
+pub const REMOVED_ROWS_KEPT: Duration = Duration::from_secs(7 * 24 * 3_600);
 /// Rows of a kind that the auth service's housekeeping drops in one transaction. What exceeds it waits
 /// for the next tick.
 pub const HOUSEKEEPING_STEP_ROWS: u32 = 256;
@@ -592,6 +633,21 @@ pub const EXPORT_USERS_PER_READ: usize = 16;
 pub const EXPORT_BUSY_PAUSE: Duration = Duration::from_millis(50);
 /// Tries of an export that finds too many reads waiting. Beyond it: it ends with that error.
 pub const EXPORT_TRIES_MAX: usize = 200;
+/// Bytes of one read of a log that is moved to another engine. What is read is one chain, or several.
+pub const MIGRATE_READ_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Batches of a chain of a log that is moved: no engine takes more in one step.
+pub const MIGRATE_CHAIN_BATCHES_MAX: usize = 1_000;
+/// Channels that are moved at once. Each has two reads and a chain in memory.
+pub const MIGRATE_CHANNELS_AT_ONCE: usize = 4;
+/// Records that are written at once when they are moved.
+pub const MIGRATE_RECORDS_AT_ONCE: usize = 64;
+/// Pause before something is tried again that an engine could not do just now.
+pub const MIGRATE_PAUSE: Duration = Duration::from_millis(250);
+/// Tries of one thing, half a minute in all: longer than engines elect a leader. Beyond it: the migration
+/// ends, and goes on where it stopped when it is run again.
+pub const MIGRATE_TRIES_MAX: usize = 120;
+/// How long a migration listens for other nodes, each of which tells every second that it is alive.
+pub const MIGRATE_LISTEN: Duration = Duration::from_secs(3);
 /// Bytes of a line of an import, whose body may be all escapes. Beyond it: an invalid line, of which no
 /// more is kept.
 #[must_use]
@@ -662,6 +718,7 @@ pub const IMPORT_IDLE: Duration = Duration::from_secs(1);
 /// read from the log.
 pub const IMPORT_MOMENT_MAX: usize = 262_144;
 const _: () = assert!(
-    IMPORT_WINDOW_BYTES + 2 * IMPORT_CHUNK_BYTES + IMPORT_BODY_BYTES_MAX < CHAIN_BYTES_MAX,
+    IMPORT_WINDOW_BYTES + 2 * IMPORT_CHUNK_BYTES + IMPORT_BODY_BYTES_MAX
+        < JETSTREAM_ENTRY_BYTES_MAX,
     "a chain holds all of a commit"
 );

@@ -39,6 +39,18 @@ pub struct Metrics {
     pub ephemeral_sent: Counter,
     /// The same, dropped because the connection's outbox was half full.
     pub ephemeral_dropped: Counter,
+    /// Users on other nodes that are not counted here, for want of room.
+    pub presence_dropped: Counter,
+    /// Batches of publishes that the owner of their channel, another node, was asked to write.
+    pub forwards: Counter,
+    /// Those of them that it has answered.
+    pub forwards_answered: Counter,
+    /// Those of which this node has written some or all itself.
+    pub forwards_taken_back: Counter,
+    /// Times that all channels looked at their logs, because news of other nodes were missed.
+    pub feed_resets: Counter,
+    /// Nodes of the cluster that live, this one too; 0: there is no cluster.
+    pub nodes: Gauge,
     /// Bytes written to WebSockets.
     pub written_bytes: Counter,
     /// Write calls on WebSockets.
@@ -101,6 +113,12 @@ impl Default for Metrics {
             crossings: Counter::default(),
             ephemeral_sent: Counter::default(),
             ephemeral_dropped: Counter::default(),
+            presence_dropped: Counter::default(),
+            forwards: Counter::default(),
+            forwards_answered: Counter::default(),
+            forwards_taken_back: Counter::default(),
+            feed_resets: Counter::default(),
+            nodes: Gauge::default(),
             written_bytes: Counter::default(),
             writes: Counter::default(),
             messages: Counter::default(),
@@ -209,6 +227,19 @@ impl Metrics {
             "Events beside the logs not handed to connections that lag",
             &self.ephemeral_dropped,
         );
+        add(
+            "presence_dropped",
+            "Users on other nodes not counted here for want of room",
+            &self.presence_dropped,
+        );
+        add("forwards", "Batches that another node was asked to write", &self.forwards);
+        add("forwards_answered", "Those that it has answered", &self.forwards_answered);
+        add(
+            "forwards_taken_back",
+            "Those that were written here after all, or partly",
+            &self.forwards_taken_back,
+        );
+        add("feed_resets", "Times that news of other nodes were missed", &self.feed_resets);
         add("written_bytes", "Bytes written to WebSockets", &self.written_bytes);
         add("writes", "Write calls on WebSockets", &self.writes);
         add("deflated_frames", "Frames sent compressed", &self.deflated_frames);
@@ -234,6 +265,7 @@ impl Metrics {
             "Time that inflating took on the hub's threads",
             self.inflate_seconds.clone(),
         );
+        registry.register("nodes", "Nodes of the cluster that live", self.nodes.clone());
         registry.register("connections", "Open WebSocket connections", self.connections.clone());
         registry.register(
             "batch_messages",

@@ -16,6 +16,8 @@ const PROTOCOL: &str = include_str!("../docs/PROTOCOL.md");
 const AUTH: &str = include_str!("../docs/AUTH.md");
 const API: &str = include_str!("../docs/API.md");
 const IMPORT: &str = include_str!("../docs/IMPORT.md");
+const CLUSTER: &str = include_str!("../docs/CLUSTER.md");
+const NATS: &str = include_str!("../deploy/nats/README.md");
 
 /// What the README and the help call a default that is empty.
 const NONE: &str = "none";
@@ -92,7 +94,9 @@ fn commands(document: &'static str) -> impl Iterator<Item = &'static str> {
 #[test]
 fn every_command_of_the_documents_has_its_flags() {
     let mut checked = 0;
-    for command in [README, PROTOCOL, AUTH, API, IMPORT].into_iter().flat_map(commands) {
+    for command in
+        [README, PROTOCOL, AUTH, API, IMPORT, CLUSTER, NATS].into_iter().flat_map(commands)
+    {
         let command = command.split(" #").next().unwrap();
         let words: Vec<_> = command.split_whitespace().collect();
         let is_word = |word: &&&str| word.bytes().all(|byte| byte.is_ascii_lowercase());

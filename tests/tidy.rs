@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
     &["server"],
     &["edge"],
     &["connection"],
-    &["transfer"],
+    &["transfer", "migrate"],
     &["hub", "auth"],
     &["wire", "views", "engine"],
     &["log"],

@@ -18,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 mod audit;
 mod capacity;
 mod ceiling;
+mod cluster;
 mod compare;
 mod crash;
 mod growth;
@@ -34,6 +35,7 @@ mod scenario;
 mod server;
 mod spread;
 mod swarm;
+mod traffic;
 
 #[derive(Parser)]
 #[command(name = "loadtest", about = "Loads a hubbub server and audits every delivery", version)]
@@ -62,6 +64,8 @@ enum Command {
     PeersFloor(peers::floor::Flags),
     /// Kills the server again and again under writers, and looks for what it lost.
     Crash(crash::Flags),
+    /// Breaks a cluster again and again under writers, and looks for what it lost.
+    Cluster(cluster::Flags),
     /// Measures posts over HTTP, beside a service in Python.
     Posts(posts::Flags),
     /// Posts beyond a channel's quota while the server is killed, and looks for what it holds.
@@ -151,6 +155,7 @@ fn run(arguments: Arguments) -> Result<Verdict, Failure> {
                 Command::Peers(flags) => peers::run(flags, arguments.json).await,
                 Command::PeersFloor(_) => unreachable!("it has ended above"),
                 Command::Crash(flags) => crash::run(flags, arguments.json).await,
+                Command::Cluster(flags) => cluster::run(flags, arguments.json).await,
                 Command::Posts(flags) => posts::run(flags, arguments.json).await,
                 Command::Quota(flags) => quota::run(flags, arguments.json).await,
                 Command::Import(flags) => import::run(flags, arguments.json).await,

@@ -64,6 +64,9 @@ pub(crate) struct Outcome {
     pub(crate) curves: BTreeMap<String, Vec<[f64; 2]>>,
     /// CPU of the server's threads on the plateau, in percent of a core, by name.
     pub(crate) server_threads: BTreeMap<String, f64>,
+    /// CPU of all processes of a cluster on the plateau, in percent of a core, by name.
+    #[serde(default)]
+    pub(crate) processes: BTreeMap<String, f64>,
     /// What chaos did, in seconds since the beginning of the run.
     pub(crate) chaos: Vec<Incident>,
 }

@@ -183,7 +183,7 @@ impl From<StoreError> for ServiceError {
     fn from(error: StoreError) -> Self {
         match error {
             StoreError::Busy => Self::Overloaded { retry_after: limits::AUTH_WAIT_MAX },
-            error @ (StoreError::Stopped | StoreError::Sqlite(_)) => {
+            error @ (StoreError::Stopped | StoreError::Sqlite(_) | StoreError::Replica(_)) => {
                 Self::Failed(FailedError::Store(error))
             }
         }

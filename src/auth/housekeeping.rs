@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    mem::replace,
     sync::{Arc, Condvar, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -70,10 +71,20 @@ impl Housekeeper {
         let thread =
             std::thread::Builder::new().name("auth-keeper".to_owned()).spawn(move || {
                 on_start();
+                // Said once, not twice a second for as long as the store is away. The metric counts.
+                let mut is_failing = false;
                 while !stopped.within(limits::HOUSEKEEPING_INTERVAL) {
-                    if let Err(error) = housekeeping.tick(clock::unix_s()) {
-                        housekeeping.stats.housekeeping_failed.increase();
-                        tracing::error!(%error, "the housekeeping of the auth service failed");
+                    match housekeeping.tick(clock::unix_s()) {
+                        Err(error) => {
+                            housekeeping.stats.housekeeping_failed.increase();
+                            if !replace(&mut is_failing, true) {
+                                tracing::error!(%error, "the housekeeping of the auth service fails");
+                            }
+                        }
+                        Ok(()) if replace(&mut is_failing, false) => {
+                            tracing::info!("the housekeeping of the auth service works again");
+                        }
+                        Ok(()) => {}
                     }
                 }
             })?;

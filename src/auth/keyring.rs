@@ -125,7 +125,7 @@ fn read(
         match store.load(&key_id) {
             Ok(key) => keys.push(hold(key, settings)?),
             // It may have been retired between the two reads. The one that signs is needed.
-            Err(KeyError::Io { path, source })
+            Err(KeyStoreError::Key(KeyError::Io { path, source }))
                 if !keys.is_empty() && source.kind() == std::io::ErrorKind::NotFound =>
             {
                 tracing::warn!(path = %path.display(), "the file of a former key is missing");
@@ -135,7 +135,7 @@ fn read(
             Err(error) if !keys.is_empty() && !held.is_empty() => {
                 tracing::error!(%error, "a key that does not sign now cannot be used");
             }
-            Err(error) => return Err(KeyStoreError::from(error).into()),
+            Err(error) => return Err(error.into()),
         }
     }
     if keys.is_empty() {

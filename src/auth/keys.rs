@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    ops::Deref,
     path::{Path, PathBuf},
 };
 
@@ -66,21 +67,25 @@ impl From<PrivateFileError> for KeyError {
 }
 
 impl TokenKey {
+    /// Makes a key, which is nowhere else yet.
+    #[must_use]
+    pub fn generate() -> Self {
+        // One in 2^250 keys is weak; another draw has none.
+        loop {
+            if let Some(key) = Self::new(SigningKey::from_bytes(&rand::random())) {
+                break key;
+            }
+        }
+    }
+
     /// Makes a key, and its file `KID.pem` (0600) in this folder.
     ///
     /// # Errors
     /// When the file cannot be made.
     pub fn create(folder: &Path) -> Result<Self, KeyError> {
-        // One in 2^250 keys is weak; another draw has none.
-        let key = loop {
-            if let Some(key) = Self::new(SigningKey::from_bytes(&rand::random())) {
-                break key;
-            }
-        };
+        let key = Self::generate();
         let path = folder.join(file_name(&key.key_id));
-        key.signing
-            .to_pkcs8_pem(LineEnding::LF)
-            .map_err(io::Error::other)
+        key.to_pem()
             .and_then(|pem| private_file::create(&path, pem.as_bytes()))
             .map_err(|source| KeyError::Io { path, source })?;
         Ok(key)
@@ -93,9 +98,21 @@ impl TokenKey {
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let bytes = private_file::read(path, limits::KEY_FILE_BYTES_MAX)?;
         let pem = String::from_utf8(bytes).map_err(|_| KeyError::Content(path.to_owned()))?;
-        let signing =
-            SigningKey::from_pkcs8_pem(&pem).map_err(|_| KeyError::Content(path.to_owned()))?;
-        Self::new(signing).ok_or_else(|| KeyError::Content(path.to_owned()))
+        Self::from_pem(&pem).ok_or_else(|| KeyError::Content(path.to_owned()))
+    }
+
+    /// The private half as it is in a file.
+    ///
+    /// # Errors
+    /// When it cannot be written as PKCS#8, which does not occur.
+    pub fn to_pem(&self) -> io::Result<impl AsRef<str> + Deref<Target = String> + use<>> {
+        self.signing.to_pkcs8_pem(LineEnding::LF).map_err(io::Error::other)
+    }
+
+    /// The way back. None if it is no key that is good.
+    #[must_use]
+    pub fn from_pem(pem: &str) -> Option<Self> {
+        Self::new(SigningKey::from_pkcs8_pem(pem).ok()?)
     }
 
     /// None for the few keys whose signatures prove nothing.

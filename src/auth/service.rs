@@ -35,7 +35,7 @@ use super::{
     token::Verifier,
     workers::{self, Class, Workers},
 };
-use crate::{clock, limits};
+use crate::{clock, engine::rows::Rows, limits};
 
 /// The auth service.
 #[derive(Debug)]
@@ -61,8 +61,31 @@ impl Auth {
         data_dir: &Path,
         on_thread_start: impl Fn() + Clone + Send + Sync + 'static,
     ) -> Result<Self, AuthStartError> {
+        Self::start_with(settings, data_dir, None, on_thread_start)
+    }
+
+    /// As [`Auth::start`], in a cluster: the accounts are these rows, and the data directory has a copy
+    /// of them. Not for a thread that drives what the rows wait for.
+    ///
+    /// # Errors
+    /// When any of them fails, or the rows cannot be read.
+    pub fn start_replica(
+        settings: Settings,
+        data_dir: &Path,
+        rows: Arc<dyn Rows>,
+        on_thread_start: impl Fn() + Clone + Send + Sync + 'static,
+    ) -> Result<Self, AuthStartError> {
+        Self::start_with(settings, data_dir, Some(rows), on_thread_start)
+    }
+
+    fn start_with(
+        settings: Settings,
+        data_dir: &Path,
+        rows: Option<Arc<dyn Rows>>,
+        on_thread_start: impl Fn() + Clone + Send + Sync + 'static,
+    ) -> Result<Self, AuthStartError> {
         let (mut auth, housekeeping) =
-            Self::open(settings, data_dir, on_thread_start.clone(), clock::unix_s())?;
+            Self::open(settings, data_dir, rows, on_thread_start.clone(), clock::unix_s())?;
         let housekeeper =
             Housekeeper::start(housekeeping, on_thread_start).map_err(AuthStartError::Thread)?;
         auth.housekeeper = Some(housekeeper);
@@ -71,14 +94,23 @@ impl Auth {
 
     /// The service, and what is to be done beside it.
     fn open(
-        settings: Settings,
+        mut settings: Settings,
         data_dir: &Path,
+        rows: Option<Arc<dyn Rows>>,
         on_worker_start: impl Fn() + Send + Sync + 'static,
         now_s: u64,
     ) -> Result<(Self, Housekeeping), AuthStartError> {
-        let store = Arc::new(Store::open(data_dir)?);
-        let keys = KeyStore::open(data_dir, now_s)?;
+        let (store, mut keys) = match rows {
+            Some(rows) => {
+                let most = limits::SESSIONS_PER_USER_IN_CLUSTER_MAX;
+                settings.sessions_per_user_max = settings.sessions_per_user_max.min(most);
+                let store = Store::open_replica(data_dir, Arc::clone(&rows))?;
+                (store, KeyStore::open_replica(data_dir, rows, now_s)?)
+            }
+            None => (Store::open(data_dir)?, KeyStore::open(data_dir, now_s)?),
+        };
         keys.raise_lifetime(settings.access_token_lifetime)?;
+        let store = Arc::new(store);
         let keyring = Arc::new(Keyring::open(&keys, settings.clone(), now_s)?);
         let admission = Admission::new(&settings)?;
         let workers = Workers::start(settings.workers(), on_worker_start)?;

@@ -10,7 +10,7 @@ use clap::{Args, Subcommand};
 use hubbub::{
     auth::store::keys::{KeyState, KeyStore},
     clock,
-    config::{Config, Flags, Process},
+    config::{Config, EngineFlag, Flags, Process},
     limits::KEY_SIGNS_AFTER,
     server::auth::{self, AuthServer},
 };
@@ -52,6 +52,13 @@ struct AuthFlags {
     /// Where accounts and keys are kept [default: ./hubbub-data]
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
+    /// Where the nodes of a cluster share their accounts: JetStream on these servers of NATS, as
+    /// nats://a,b,c [default: sqlite, in the data directory]
+    #[arg(long, value_name = "sqlite|nats://A,B,C")]
+    engine: Option<EngineFlag>,
+    /// One server of NATS is enough: for trying it out [default: false]
+    #[arg(long)]
+    engine_single: bool,
     /// The certificate of the public port with those that sign it, as PEM: the port then speaks
     /// HTTPS only; needs --tls-key [default: none]
     #[arg(long, value_name = "FILE")]
@@ -116,6 +123,8 @@ impl From<AuthFlags> for Flags {
             listen: flags.listen,
             internal_listen: flags.internal_listen,
             data_dir: flags.data_dir,
+            engine: flags.engine,
+            engine_single: flags.engine_single,
             tls_cert: flags.tls_cert,
             tls_key: flags.tls_key,
             process: Process::Auth,

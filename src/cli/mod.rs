@@ -7,6 +7,7 @@ use hubbub::{
     auth::{UsernameError, calibrate::GoalError, store::keys::KeyStoreError},
     client::{AuthoritiesError, ClientError, Refusal, TokenError},
     config::{ConfigError, Flags},
+    engine::jetstream::check::CheckError,
     limits::CHANNEL_NAME_BYTES_MAX,
     server::StartError,
 };
@@ -18,10 +19,12 @@ mod auth;
 mod calibrate;
 mod channel;
 mod chat;
+mod check;
 mod explain;
 mod feed;
 mod hub;
 mod login;
+mod migrate;
 mod process;
 mod program;
 mod saved;
@@ -48,6 +51,8 @@ enum Command {
     Hub(Flags),
     /// Run the auth service alone, or administer one
     Auth(auth::AuthArgs),
+    /// Say whether the servers of the engine are fit for a cluster, condition by condition
+    Check(check::CheckArgs),
     /// Look at the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -67,6 +72,8 @@ enum Command {
     Import(transfer::ImportArgs),
     /// Write messages of a running server to a file, as `import` reads them
     Export(transfer::ExportArgs),
+    /// Copy everything of a stopped server into another store, byte for byte; run again, it goes on
+    Migrate(migrate::MigrateArgs),
     /// Try a running server from end to end, as after a deployment, and leave nothing behind
     Smoke(smoke::SmokeArgs),
     /// Say what an error code or close code means
@@ -85,6 +92,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Serve(flags) => serve::serve(&flags),
         Command::Hub(flags) => hub::hub(&flags),
         Command::Auth(args) => auth::run(args),
+        Command::Check(args) => block_on(check::run(args)),
         Command::Config(ConfigCommand::Show(flags)) => serve::show_config(&flags),
         Command::Account(command) => block_on(account::run(command)),
         Command::Channel(command) => block_on(channel::run(command)),
@@ -93,6 +101,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), CliError> {
         Command::Tail(args) => block_on(tail::run(args)),
         Command::Import(args) => block_on(transfer::import(args)),
         Command::Export(args) => block_on(transfer::export(args)),
+        Command::Migrate(args) => block_on(migrate::run(args)),
         Command::Smoke(args) => block_on(smoke::run(args)),
         Command::Explain(args) => explain::run(&args),
     }
@@ -214,6 +223,8 @@ pub(crate) enum CliError {
     Smoke { server: String, step: &'static str },
     #[error(transparent)]
     Transfer(#[from] transfer::TransferError),
+    #[error(transparent)]
+    Migration(#[from] migrate::MigrationError),
     #[error("interrupted")]
     Interrupted,
     #[error("there is no code {0}; `hubbub explain` lists all")]
@@ -222,6 +233,10 @@ pub(crate) enum CliError {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error("{0} conditions are not met")]
+    Unfit(usize),
     #[error("log_output.filter cannot be understood: {0}")]
     LogFilter(String),
     #[error("stopped before everybody was told; nothing that was acknowledged is lost")]

@@ -186,7 +186,9 @@ pub(super) fn print(text: &str) -> Result<(), CliError> {
 }
 
 fn log_to_stderr(filter: &str) -> Result<(), CliError> {
-    let filter = EnvFilter::try_new(filter).map_err(|_| CliError::LogFilter(filter.to_owned()))?;
+    // The client of NATS tells of every step, and the engine of what matters. A filter may say otherwise.
+    let all = format!("async_nats=warn,{filter}");
+    let filter = EnvFilter::try_new(all).map_err(|_| CliError::LogFilter(filter.to_owned()))?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(stderr)
@@ -203,7 +205,7 @@ fn end_with_the_hub_or_a_store() {
     panic::set_hook(Box::new(move |info| {
         report(info);
         let name = thread::current().name().unwrap_or_default().to_owned();
-        if name == "hub" || name == "accounts" || name.starts_with("log") {
+        if ["hub", "accounts", "engine"].contains(&&*name) || name.starts_with("log") {
             abort();
         }
     }));

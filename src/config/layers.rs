@@ -11,7 +11,7 @@ use figment::{
     value::{Dict, Map, Value},
 };
 
-use super::{ConfigError, Flags, Process, UnknownKey};
+use super::{ConfigError, EngineFlag, EngineKind, Flags, Process, UnknownKey};
 
 /// The file that is read, if it is there, when no other is named.
 const FILE_NAME: &str = "hubbub.toml";
@@ -107,6 +107,11 @@ fn read_flags(flags: &Flags) -> Vec<Layer> {
     let path = |path: &Option<PathBuf>| {
         text(path.as_ref().map(|path| path.to_string_lossy().into_owned()))
     };
+    let (engine, servers) = match &flags.engine {
+        None => (None, None),
+        Some(EngineFlag::Sqlite) => (Some(EngineKind::Sqlite), None),
+        Some(EngineFlag::JetStream(servers)) => (Some(EngineKind::JetStream), Some(servers)),
+    };
     let (listen, internal_listen) = match flags.process {
         Process::Serve => ("server.listen", "server.internal_listen"),
         Process::Auth => ("auth.listen", "auth.internal_listen"),
@@ -119,6 +124,9 @@ fn read_flags(flags: &Flags) -> Vec<Layer> {
             text(flags.internal_listen.map(|address| address.to_string())),
         ),
         ("--data-dir", "server.data_dir", path(&flags.data_dir)),
+        ("--engine", "engine", text(engine.map(|kind| kind.name().to_owned()))),
+        ("--engine", "jetstream.servers", servers.map(|servers| Value::from(servers.clone()))),
+        ("--engine-single", "jetstream.single", flags.engine_single.then(|| Value::from(true))),
         ("--deflate", "edge.deflate", text(flags.deflate.map(|policy| policy.to_string()))),
         ("--pin-cores", "hub.pin_cores", text(flags.pin_cores.as_ref().map(ToString::to_string))),
         ("--tls-cert", "edge.tls.certificate", path(&flags.tls_cert)),

@@ -55,6 +55,8 @@ fn every_flag_has_its_key() {
         listen: Some("127.0.0.1:1".parse().unwrap()),
         internal_listen: Some("127.0.0.1:2".parse().unwrap()),
         data_dir: Some("d".into()),
+        engine: Some("nats://a,b:4223,tls://c".parse().unwrap()),
+        engine_single: true,
         pin_cores: Some(PinCores::List(vec![0, 1])),
         deflate: Some(edge::Deflate::On),
         tls_cert: Some("c.pem".into()),
@@ -72,6 +74,9 @@ fn every_flag_has_its_key() {
     assert_eq!(config.server.listen.port(), 1);
     assert_eq!(config.server.internal_listen.port(), 2);
     assert_eq!(config.server.data_dir, Path::new("d"));
+    assert_eq!(config.engine, EngineKind::JetStream);
+    assert_eq!(config.jetstream.servers, ["nats://a", "nats://b:4223", "tls://c"]);
+    assert!(config.jetstream.single);
     assert_eq!(config.hub.pin_cores, PinCores::List(vec![0, 1]));
     assert_eq!(config.hub.shards, Shards::Number(3));
     assert_eq!(config.edge.deflate, edge::Deflate::On);
@@ -177,6 +182,7 @@ fn a_wrong_value_is_named_with_its_key_and_place() {
         ("[hub]\nshards = 0", "hub.shards"),
         ("[hub]\nshards = 'many'", "hub.shards"),
         ("[log]\nsynchronous = 'off'", "log.synchronous"),
+        ("engine = 'postgres'", "engine"),
         ("[auth]\nregistration = 'maybe'", "auth.registration"),
         ("[edge]\ntrusted_proxies = ['10.0.0.1/8']", "edge.trusted_proxies"),
         ("server = 1", "server"),
@@ -209,6 +215,13 @@ fn values_that_make_no_sense_are_all_named() {
         ("[edge.tls]\nkey = 'k.pem'", "edge.tls.certificate"),
         ("[channels]\ncreated_at_start = ['']", "channels.created_at_start"),
         ("[server]\ninternal_listen = '127.0.0.1:7878'", "server.internal_listen"),
+        ("engine = 'jetstream'", "jetstream.servers must name"),
+        ("[jetstream]\nservers = ['a:4222']", "`nats://host:4222`"),
+        ("[jetstream]\nservers = ['nats://a/path']", "`nats://host:4222`"),
+        ("[jetstream]\nservers = ['nats://u:p@a']", "must not hold a password"),
+        ("[jetstream]\nmonitor_urls = ['https://a']", "jetstream.monitor_urls"),
+        ("[jetstream]\nprefix = 'a.b'", "jetstream.prefix"),
+        ("[jetstream]\nstreams = 0", "jetstream.streams"),
     ] {
         let refused = load_file(file).unwrap_err();
         assert!(matches!(refused, ConfigError::Nonsense(_)), "{refused:?}");
@@ -249,4 +262,14 @@ fn settings_show_values_as_toml() {
     assert_eq!(value("hub.shards"), "\"auto\"");
     assert_eq!(value("channels.created_at_start"), "[\"lobby\"]");
     assert_eq!(value("auth.cost.passes"), "2");
+}
+
+#[test]
+fn the_flag_of_the_engine_goes_back_to_sqlite() {
+    let file = "engine = 'jetstream'\n[jetstream]\nservers = ['nats://a']";
+    assert_eq!(load_file(file).unwrap().config.engine, EngineKind::JetStream);
+    let flags = Flags { engine: Some("sqlite".parse().unwrap()), ..Flags::default() };
+    let loaded = load(file, &[], flags).unwrap();
+    assert_eq!(loaded.config.engine, EngineKind::Sqlite);
+    assert_eq!(origin(&loaded, "engine"), "--engine");
 }

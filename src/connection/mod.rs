@@ -39,7 +39,8 @@ use crate::{
         shard::{Port, Shard},
     },
     limits::{
-        CLOSE_TIMEOUT, DRAIN_CHECK_INTERVAL, RECONNECTS_PER_SECOND, REVOCATION_SCAN_CONNECTIONS,
+        CLOSE_TIMEOUT, DRAIN_CHECK_INTERVAL, DRAIN_SLICE_INTERVAL, RECONNECTS_PER_SECOND,
+        REVOCATION_SCAN_CONNECTIONS,
     },
     websocket::reader::Violation,
     wire::code::CloseCode,
@@ -67,6 +68,7 @@ pub async fn run_shard<E: Engine>(
     shard.take_arrivals(arrivals);
     spawn_local(writer::end_turns(Rc::clone(&shard), cork_max));
     spawn_local(end_revoked(Rc::clone(&shard), notices));
+    shard.tell_nodes();
     while let Some(input) = mailbox.recv().await {
         match input {
             ShardInput::Connection(handover) => {
@@ -77,6 +79,7 @@ pub async fn run_shard<E: Engine>(
             }
             ShardInput::Calls(calls) => calls.into_iter().for_each(|call| shard.call(call)),
             ShardInput::Imported(imported) => shard.imported(imported),
+            ShardInput::News(news) => shard.news(news),
         }
     }
 }
@@ -94,11 +97,12 @@ async fn end_revoked<E: Engine>(shard: Rc<SocketShard<E>>, mut mailbox: NoticesM
 }
 
 async fn drain<E: Engine>(shard: Rc<SocketShard<E>>, step: DrainStep, done: oneshot::Sender<()>) {
+    // The other shards have about as many.
+    let connections = shard.connection_count() * usize::from(shard.shards());
+    let spread_ms = reconnect_spread_ms(connections);
     match step {
+        DrainStep::Leave(within) => leave(&shard, within, spread_ms).await,
         DrainStep::Stop => {
-            // The other shards have about as many.
-            let connections = shard.connection_count() * usize::from(shard.shards());
-            let spread_ms = reconnect_spread_ms(connections);
             shard.drain(|| rand::random_range(0..=spread_ms));
         }
         DrainStep::Finish => {
@@ -119,6 +123,20 @@ async fn drain<E: Engine>(shard: Rc<SocketShard<E>>, step: DrainStep, done: ones
     }
     // Whoever asked may have stopped waiting: then nobody wants to know.
     let _ = done.send(());
+}
+
+/// Sends all connections away, in slices between which the other nodes take them in. A publish that is
+/// under way is committed all the same: who does not hear of it finds it at the other node.
+async fn leave<E: Engine>(shard: &SocketShard<E>, within: Duration, spread_ms: u32) {
+    let time = within.min(Duration::from_millis(spread_ms.into()));
+    let slice_ms = u32::try_from(DRAIN_SLICE_INTERVAL.as_millis()).unwrap_or(u32::MAX);
+    let slices = time.as_millis().div_ceil(u128::from(slice_ms)).max(1);
+    let slices = usize::try_from(slices).unwrap_or(usize::MAX);
+    let count = shard.connection_count().div_ceil(slices);
+    for _ in 0..slices {
+        shard.send_away(count, || rand::random_range(0..=slice_ms));
+        sleep(DRAIN_SLICE_INTERVAL).await;
+    }
 }
 
 /// Over how many milliseconds so many clients should come back.

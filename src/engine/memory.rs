@@ -14,12 +14,17 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
-pub use self::log::{Fault, MemoryLog};
+use self::bus::Inboxes;
+pub use self::{
+    bus::{BusFaults, MemoryBus},
+    log::{Fault, MemoryLog},
+};
 use super::{
-    Append, AppendError, Caps, Chain, Derived, Engine, Expect, Feed, LogEnd, Mark, MessageKey,
+    Append, AppendError, Bus, Caps, Chain, Derived, Engine, Expect, Feed, LogEnd, Mark, MessageKey,
     ReadError, ReadFrom, ReadMax, RecordError, Refusal, Revision, Table, Versioned, put_bytes,
 };
 use crate::{
+    engine::bus::NodeId,
     limits,
     log::{
         batch::{Batch, Entry},
@@ -27,6 +32,7 @@ use crate::{
     },
 };
 
+mod bus;
 mod log;
 
 /// A node's engine over a log in memory, which other nodes may share.
@@ -34,12 +40,15 @@ mod log;
 pub struct MemoryEngine {
     shared: Arc<Mutex<Shared>>,
     faults: Arc<Faults>,
+    bus: MemoryBus,
 }
 
 #[derive(Debug)]
 struct Shared {
     log: MemoryLog,
     followers: Vec<Follower>,
+    inboxes: Inboxes,
+    nodes: u64,
 }
 
 /// One feed, and the node that it goes to.
@@ -61,15 +70,27 @@ impl MemoryEngine {
     /// The first node over this log.
     #[must_use]
     pub fn new(log: MemoryLog) -> Self {
-        let shared = Shared { log, followers: Vec::new() };
-        Self { shared: Arc::new(Mutex::new(shared)), faults: Arc::default() }
+        let inboxes = Inboxes::default();
+        let bus = MemoryBus::new(NodeId(1), Arc::clone(&inboxes));
+        let shared = Shared { log, followers: Vec::new(), inboxes, nodes: 1 };
+        Self { shared: Arc::new(Mutex::new(shared)), faults: Arc::default(), bus }
     }
 
     /// Another node over the same log, with faults of its own. Each node's feed brings what the
-    /// others commit.
+    /// others commit. Once there is another one, each has a bus.
     #[must_use]
     pub fn another_node(&self) -> Self {
-        Self { shared: Arc::clone(&self.shared), faults: Arc::default() }
+        let mut shared = self.shared();
+        shared.nodes += 1;
+        let bus = MemoryBus::new(NodeId(shared.nodes), Arc::clone(&shared.inboxes));
+        drop(shared);
+        Self { shared: Arc::clone(&self.shared), faults: Arc::default(), bus }
+    }
+
+    /// This node's way to the others, and what will go wrong on it.
+    #[must_use]
+    pub const fn memory_bus(&self) -> &MemoryBus {
+        &self.bus
     }
 
     /// What will go wrong on this node.
@@ -367,6 +388,16 @@ impl Engine for MemoryEngine {
         async move { node.read_log(|log| Ok(log.find_keys(channel, &keys))).await }
     }
 
+    fn keys(
+        &self,
+        channel: ChannelId,
+        first: Sequence,
+        last: Sequence,
+    ) -> impl Future<Output = Result<Vec<MessageKey>, ReadError>> + Send + 'static {
+        let node = self.clone();
+        async move { node.read_log(|log| Ok(log.keys(channel, first, last))).await }
+    }
+
     fn trim(
         &self,
         channel: ChannelId,
@@ -442,6 +473,10 @@ impl Engine for MemoryEngine {
 
     fn caps(&self) -> Caps {
         self.shared().log.caps()
+    }
+
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        (self.shared().nodes > 1).then(|| Arc::new(self.bus.clone()) as Arc<dyn Bus>)
     }
 }
 

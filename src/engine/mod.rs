@@ -24,8 +24,14 @@ use crate::log::{
     place::{ChannelId, ClientMessageId, Cursor, Durability, Position, Sequence, UserId},
 };
 
+pub mod any;
+pub mod bus;
+pub mod jetstream;
 pub mod memory;
+pub mod rows;
 pub mod sqlite;
+
+pub use bus::Bus;
 
 #[cfg(test)]
 mod tests;
@@ -72,23 +78,34 @@ pub trait Engine: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<LogEnd>, ReadError>> + Send + 'static;
 
     /// Which of these publishes are in a channel's log: the stored keys of those that are, in any
-    /// order. It knows what an append before the call was answered with.
+    /// order. It knows what an append before the call was answered with. Where several nodes write, it
+    /// looks at the newest [`JETSTREAM_KEYS_MIN`](crate::limits::JETSTREAM_KEYS_MIN) keys at least, and
+    /// so does an append.
     fn find_keys(
         &self,
         channel: ChannelId,
         keys: Vec<(UserId, ClientMessageId)>,
     ) -> impl Future<Output = Result<Vec<MessageKey>, ReadError>> + Send + 'static;
 
+    /// The stored keys of the messages from `first` to `last`, both included, by their sequences: what
+    /// goes along when a log is moved to another engine.
+    fn keys(
+        &self,
+        channel: ChannelId,
+        first: Sequence,
+        last: Sequence,
+    ) -> impl Future<Output = Result<Vec<MessageKey>, ReadError>> + Send + 'static;
+
     /// Drops entries that lie wholly below `sequence`, and never the last one: retention only. The
-    /// keys of what is dropped are free again.
+    /// keys of what is dropped are free again, on other nodes as soon as they have forgotten them.
     fn trim(
         &self,
         channel: ChannelId,
         sequence: Sequence,
     ) -> impl Future<Output = Result<(), RecordError>> + Send + 'static;
 
-    /// What other nodes commit from now on. At most once, in order per channel, gaps possible:
-    /// compare [`Entry::after`]. On a single node nothing ever comes.
+    /// What other nodes commit from now on, and maybe what this one does. At most once, in order per
+    /// channel, gaps possible: compare [`Entry::after`]. On a single node nothing ever comes.
     fn follow(&self) -> mpsc::Receiver<Feed>;
 
     /// Reads one record.
@@ -109,7 +126,10 @@ pub trait Engine: Send + Sync + 'static {
         self.put_with(table, key, value, expect, Vec::new())
     }
 
-    /// Writes one record if it is as expected, and in the same step what follows from it.
+    /// Writes one record if it is as expected, and in the same step what follows from it. In a cluster
+    /// one step takes [`RECORDS_PER_BATCH_MAX`](crate::limits::RECORDS_PER_BATCH_MAX) records and
+    /// [`RECORDS_BATCH_BYTES_MAX`](crate::limits::RECORDS_BATCH_BYTES_MAX) bytes of them; the rest of what
+    /// follows goes before, and is there without the record if the node dies in between.
     fn put_with(
         &self,
         table: Table,
@@ -139,6 +159,11 @@ pub trait Engine: Send + Sync + 'static {
 
     /// What an acknowledgement of this engine means, and what its log may hold.
     fn caps(&self) -> Caps;
+
+    /// This node's way to the other nodes. `None`: there can be no others.
+    fn bus(&self) -> Option<Arc<dyn Bus>> {
+        None
+    }
 }
 
 /// One append: a batch, where it must go, and the publishes that it must not repeat.
@@ -159,7 +184,8 @@ pub struct Append {
 
 impl Append {
     /// What the append takes of a transaction: the batch, its keys, and what is derived from it.
-    /// Beyond [`ENTRY_BYTES_MAX`](crate::limits::ENTRY_BYTES_MAX) it is refused as too large.
+    /// Beyond [`ENTRY_BYTES_MAX`](crate::limits::ENTRY_BYTES_MAX) it is refused as too large, in a
+    /// cluster beyond [`JETSTREAM_ENTRY_BYTES_MAX`](crate::limits::JETSTREAM_ENTRY_BYTES_MAX).
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.batch.encoded_bytes() + bytes_beside(&self.keys, &self.derived)
@@ -187,7 +213,8 @@ pub struct Chain {
 
 impl Chain {
     /// What the chain takes of a transaction: the batches, their keys, and what is derived from them.
-    /// Beyond [`CHAIN_BYTES_MAX`](crate::limits::CHAIN_BYTES_MAX) it is refused as too large.
+    /// Beyond [`CHAIN_BYTES_MAX`](crate::limits::CHAIN_BYTES_MAX) it is refused as too large, in a
+    /// cluster as an append is.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let batches: usize = self.batches.iter().map(|batch| batch.encoded_bytes()).sum();
@@ -287,18 +314,30 @@ pub enum Refusal {
 }
 
 /// A cut through all channels: which entries were committed when it was made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Mark(
-    /// The last entry of all. Every engine gives out its cursors in ascending order over all channels.
-    Cursor,
-);
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Mark {
+    /// The last entry of each of the engine's logs. It has one or more of them, gives out the cursors
+    /// of each in ascending order, and keeps a channel in the one that [`shelf`] says.
+    ends: Arc<[Cursor]>,
+}
 
 impl Mark {
-    /// Whether the entry at this cursor was committed when the cut was made.
-    #[must_use]
-    pub fn holds(&self, entry_at: Cursor) -> bool {
-        entry_at <= self.0
+    /// A cut that ends with these entries.
+    fn new(ends: impl Into<Arc<[Cursor]>>) -> Self {
+        Self { ends: ends.into() }
     }
+
+    /// Whether the entry of this channel at this cursor was committed when the cut was made.
+    #[must_use]
+    pub fn holds(&self, channel: ChannelId, entry_at: Cursor) -> bool {
+        entry_at <= self.ends[shelf(channel, self.ends.len())]
+    }
+}
+
+/// Which of an engine's so many logs, from 0 on, keeps a channel's entries. It never changes for a
+/// channel, so neither does the number of logs.
+const fn shelf(channel: ChannelId, count: usize) -> usize {
+    channel.0 as usize % count
 }
 
 /// Where a channel's log ends, as far as that is seen without its last entry's records.
@@ -411,9 +450,29 @@ pub enum Table {
     ImportKeys,
     /// User and channel → how far the user has read there.
     ReadMarkers,
+    /// What is to be known of the store as a whole before it is used, such as that it is half a copy.
+    /// It belongs to the store and is not moved with the rest.
+    Facts,
 }
 
 impl Table {
+    /// Every kind that there is.
+    pub const ALL: [Self; 13] = [
+        Self::Counters,
+        Self::Channels,
+        Self::Users,
+        Self::PublicChannels,
+        Self::Members,
+        Self::Memberships,
+        Self::Deletions,
+        Self::Webhooks,
+        Self::UserNames,
+        Self::Imports,
+        Self::ImportKeys,
+        Self::ReadMarkers,
+        Self::Facts,
+    ];
+
     /// The table's name in storage.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -430,6 +489,7 @@ impl Table {
             Self::Imports => "imports",
             Self::ImportKeys => "import_keys",
             Self::ReadMarkers => "read_markers",
+            Self::Facts => "facts",
         }
     }
 }
@@ -468,7 +528,8 @@ pub enum RecordError {
     /// The storage is failing; a write may or may not have happened.
     #[error("the storage is unavailable")]
     StorageUnavailable,
-    /// With what follows from it, it is more than [`ENTRY_BYTES_MAX`](crate::limits::ENTRY_BYTES_MAX):
+    /// With what follows from it, it is more than [`ENTRY_BYTES_MAX`](crate::limits::ENTRY_BYTES_MAX),
+    /// in a cluster than [`JETSTREAM_ENTRY_BYTES_MAX`](crate::limits::JETSTREAM_ENTRY_BYTES_MAX):
     /// certainly not written.
     #[error("the record is too large, with what follows from it")]
     TooLarge,

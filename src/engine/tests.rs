@@ -339,9 +339,17 @@ async fn a_scan_is_in_order_and_goes_on_after_a_key<E: Engine>(engine: &E) {
     assert_eq!(scan("a.", None, 0).await, [""; 0]);
 }
 
+/// What this engine takes of an append, and of a chain.
+fn bytes_max(engine: &impl Engine) -> (usize, usize) {
+    use crate::limits::{CHAIN_BYTES_MAX, ENTRY_BYTES_MAX, JETSTREAM_ENTRY_BYTES_MAX};
+    let is_cluster = engine.caps().junk_possible;
+    let of_cluster = (JETSTREAM_ENTRY_BYTES_MAX, JETSTREAM_ENTRY_BYTES_MAX);
+    if is_cluster { of_cluster } else { (ENTRY_BYTES_MAX, CHAIN_BYTES_MAX) }
+}
+
 async fn a_batch_that_is_too_large_is_refused<E: Engine>(engine: &E) {
     let mut chain = Appender::new(LOBBY);
-    let body = vec![0; crate::limits::ENTRY_BYTES_MAX];
+    let body = vec![0; bytes_max(engine).0];
     let large = chain.next_with(&[1], &body);
     assert_eq!(engine.append(large).await, Err(AppendError::Refused(Refusal::TooLarge)));
     let fits = chain.next_with(&[1], &body[..body.len() - 200]);
@@ -351,7 +359,7 @@ async fn a_batch_that_is_too_large_is_refused<E: Engine>(engine: &E) {
 }
 
 async fn a_record_that_is_too_large_with_what_follows_is_refused<E: Engine>(engine: &E) {
-    let half = Bytes::from(vec![0; crate::limits::ENTRY_BYTES_MAX / 2]);
+    let half = Bytes::from(vec![0; bytes_max(engine).0 / 2]);
     let put = |key, derived: &Bytes| {
         let (table, value) = (Table::Counters, Some(derived.clone()));
         let derived = vec![Derived { table, key: "too large".into(), value }];
@@ -375,6 +383,7 @@ async fn many_channels_append_at_once_without_a_gap<E: Engine>(engine: &E) {
         chain
     });
     let chains = join_all(writers).await;
+    let logs = engine.mark().await.unwrap().ends.len();
     let mut cursors = HashSet::new();
     for chain in chains {
         let entries = engine.read(chain.channel, ReadFrom::After(Cursor(0)), ALL).await.unwrap();
@@ -383,7 +392,8 @@ async fn many_channels_append_at_once_without_a_gap<E: Engine>(engine: &E) {
         for entry in entries {
             assert_eq!(entry.after, head.cursor);
             assert!(entry.batch.extends(&head));
-            assert!(cursors.insert(entry.at), "{:?} was given out twice", entry.at);
+            let place = (shelf(chain.channel, logs), entry.at);
+            assert!(cursors.insert(place), "{place:?} was given out twice");
             head = entry.batch.head(entry.at);
         }
         assert_eq!(head, chain.head, "what was acknowledged is what is there");
@@ -412,6 +422,21 @@ async fn a_key_is_found_for_as_long_as_its_message_is_there<E: Engine>(engine: &
     assert!(found().await.eq([(3, 3, u64::MAX - 3)]));
 }
 
+async fn keys_are_listed_by_their_sequences<E: Engine>(engine: &E) {
+    assert_eq!(engine.keys(LOBBY, Sequence(1), Sequence(9)).await.unwrap(), []);
+    let mut chain = Appender::new(LOBBY);
+    for ids in [&[9, 8][..], &[7, 6], &[5]] {
+        let append = chain.next_with(ids, b"text");
+        let at = engine.append(append.clone()).await.unwrap();
+        chain.extend(&append, at);
+    }
+    let listed = engine.keys(LOBBY, Sequence(2), Sequence(3)).await.unwrap();
+    let listed = listed.iter().map(|key| (key.sequence.0, key.client_message_id.0, key.digest));
+    assert!(listed.eq([(2, 8, u64::MAX - 8), (3, 7, u64::MAX - 7)]));
+    assert_eq!(engine.keys(LOBBY, Sequence(0), Sequence(u64::MAX)).await.unwrap().len(), 5);
+    assert_eq!(engine.keys(ATTIC, Sequence(0), Sequence(u64::MAX)).await.unwrap(), []);
+}
+
 macro_rules! contract {
     ($($test:ident,)*) => {
         mod memory_engine {
@@ -427,6 +452,17 @@ macro_rules! contract {
                 let dir = tempfile::tempdir().unwrap();
                 let engine = super::sqlite::open(dir.path(), super::SqliteOptions::default());
                 super::$test(&engine.unwrap()).await;
+            })*
+        }
+
+        mod jetstream_engine {
+            use super::super::jetstream::tests::TestEngine;
+
+            $(#[tokio::test]
+            async fn $test() {
+                if let Some(engine) = TestEngine::start(1) {
+                    super::$test(&*engine).await;
+                }
             })*
         }
     };
@@ -449,6 +485,7 @@ contract!(
     a_record_that_is_too_large_with_what_follows_is_refused,
     many_channels_append_at_once_without_a_gap,
     a_key_is_found_for_as_long_as_its_message_is_there,
+    keys_are_listed_by_their_sequences,
     each_log_that_is_asked_for_has_its_own_end,
     a_head_stays_when_what_is_older_is_dropped,
     a_head_is_as_new_as_the_last_answer,

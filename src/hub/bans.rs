@@ -3,22 +3,30 @@
 //! One record for each user who was ever banned, beside those of the directory: the user's number →
 //! since when, or that it is lifted, since records are never removed. All of them are read at the
 //! start. A ban is written first and takes effect then, so none that was answered is ever forgotten.
+//!
+//! Where there are other nodes, they are told that something has changed, and read all of them again;
+//! and every node does so from time to time, as what it is told may get lost.
 
-use std::sync::Arc;
+use std::{collections::HashMap, mem::replace, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
-use tokio::sync::Mutex;
+use tokio::{
+    sync::{Mutex, Notify},
+    time::{sleep, timeout},
+};
 
 use super::{
+    cluster,
     directory::{Directory, DirectoryError},
     revocations::{Revocation, Revoker},
+    revoked::Fingerprint,
 };
 use crate::{
     engine::{Engine, Expect, RecordError, Table, Versioned},
-    limits::{BAN_ATTEMPTS_MAX, BANS_MAX, BANS_PER_PAGE_MAX},
+    limits::{BAN_ATTEMPTS_MAX, BANS_MAX, BANS_PER_PAGE_MAX, BANS_READ_INTERVAL, BANS_READ_PAUSE},
     log::place::UserId,
-    wire::code::ErrorCode,
+    wire::{cluster::changed::What, code::ErrorCode},
 };
 
 /// What the keys of the records begin with, among those of the users.
@@ -30,8 +38,11 @@ pub struct Bans<E> {
     engine: Arc<E>,
     directory: Arc<Directory<E>>,
     revoker: Revoker,
-    /// How many there are. Held while one is made or lifted: two at a time would count wrongly.
+    /// How many there are. Held while one is made or lifted, or all are read: two at a time would count
+    /// wrongly. What other nodes do at the same time is counted later.
     count: Mutex<usize>,
+    /// Rung when another node has changed something, or may have.
+    changed: Notify,
 }
 
 /// A user who is banned.
@@ -93,26 +104,76 @@ impl<E: Engine> Bans<E> {
         directory: Arc<Directory<E>>,
         revoker: Revoker,
     ) -> Result<Self, BanError> {
-        let mut count = 0;
+        let changed = Notify::new();
+        let bans = Self { engine, directory, revoker, count: Mutex::default(), changed };
+        let there = bans.read().await?;
+        *bans.count.lock().await = there.len();
+        // Nobody is connected yet who had to be told; the shards, which do not run yet, least of all.
+        let _ = bans.revoker.register().set_bans(there);
+        Ok(bans)
+    }
+
+    /// Another node has changed something, or may have.
+    pub fn have_changed(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Puts in force what other nodes change. Never ends.
+    pub async fn follow(&self) {
+        // Said once, not at every try.
+        let mut is_failing = false;
+        loop {
+            // An error means that it is time to look without being told.
+            let _ = timeout(BANS_READ_INTERVAL, self.changed.notified()).await;
+            let read = self.read_again().await;
+            let has_failed = replace(&mut is_failing, read.is_err());
+            match read {
+                Err(error) => {
+                    if !has_failed {
+                        tracing::warn!(%error, "the bans of other nodes cannot be read");
+                    }
+                    self.have_changed();
+                }
+                Ok(()) if has_failed => tracing::info!("the bans of other nodes are read again"),
+                Ok(()) => {}
+            }
+            // Many are often changed one after the other.
+            sleep(BANS_READ_PAUSE).await;
+        }
+    }
+
+    async fn read_again(&self) -> Result<(), BanError> {
+        let mut count = self.count.lock().await;
+        let there = self.read().await?;
+        *count = there.len();
+        self.revoker.set_bans(there).await;
+        Ok(())
+    }
+
+    /// Who is banned, and since when.
+    async fn read(&self) -> Result<HashMap<Fingerprint, u64>, BanError> {
+        let mut bans = HashMap::new();
         let mut after: Option<String> = None;
         loop {
-            let read = engine.scan(Table::Users, PREFIX, after.as_deref(), BANS_PER_PAGE_MAX);
+            let read = self.engine.scan(Table::Users, PREFIX, after.as_deref(), BANS_PER_PAGE_MAX);
             let page = read.await?;
-            let mut bans = Vec::with_capacity(page.len());
             for (_, found) in &page {
                 let BanRecord { subject, since_ms } = parse(found)?;
+                let subject = self.revoker.register().subject(&subject);
                 bans.extend(since_ms.map(|since_ms| (subject, since_ms)));
             }
-            count += bans.len();
-            let bans = bans.iter().map(|(subject, at_ms)| (Revocation::Ban(subject), *at_ms));
-            // Nobody is connected yet who had to be told; the shards, which do not run yet, least of all.
-            let _ = revoker.register().add(bans);
             match page.into_iter().next_back() {
                 Some((last, _)) => after = Some(last),
-                None => break,
+                None => return Ok(bans),
             }
         }
-        Ok(Self { engine, directory, revoker, count: Mutex::new(count) })
+    }
+
+    /// Tells the other nodes, if there are any.
+    fn tell_nodes(&self) {
+        if let Some(bus) = self.engine.bus() {
+            bus.cast(cluster::changed(What::Bans(true)));
+        }
     }
 
     /// Bans a user: their connections end, and no token of theirs is taken. `now_ms` is in
@@ -131,6 +192,7 @@ impl<E: Engine> Bans<E> {
         });
         let since_ms = before.await?.and_then(|before| before.since_ms);
         *count += usize::from(since_ms.is_none());
+        self.tell_nodes();
         // Also of one that was there: whoever asks again may have reason to.
         self.revoker.revoke([(Revocation::Ban(&subject), now_ms)].into_iter()).await;
         Ok(Ban { user, since_ms: since_ms.unwrap_or(now_ms) })
@@ -149,6 +211,7 @@ impl<E: Engine> Bans<E> {
             self.write(user, |known| Ok(known.filter(|it| is_banned(it)).map(|_| lifted())));
         if before.await?.as_ref().is_some_and(is_banned) {
             *count = count.saturating_sub(1);
+            self.tell_nodes();
         }
         self.revoker.register().lift(&subject);
         Ok(())
@@ -273,6 +336,43 @@ mod tests {
         assert_eq!(check(&bans, "issuer/anna"), Ok(()));
         bans.ban(anna, 11).await.unwrap();
         assert_eq!(bans.list(None).await.unwrap(), [Ban { user: anna, since_ms: 11 }]);
+    }
+
+    #[tokio::test]
+    async fn what_another_node_bans_and_lifts_is_so_here_after_a_look() {
+        let engine = MemoryEngine::default();
+        let (here, directory) = load(&engine).await;
+        let (there, _) = load(&engine.another_node()).await;
+        let anna = directory.user("anna", "Anna").await.unwrap();
+        let bert = directory.user("bert", "Bert").await.unwrap();
+        there.ban(anna, 5).await.unwrap();
+        here.ban(bert, 6).await.unwrap();
+        assert_eq!(check(&here, "anna"), Ok(()));
+        here.read_again().await.unwrap();
+        assert_eq!(check(&here, "anna"), Err(Refused::Revoked));
+        assert_eq!(check(&here, "bert"), Err(Refused::Revoked));
+        assert_eq!(*here.count.lock().await, 2);
+
+        there.lift(anna).await.unwrap();
+        here.read_again().await.unwrap();
+        assert_eq!(check(&here, "anna"), Ok(()));
+        assert_eq!(check(&here, "bert"), Err(Refused::Revoked));
+        assert_eq!(*here.count.lock().await, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whose_ban_on_another_node_was_not_told_is_banned_here_before_long() {
+        let engine = MemoryEngine::default();
+        let (here, directory) = load(&engine).await;
+        let (there, _) = load(&engine.another_node()).await;
+        let anna = directory.user("anna", "Anna").await.unwrap();
+        let here = Arc::new(here);
+        let follower = Arc::clone(&here);
+        tokio::spawn(async move { follower.follow().await });
+        engine.faults().fail_next_record(RecordError::StorageUnavailable);
+        there.ban(anna, 5).await.unwrap();
+        sleep(BANS_READ_INTERVAL + 3 * BANS_READ_PAUSE).await;
+        assert_eq!(check(&here, "anna"), Err(Refused::Revoked));
     }
 
     #[tokio::test]

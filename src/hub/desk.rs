@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     clock,
-    engine::{Engine, Table},
+    engine::{Engine, RecordError, Table},
     limits::{DELETION_PAUSE, LIST_SCAN_MAX, Limits, RENAME_TIMEOUT, SCAN_STEP},
     log::{
         place::{ChannelId, ClientMessageId, Sequence, UserId},
@@ -79,8 +79,8 @@ impl From<DirectoryError> for Refused {
     }
 }
 
-impl From<crate::engine::RecordError> for Refused {
-    fn from(error: crate::engine::RecordError) -> Self {
+impl From<RecordError> for Refused {
+    fn from(error: RecordError) -> Self {
         DirectoryError::from(error).into()
     }
 }
@@ -385,7 +385,8 @@ impl<E: Engine> Desk<E> {
         after.map(open).transpose().map_err(|_| ErrorCode::BadRequest.into())
     }
 
-    /// Removes what deleted channels have left behind, each time some are deleted. Never ends.
+    /// Removes what deleted channels have left behind, each time some are deleted. Never ends. Every node
+    /// does so: what another has removed first is removed.
     pub async fn remove_deleted(&self) {
         loop {
             let pause = match self.remove_all_deleted().await {
@@ -412,7 +413,7 @@ impl<E: Engine> Desk<E> {
                 // All but the last entry, which says that the channel is no more.
                 engine.trim(id, Sequence(u64::MAX)).await?;
                 self.remove_records(id).await?;
-                engine.remove(Table::Deletions, &key, deletion.revision).await?;
+                removed(engine.remove(Table::Deletions, &key, deletion.revision).await)?;
                 tracing::info!(channel = id.0, "a deleted channel's data is removed");
                 after = Some(key);
             }
@@ -434,11 +435,11 @@ impl<E: Engine> Desk<E> {
                         let key = records::membership_key(UserId(user), channel);
                         for table in [Table::Memberships, Table::ReadMarkers] {
                             if let Some(mine) = self.engine.get(table, &key).await? {
-                                self.engine.remove(table, &key, mine.revision).await?;
+                                removed(self.engine.remove(table, &key, mine.revision).await)?;
                             }
                         }
                     }
-                    self.engine.remove(table, &key, record.revision).await?;
+                    removed(self.engine.remove(table, &key, record.revision).await)?;
                 }
             }
         }
@@ -446,9 +447,42 @@ impl<E: Engine> Desk<E> {
     }
 }
 
+/// Whether a record is removed, by whomever.
+fn removed(answer: Result<(), RecordError>) -> Result<(), RecordError> {
+    match answer {
+        Ok(()) | Err(RecordError::Conflict) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::engine::{Expect, memory::MemoryEngine};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn nodes_that_remove_the_same_do_not_get_in_each_others_way() {
+        let engine = MemoryEngine::default();
+        let put = async |table, key: &str| {
+            engine.put(table, key, "{}".into(), Expect::Absent).await.unwrap();
+        };
+        for channel in (1..=20).map(ChannelId) {
+            for user in (1..=20).map(UserId) {
+                put(Table::Members, &records::member_key(channel, user)).await;
+                put(Table::Memberships, &records::membership_key(user, channel)).await;
+            }
+            put(Table::Deletions, &records::channel_key(channel)).await;
+        }
+        let mut nodes = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let desk = a_desk(&Arc::new(engine.another_node()));
+            nodes.spawn(async move { desk.remove_all_deleted().await });
+        }
+        assert_eq!(nodes.join_all().await, [const { Ok(()) }; 4]);
+        for table in [Table::Members, Table::Memberships, Table::Deletions] {
+            assert_eq!(engine.scan(table, "", None, 1_000).await.unwrap().len(), 0, "{table:?}");
+        }
+    }
 
     /// A desk of a hub that is not there.
     pub(crate) fn a_desk<E: Engine>(engine: &Arc<E>) -> Arc<Desk<E>> {

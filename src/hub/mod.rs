@@ -12,6 +12,7 @@ use std::{
         Arc, Weak,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -28,9 +29,11 @@ use tokio::{
 
 use self::{
     calls::{Call, Gathering, Wanted},
+    cluster::News,
     directory::ChannelInfo,
     revoked::Claim,
 };
+
 use crate::{
     log::place::{ChannelId, Cursor, Head, UserId},
     websocket::deflate::Agreed,
@@ -41,6 +44,7 @@ pub mod allowance;
 pub mod bans;
 pub mod calls;
 pub mod channel;
+pub mod cluster;
 pub mod cork;
 pub mod crossing;
 pub mod deflater;
@@ -175,6 +179,8 @@ pub enum ShardInput {
     Calls(Vec<Call>),
     /// Entries were appended to a channel's log by an import.
     Imported(Imported),
+    /// Other nodes have committed, tell or are this.
+    News(News),
 }
 
 /// Entries that were appended to a channel's log by an import.
@@ -191,6 +197,9 @@ pub struct Imported {
 /// The steps in which a hub stops. All shards take one before any takes the next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DrainStep {
+    /// Send the connections to the other nodes, slice by slice, and go on with those that stay. Within
+    /// this time.
+    Leave(Duration),
     /// Take no further publishes, and tell every connection.
     Stop,
     /// Finish every publish that was taken in. When all shards have, each is answered.
@@ -224,6 +233,11 @@ impl Mailbox {
             calls.into_iter().for_each(|call| call.refuse(ErrorCode::Busy));
         }
         // Where the shard has ended, so has who waits for it, when the call is dropped.
+    }
+
+    /// Tells the shard something of other nodes. Whether it had room to be told.
+    fn tell(&self, news: News) -> bool {
+        self.inputs.try_send(ShardInput::News(news)).is_ok()
     }
 }
 
@@ -300,6 +314,35 @@ impl Hub {
         answer.await.unwrap_or(Reply::Refused(ErrorCode::Draining.into()))
     }
 
+    /// The same for several, whose order stays, and whose answers come in it.
+    pub async fn call_each(self, channel: &ChannelInfo, wanted: Vec<Wanted>) -> Vec<Reply> {
+        let mut answers = Vec::with_capacity(wanted.len());
+        if let Some(mailbox) = self.owner(channel.id) {
+            let mut departure = None;
+            for wanted in wanted {
+                let (reply, answer) = oneshot::channel();
+                let call = Call { channel: channel.clone(), wanted, reply };
+                let added = mailbox.calls.add(call);
+                if let Ok(true) = added {
+                    departure = Some(Departure(mailbox));
+                }
+                answers.push(added.map(|_| answer));
+            }
+            if departure.is_some() {
+                yield_now().await;
+            }
+        }
+        drop(self);
+        let mut replies = Vec::with_capacity(answers.len());
+        for answer in answers {
+            replies.push(match answer {
+                Ok(answer) => answer.await.unwrap_or(Reply::Refused(ErrorCode::Draining.into())),
+                Err(code) => Reply::Refused(code.into()),
+            });
+        }
+        replies
+    }
+
     /// Brings a call to the shard that owns its channel, together with those that other tasks which are
     /// ready now have.
     async fn bring(&self, call: Call) -> Result<(), ErrorCode> {
@@ -330,9 +373,12 @@ impl Hub {
         self.mailboxes.get(usize::from(crossing::owner(channel, shards).0))
     }
 
-    /// Finishes what was accepted and closes every connection.
-    pub async fn drain(&self) {
-        for step in [DrainStep::Stop, DrainStep::Finish, DrainStep::Close] {
+    /// Finishes what was accepted and closes every connection. With `leave_within`, where there are other
+    /// nodes to go to, most are closed a slice at a time before, within that time.
+    pub async fn drain(&self, leave_within: Option<Duration>) {
+        let leave = leave_within.map(DrainStep::Leave);
+        let end = [DrainStep::Stop, DrainStep::Finish, DrainStep::Close];
+        for step in leave.into_iter().chain(end) {
             let mut steps = Vec::with_capacity(self.mailboxes.len());
             for mailbox in &*self.mailboxes {
                 let (done, is_done) = oneshot::channel();

@@ -8,6 +8,7 @@
 //! between two parts of a look-through changes nothing: its look came after the change.
 
 use std::{
+    collections::HashMap,
     hash::RandomState,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
@@ -15,7 +16,9 @@ use std::{
 
 use tokio::sync::mpsc;
 
-use super::revoked::{Claim, Credential, Fingerprints, Notices, Refused, Revoked, Table};
+use super::revoked::{
+    Claim, Credential, Fingerprint, Fingerprints, Notices, Refused, Revoked, Table,
+};
 use crate::{
     clock,
     limits::{NOTICES_MAX, REVOCATIONS_HELD_MAX, TOKEN_LEEWAY},
@@ -76,10 +79,22 @@ impl Register {
         self.table.read().unwrap_or_else(PoisonError::into_inner).check(claim, clock::unix_s())
     }
 
+    /// A subject, as it is told from others.
+    #[must_use]
+    pub fn subject(&self, subject: &str) -> Fingerprint {
+        self.fingerprints.of(subject)
+    }
+
     /// Takes a ban back.
     pub fn lift(&self, subject: &str) {
         let subject = self.fingerprints.of(subject);
         self.table.write().unwrap_or_else(PoisonError::into_inner).lift(subject);
+    }
+
+    /// These are the bans, each with its time in milliseconds since 1970, and no others. What is to be
+    /// told to the shards from now on.
+    pub(super) fn set_bans(&self, bans: HashMap<Fingerprint, u64>) -> Notices {
+        self.table.write().unwrap_or_else(PoisonError::into_inner).set_bans(bans)
     }
 
     /// Takes revocations in, each with its time in milliseconds since 1970. What is to be told to
@@ -139,7 +154,16 @@ impl Revoker {
         &self,
         revocations: impl Iterator<Item = (Revocation<'a>, u64)> + Send,
     ) {
-        let notices = self.register.add(revocations);
+        self.tell(self.register.add(revocations)).await;
+    }
+
+    /// These are the bans, each with its time in milliseconds since 1970, and no others. The rest is as
+    /// with [`Revoker::revoke`].
+    pub async fn set_bans(&self, bans: HashMap<Fingerprint, u64>) {
+        self.tell(self.register.set_bans(bans)).await;
+    }
+
+    async fn tell(&self, notices: Notices) {
         if notices.is_empty() {
             return;
         }

@@ -14,6 +14,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     hash::{BuildHasher as _, RandomState},
+    mem,
     num::NonZeroU64,
     time::Duration,
 };
@@ -222,6 +223,14 @@ impl Table {
             self.notices.forget(oldest, at_ms);
             self.ages.pop_front();
         }
+    }
+
+    /// These are the bans, and no others. Those of them that were not there before.
+    pub fn set_bans(&mut self, bans: HashMap<Fingerprint, u64>) -> Notices {
+        let before = mem::replace(&mut self.notices.bans, bans);
+        let is_new = |(subject, _): &(&Fingerprint, &u64)| !before.contains_key(*subject);
+        let bans = self.notices.bans.iter().filter(is_new).map(|(it, at_ms)| (*it, *at_ms));
+        Notices { bans: bans.collect(), ..Notices::default() }
     }
 
     /// Takes a ban out.

@@ -382,6 +382,12 @@ impl<'a> Judge<'a> {
         Self { rights, usage, derived: Vec::new() }
     }
 
+    /// One who knows the same, and has let nothing in.
+    #[must_use]
+    pub fn afresh(&self) -> Self {
+        Self::new(self.rights)
+    }
+
     /// Whether a message may be in.
     pub fn message(&mut self, author: Author, bytes: usize) -> Judgement {
         let Some(rights) = self.rights else { return Judgement::Take };

@@ -8,6 +8,9 @@
 //! owed its sequence: only the engine knows. It is set aside until that is asked, and judged again if
 //! it is not there.
 //!
+//! Where another node owns the channel, drafts with a number go there first (`forward`). And where there
+//! are other nodes, a refusal waits until the log was looked at (`doubt`).
+//!
 //! Invariant: a draft leaves by exactly one of committed, repeated, refused; and each of the
 //! sequences that an epoch hands out is handed out once, because a batch is formed on the head of
 //! the chain and only its commit moves the head.
@@ -20,6 +23,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
+pub use self::forward::{Answered, ForwardedPublish};
 use super::{
     Ticket,
     rights::{Author, Change, Changed, Judge, Judgement},
@@ -33,6 +37,9 @@ use crate::{
     },
     wire::code::ErrorCode,
 };
+
+mod doubt;
+mod forward;
 
 /// A valid publish that has no sequence yet.
 #[derive(Clone, Debug)]
@@ -86,6 +93,8 @@ pub enum Accepted {
 pub enum Outcome {
     /// It is in the log.
     Committed(Sequence),
+    /// It is in the log, where another node has put it, at this time; 0: earlier.
+    Landed(Sequence, u64),
     /// It was in the log already.
     Repeated(Sequence),
     /// The same number stands for another message.
@@ -109,7 +118,33 @@ pub struct Sequencer {
     in_doubt: HashMap<Key, Draft>,
     /// Those of them that the engine has not been asked about.
     unasked: Vec<Key>,
+    /// Other nodes write into the log, too: what is not let in here may be allowed already.
+    doubts: bool,
+    /// What was not let in, until the log was looked at. They count as waiting.
+    doubted: Vec<Draft>,
+    /// The same, since the log was looked at.
+    looked: Vec<Draft>,
     keys: KeyWindow,
+    /// What the owner of the channel was asked to write. Nothing else is written meanwhile.
+    forwarded: Option<Forwarded>,
+    /// What the owner has written and the log has not brought yet. With what is forwarded it counts as
+    /// waiting.
+    landing: Vec<Landing>,
+}
+
+#[derive(Debug)]
+pub(super) struct Forwarded {
+    pub(super) id: BatchId,
+    pub(super) drafts: Vec<Draft>,
+}
+
+#[derive(Debug)]
+pub(super) struct Landing {
+    pub(super) draft: Draft,
+    pub(super) sequence: Sequence,
+    pub(super) timestamp_ms: u64,
+    /// The log is being read for it.
+    pub(super) is_sought: bool,
 }
 
 #[derive(Debug)]
@@ -123,7 +158,8 @@ struct InFlight {
 impl Sequencer {
     /// Takes a draft in.
     pub fn accept(&mut self, draft: Draft) -> Accepted {
-        let is_full = self.drafts.len() + self.in_doubt.len() >= DRAFTS_MAX
+        let aside = self.in_doubt.len() + self.doubted.len() + self.looked.len();
+        let is_full = self.drafts.len() + aside + self.elsewhere() >= DRAFTS_MAX
             || self.draft_bytes >= DRAFT_BYTES_MAX;
         if let Some(key) = draft.key() {
             match self.keys.states.entry(key) {
@@ -131,7 +167,8 @@ impl Sequencer {
                 Entry::Vacant(_) if is_full => return Accepted::Busy,
                 Entry::Vacant(new) => {
                     let (digest, also) = (draft.digest, Vec::new());
-                    new.insert(KeyState::Waiting { digest, also, is_new: false });
+                    let (is_new, may_come) = (false, false);
+                    new.insert(KeyState::Waiting { digest, also, is_new, may_come });
                 }
             }
         } else if is_full {
@@ -153,23 +190,33 @@ impl Sequencer {
         self.changes += usize::from(matches!(draft.wish, Wish::Change(_)));
     }
 
-    fn pop(&mut self) -> Option<Draft> {
-        let draft = self.drafts.pop_front()?;
+    fn uncount(&mut self, draft: &Draft) {
         self.draft_bytes -= draft.record.len();
         self.changes -= usize::from(matches!(draft.wish, Wish::Change(_)));
+    }
+
+    fn pop(&mut self) -> Option<Draft> {
+        let draft = self.drafts.pop_front()?;
+        self.uncount(&draft);
         Some(draft)
     }
 
     /// Whether a batch can be formed now.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.in_flight.is_none() && !self.drafts.is_empty()
+        let is_any = !self.drafts.is_empty() || !self.looked.is_empty();
+        self.in_flight.is_none() && self.forwarded.is_none() && is_any
     }
 
     /// Whether nothing waits and nothing is in flight.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        self.in_flight.is_none() && self.drafts.is_empty() && self.in_doubt.is_empty()
+        self.in_flight.is_none()
+            && self.drafts.is_empty()
+            && self.in_doubt.is_empty()
+            && self.doubted.is_empty()
+            && self.looked.is_empty()
+            && self.elsewhere() == 0
     }
 
     /// Forms the next batch on `head` out of what waits and `judge` lets in, and holds it as the one
@@ -183,10 +230,13 @@ impl Sequencer {
         mut judge: Judge<'_>,
         mut end: impl FnMut(Ticket, Outcome),
     ) -> Option<Append> {
-        if self.in_flight.is_some() {
+        if self.in_flight.is_some() || self.forwarded.is_some() {
             return None;
         }
         let first_sequence = head.sequence.next();
+        if !self.looked.is_empty() {
+            self.judge_again(&judge, first_sequence, now_ms, &mut end);
+        }
         let mut records = BytesMut::new();
         let mut drafts: Vec<Draft> = Vec::new();
         let mut keys = Vec::new();
@@ -199,30 +249,22 @@ impl Sequencer {
                 break;
             }
             let Some(draft) = self.pop() else { break };
-            let judgement = match &draft.wish {
-                Wish::Message(author, bytes) => judge.message(*author, *bytes),
-                Wish::Change(change) => judge.change(draft.user, change, first_sequence, now_ms),
-            };
-            match judgement {
+            match judged(&mut judge, &draft, first_sequence, now_ms) {
                 Judgement::Take => put_record(&mut records, &draft.record),
                 Judgement::TakeAlone(record, what) => {
                     put_record(&mut records, &record);
                     changed = Some(what);
                 }
-                Judgement::AsItIs(what) => {
-                    end(draft.ticket, Outcome::Changed(what, Sequence::ZERO));
-                    continue;
-                }
                 Judgement::Defer => {
                     self.put_back(draft);
                     break;
                 }
-                Judgement::Refuse(code) if self.may_be_stored(&draft, code) => {
-                    self.set_aside(draft);
-                    continue;
-                }
-                Judgement::Refuse(code) => {
-                    self.forget(&draft, &mut |ticket| end(ticket, Outcome::Refused(code)));
+                no => {
+                    if self.is_doubtful(&draft, &no) {
+                        self.doubt(draft);
+                    } else {
+                        self.decline(draft, no, &mut end);
+                    }
                     continue;
                 }
             }
@@ -317,6 +359,23 @@ impl Sequencer {
         self.keys.settle_as(key, stored, draft.digest, end);
     }
 
+    /// Ends what is not let in. What is, waits again, in front.
+    fn decline(
+        &mut self,
+        draft: Draft,
+        judgement: Judgement,
+        end: &mut impl FnMut(Ticket, Outcome),
+    ) {
+        match judgement {
+            Judgement::Take | Judgement::TakeAlone(..) | Judgement::Defer => self.put_back(draft),
+            Judgement::AsItIs(what) => end(draft.ticket, Outcome::Changed(what, Sequence::ZERO)),
+            Judgement::Refuse(code) if self.may_be_stored(&draft, code) => self.set_aside(draft),
+            Judgement::Refuse(code) => {
+                self.forget(&draft, code, &mut |ticket, code| end(ticket, Outcome::Refused(code)));
+            }
+        }
+    }
+
     /// Whether a draft that is to be refused may be in the log. Who may not know of the channel is not
     /// told, whatever was written before.
     fn may_be_stored(&self, draft: &Draft, code: ErrorCode) -> bool {
@@ -362,12 +421,17 @@ impl Sequencer {
         }
     }
 
-    /// The engine cannot say what became of these keys: their drafts end without a sequence.
-    pub fn not_found(&mut self, asked: &[(UserId, ClientMessageId)], mut end: impl FnMut(Ticket)) {
+    /// The engine cannot say what became of these keys: their drafts end with this code.
+    pub fn not_found(
+        &mut self,
+        asked: &[(UserId, ClientMessageId)],
+        code: ErrorCode,
+        mut end: impl FnMut(Ticket, ErrorCode),
+    ) {
         for key in asked {
             if let Some(draft) = self.in_doubt.remove(key) {
                 self.draft_bytes -= draft.record.len();
-                self.forget(&draft, &mut end);
+                self.forget(&draft, code, &mut end);
             }
         }
     }
@@ -379,37 +443,50 @@ impl Sequencer {
         }
     }
 
-    /// The engine refused the batch in flight: its drafts end without a sequence.
-    pub fn refuse_in_flight(&mut self, mut end: impl FnMut(Ticket)) {
+    /// The engine refused the batch in flight: its drafts end with this code.
+    pub fn refuse_in_flight(&mut self, code: ErrorCode, mut end: impl FnMut(Ticket, ErrorCode)) {
         let Some(in_flight) = self.in_flight.take() else { return };
         for draft in in_flight.drafts {
-            self.forget(&draft, &mut end);
+            self.forget(&draft, code, &mut end);
         }
     }
 
-    /// Everything that waits ends without a sequence, but for what is in flight.
-    pub fn refuse_waiting(&mut self, mut end: impl FnMut(Ticket)) {
-        self.draft_bytes = 0;
+    /// Everything that waits ends with this code, but for what is in flight.
+    pub fn refuse_waiting(&mut self, code: ErrorCode, mut end: impl FnMut(Ticket, ErrorCode)) {
+        self.draft_bytes = self.bytes_elsewhere();
         self.changes = 0;
         self.unasked.clear();
         let in_doubt = mem::take(&mut self.in_doubt).into_values();
-        for draft in mem::take(&mut self.drafts).into_iter().chain(in_doubt) {
-            self.forget(&draft, &mut end);
+        let doubted = mem::take(&mut self.doubted).into_iter().chain(mem::take(&mut self.looked));
+        let drafts = mem::take(&mut self.drafts).into_iter();
+        for draft in drafts.chain(in_doubt).chain(doubted) {
+            self.forget(&draft, code, &mut end);
         }
     }
 
-    fn forget(&mut self, draft: &Draft, end: &mut impl FnMut(Ticket)) {
-        end(draft.ticket);
-        if let Some(key) = draft.key()
-            && let Some(KeyState::Waiting { also, .. }) = self.keys.states.remove(&key)
-        {
-            also.into_iter().for_each(end);
-        }
+    /// Ends a draft with this code; or with one that does not say that nothing is stored, if another node
+    /// may yet write it.
+    fn forget(&mut self, draft: &Draft, code: ErrorCode, end: &mut impl FnMut(Ticket, ErrorCode)) {
+        let state = draft.key().and_then(|key| self.keys.states.remove(&key));
+        let Some(KeyState::Waiting { also, may_come, .. }) = state else {
+            return end(draft.ticket, code);
+        };
+        let code = if may_come { ErrorCode::Busy } else { code };
+        end(draft.ticket, code);
+        also.into_iter().for_each(|ticket| end(ticket, code));
     }
 
     fn put_back(&mut self, draft: Draft) {
         self.count(&draft);
         self.drafts.push_front(draft);
+    }
+}
+
+/// What becomes of a draft that would have this place.
+fn judged(judge: &mut Judge<'_>, draft: &Draft, place: Sequence, now_ms: u64) -> Judgement {
+    match &draft.wish {
+        Wish::Message(author, bytes) => judge.message(*author, *bytes),
+        Wish::Change(change) => judge.change(draft.user, change, place, now_ms),
     }
 }
 
@@ -424,8 +501,9 @@ struct KeyWindow {
 #[derive(Debug)]
 enum KeyState {
     /// A draft with this key waits or is in flight; the tickets are those of its later tries. It is new
-    /// if the engine was asked, and does not have it.
-    Waiting { digest: u64, also: Vec<Ticket>, is_new: bool },
+    /// if the engine was asked, and does not have it. It may come if another node was asked to write it and
+    /// has not answered.
+    Waiting { digest: u64, also: Vec<Ticket>, is_new: bool, may_come: bool },
     /// The message is in the log.
     Settled { digest: u64, sequence: Sequence },
 }

@@ -161,7 +161,8 @@ impl<E: Engine> Desk<E> {
         name: &str,
     ) -> Result<(Webhook, WebhookSecret), Refused> {
         let channel = self.moderated(user, channel).await?.id;
-        // One at a time: those who count and those who add are not to be different ones.
+        // One at a time: those who count and those who add are not to be different ones. Another node may
+        // add one more at the same moment.
         let _one_at_a_time = self.webhooks.lock().await;
         let (engine, directory) = (self.engine(), self.directory());
         let (prefix, table) = (of_channel(channel), Table::Webhooks);

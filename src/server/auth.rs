@@ -16,12 +16,14 @@ use tokio::{
 };
 
 use super::{
-    StartError, accounts_metrics, auth_metrics, listen, listen_internally,
+    StartError, accounts_metrics, auth_metrics,
+    engine::{self, Opened},
+    listen, listen_internally,
     vitals::{self, Vitals},
 };
 use crate::{
     auth::Auth,
-    config::Config,
+    config::{Config, EngineKind},
     edge::{
         accept::{self, Permits},
         admin_access::{self, Secret},
@@ -30,6 +32,7 @@ use crate::{
         live::Live,
         tls::TlsError,
     },
+    engine::any::AnyEngine,
     limits::DRAIN_RESERVE,
     metrics::Metrics,
     priority,
@@ -55,6 +58,8 @@ pub struct AuthServer {
     /// Ends the internal port, which tells how a drain goes and so outlives it.
     internal_shutdown: watch::Sender<bool>,
     internal_thread: JoinHandle<()>,
+    /// Where the accounts of a cluster are.
+    _cluster: Option<Opened<AnyEngine>>,
 }
 
 /// Starts an auth service in the configured directory.
@@ -87,11 +92,23 @@ pub fn start(config: &Config) -> Result<AuthServer, StartError> {
         .create(&data_dir)
         .map_err(|source| StartError::DataDir { path: data_dir.clone(), source })?;
     let secret = Secret::load_or_create(&data_dir)?;
-    let auth = Arc::new(Auth::start(config.auth.clone(), &data_dir, || {})?);
+    let cluster = match config.engine {
+        EngineKind::Sqlite => None,
+        EngineKind::JetStream => Some(engine::open(config, None)?),
+    };
+    let rows = cluster.as_ref().and_then(|opened| opened.rows.clone());
+    let auth = Arc::new(match rows {
+        Some(rows) => Auth::start_replica(config.auth.clone(), &data_dir, rows, || {})?,
+        None => Auth::start(config.auth.clone(), &data_dir, || {})?,
+    });
     let api = AuthApi::new(&auth, &live, &config.limits);
 
-    let vitals = Arc::new(Vitals::new(1, || 0));
+    let vitals = Vitals::new(1, || 0);
+    let vitals = Arc::new(if cluster.is_some() { vitals.of_remote_engine() } else { vitals });
     runtime.spawn(vitals::beat(Arc::clone(&vitals), 0));
+    if let Some(opened) = &cluster {
+        runtime.spawn(engine::watch(Arc::clone(&opened.engine), Arc::clone(&vitals)));
+    }
     let health = super::health(&vitals);
     let mut metrics = Metrics::default();
     accounts_metrics::register(&mut metrics, auth.stats());
@@ -127,6 +144,7 @@ pub fn start(config: &Config) -> Result<AuthServer, StartError> {
         serving,
         internal_shutdown,
         internal_thread,
+        _cluster: cluster,
     })
 }
 

@@ -10,6 +10,7 @@
 //! ```
 
 use std::{
+    fs::File,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -28,6 +29,7 @@ use tokio::{
 
 use self::{
     cores::{Plan, PlanError},
+    engine::Opened,
     revocations::{Feed, Follower},
     vitals::Vitals,
 };
@@ -37,7 +39,7 @@ use crate::{
         trust::{self, Trust, TrustError},
     },
     clock,
-    config::{self, Config},
+    config::Config,
     connection::{login::Login, run_shard},
     edge::{
         Edge,
@@ -49,12 +51,15 @@ use crate::{
         tls::TlsError,
     },
     engine::{
-        Engine,
-        sqlite::{self, SqliteEngine, SqliteOptions},
+        Engine, RecordError,
+        any::AnyEngine,
+        jetstream::{self, check::CheckError},
+        sqlite,
     },
     hub::{
         Hub, Imported, ShardInput,
         bans::{BanError, Bans},
+        cluster::{self, Cluster},
         crossing::{self, Arrivals, Borders},
         desk::Desk,
         directory::{Directory, DirectoryError},
@@ -65,7 +70,7 @@ use crate::{
     limits::{DRAIN_CHECK_INTERVAL, DRAIN_RESERVE, LISTEN_BACKLOG, SHARD_MAILBOX_MAX},
     log::settings::Settings,
     metrics::Metrics,
-    priority,
+    migrate, priority,
     transfer::import::{ImportOptions, Importer},
 };
 
@@ -73,10 +78,13 @@ mod accounts_metrics;
 pub mod auth;
 mod auth_metrics;
 pub mod cores;
+mod engine;
 mod log_metrics;
 mod revocations;
 mod trust_metrics;
 mod vitals;
+
+pub use engine::check_options;
 
 /// A server at work. Dropping it without [`Server::drain`] leaves its threads running.
 #[derive(Debug)]
@@ -90,6 +98,8 @@ pub struct Server<E> {
     hub: Hub,
     auth: Option<Arc<Auth>>,
     bans: Arc<Bans<E>>,
+    /// The other nodes, if there can be any.
+    cluster: Option<Cluster>,
     edge: Runtime,
     live: Arc<Live>,
     vitals: Arc<Vitals>,
@@ -100,6 +110,8 @@ pub struct Server<E> {
     hub_threads: Vec<JoinHandle<()>>,
     internal_thread: JoinHandle<()>,
     import_thread: JoinHandle<()>,
+    /// Of the data directory, where the engine does not hold it.
+    _lock: Option<File>,
 }
 
 /// Why a server does not start.
@@ -108,6 +120,15 @@ pub enum StartError {
     /// The log.
     #[error(transparent)]
     Log(#[from] sqlite::OpenError),
+    /// The servers of the cluster's engine.
+    #[error(transparent)]
+    Unfit(#[from] CheckError),
+    /// The cluster's engine.
+    #[error(transparent)]
+    Cluster(#[from] jetstream::OpenError),
+    /// The secret that the nodes share.
+    #[error("the nodes' secret cannot be read or made")]
+    SharedSecret(#[source] RecordError),
     /// Accounts and keys.
     #[error(transparent)]
     Auth(#[from] AuthStartError),
@@ -150,6 +171,15 @@ pub enum StartError {
     /// The bans.
     #[error("the bans cannot be read")]
     Bans(#[from] BanError),
+    /// What is to be known of the store.
+    #[error("the records cannot be read")]
+    Records(#[source] RecordError),
+    /// It is the target of a migration that is not finished.
+    #[error(
+        "the store is half a copy of another one: run the same `hubbub migrate` again until it ends \
+         well, or begin with an empty store"
+    )]
+    HalfACopy,
     /// The records of channels and users.
     #[error("the directory cannot be read or brought up to date")]
     Directory(#[source] DirectoryError),
@@ -163,21 +193,21 @@ pub enum StartError {
     },
 }
 
-/// Starts a server with its own accounts, on SQLite in the configured directory.
+/// Starts a server with its own accounts, on the configured engine.
 ///
 /// # Errors
 /// When a part of it cannot start. What has started ends with the process.
-pub fn start(config: &Config) -> Result<Server<SqliteEngine>, StartError> {
-    start_on_sqlite(config, Accounts::Here)
+pub fn start(config: &Config) -> Result<Server<AnyEngine>, StartError> {
+    start_as_configured(config, Accounts::Here)
 }
 
-/// Starts a hub without accounts, on SQLite in the configured directory: it takes the tokens of those
-/// whom `[trust]` names.
+/// Starts a hub without accounts, on the configured engine: it takes the tokens of those whom `[trust]`
+/// names.
 ///
 /// # Errors
 /// As [`start`], and when nobody is trusted.
-pub fn start_hub(config: &Config) -> Result<Server<SqliteEngine>, StartError> {
-    start_on_sqlite(config, Accounts::Elsewhere)
+pub fn start_hub(config: &Config) -> Result<Server<AnyEngine>, StartError> {
+    start_as_configured(config, Accounts::Elsewhere)
 }
 
 /// Where users log in.
@@ -189,24 +219,13 @@ enum Accounts {
     Elsewhere,
 }
 
-fn start_on_sqlite(
+fn start_as_configured(
     config: &Config,
     accounts: Accounts,
-) -> Result<Server<SqliteEngine>, StartError> {
+) -> Result<Server<AnyEngine>, StartError> {
     let plan = plan(config)?;
-    let rest = plan.rest.clone();
-    let synchronous = match config.log.synchronous {
-        config::Synchronous::Full => sqlite::Synchronous::Full,
-        config::Synchronous::Normal => sqlite::Synchronous::Normal,
-    };
-    let on_thread_start = Arc::new(move |_| pin(rest.as_deref()));
-    let engine =
-        sqlite::open(&config.server.data_dir, SqliteOptions { synchronous, on_thread_start })?;
-    let stats = engine.stats();
-    let mut metrics = Metrics::default();
-    log_metrics::register(&mut metrics, &stats);
-    let stores = move || stats.commits_failed.get();
-    start_on(config, accounts, plan, Arc::new(engine), metrics, stores)
+    let opened = engine::open(config, plan.rest.clone())?;
+    start_on(config, accounts, plan, opened)
 }
 
 /// Starts a server on any engine, such as one that fails on demand.
@@ -214,7 +233,7 @@ fn start_on_sqlite(
 /// # Errors
 /// As [`start`].
 pub fn start_with<E: Engine>(config: &Config, engine: Arc<E>) -> Result<Server<E>, StartError> {
-    start_on(config, Accounts::Here, plan(config)?, engine, Metrics::default(), || 0)
+    start_on(config, Accounts::Here, plan(config)?, Opened::plain(engine))
 }
 
 /// Whether the settings say where another auth service is.
@@ -234,10 +253,9 @@ fn start_on<E: Engine>(
     config: &Config,
     accounts: Accounts,
     plan: Plan,
-    engine: Arc<E>,
-    mut metrics: Metrics,
-    failed_commits: impl Fn() -> u64 + Send + Sync + 'static,
+    opened: Opened<E>,
 ) -> Result<Server<E>, StartError> {
+    let Opened { engine, mut metrics, failed_commits, is_remote, rows, lock } = opened;
     let live = Arc::new(Live::new(config.edge.clone())?);
     let edge = edge_runtime(&plan).map_err(StartError::Thread)?;
     let public_listener = {
@@ -250,6 +268,9 @@ fn start_on<E: Engine>(
     let (shutdown, is_shutdown) = watch::channel(false);
     let (internal_shutdown, is_internal_shutdown) = watch::channel(false);
 
+    if edge.block_on(migrate::unfinished(&*engine)).map_err(StartError::Records)? {
+        return Err(StartError::HalfACopy);
+    }
     let directory = Arc::new(Directory::new(Arc::clone(&engine)));
     edge.block_on(directory.index_older()).map_err(StartError::Directory)?;
     edge.block_on(create_channels(&directory, &config.channels.created_at_start))?;
@@ -261,7 +282,12 @@ fn start_on<E: Engine>(
     let auth = match accounts {
         Accounts::Here if has_own_issuer(&config.trust) => return Err(StartError::AccountsTwice),
         Accounts::Here => {
-            Some(Arc::new(Auth::start(config.auth.clone(), &data_dir, on_worker_start)?))
+            let settings = config.auth.clone();
+            let auth = match rows {
+                Some(rows) => Auth::start_replica(settings, &data_dir, rows, on_worker_start),
+                None => Auth::start(settings, &data_dir, on_worker_start),
+            };
+            Some(Arc::new(auth?))
         }
         Accounts::Elsewhere => None,
     };
@@ -282,12 +308,21 @@ fn start_on<E: Engine>(
         auth_metrics::register(&mut metrics, &auth.worker_stats());
     }
     let metrics = Arc::new(metrics);
-    let vitals = Arc::new(Vitals::new(plan.shards.len(), failed_commits));
+    let vitals = Vitals::new(plan.shards.len(), failed_commits);
+    let vitals = Arc::new(if is_remote { vitals.of_remote_engine() } else { vitals });
+    if is_remote {
+        edge.spawn(engine::watch(Arc::clone(&engine), Arc::clone(&vitals)));
+    }
     let limits = Arc::new(config.limits.clone());
     let (mailboxes, inputs): (Vec<_>, Vec<_>) =
         plan.shards.iter().map(|_| mpsc::channel(SHARD_MAILBOX_MAX)).unzip();
     let hub = Hub::new(mailboxes);
-    let cursors = ListCursors::new(secret.expose().as_bytes());
+    let cursors = if is_remote {
+        let shared = edge.block_on(engine::shared_secret(&*engine));
+        ListCursors::new(&shared.map_err(StartError::SharedSecret)?)
+    } else {
+        ListCursors::new(secret.expose().as_bytes())
+    };
     let desk = Desk::new(Arc::clone(&engine), Arc::clone(&directory), &hub, cursors);
     let desk = Arc::new(desk.limited(&config.limits));
     let mut hub_threads = Vec::new();
@@ -313,6 +348,14 @@ fn start_on<E: Engine>(
         let desk = Arc::clone(&desk);
         edge.spawn(async move { desk.remove_deleted().await });
     }
+    let nodes = cluster::Parts {
+        engine: Arc::clone(&engine),
+        hub: hub.downgrade(),
+        directory: Arc::clone(&directory),
+        bans: Arc::clone(&bans),
+        metrics: Arc::clone(&metrics),
+    };
+    let cluster = Cluster::start(nodes, edge.handle());
 
     let health = health(&vitals);
     let admin = match &auth {
@@ -372,6 +415,7 @@ fn start_on<E: Engine>(
         hub,
         auth,
         bans,
+        cluster,
         edge,
         live,
         vitals,
@@ -380,6 +424,7 @@ fn start_on<E: Engine>(
         hub_threads,
         internal_thread,
         import_thread,
+        _lock: lock,
     })
 }
 
@@ -435,10 +480,15 @@ impl<E: Engine> Server<E> {
     /// time. Either way nothing that was acknowledged is lost.
     pub fn drain(self) -> bool {
         self.vitals.start_draining();
+        let others = self.cluster.as_ref().map_or(0, |cluster| {
+            cluster.drain();
+            cluster.others()
+        });
         // An error means that nobody listens any more.
         let _ = self.shutdown.send(true);
         let within = self.drain_timeout.saturating_sub(DRAIN_RESERVE);
-        let drained = async { timeout(within, self.hub.drain()).await };
+        let leave_within = (others > 0).then_some(within / 2);
+        let drained = async { timeout(within, self.hub.drain(leave_within)).await };
         let in_time = self.edge.block_on(drained).is_ok();
         drop(self.hub);
         admin_access::renounce(&self.data_dir, self.internal);

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::limits::{BEAT_AGE_MAX, BEAT_INTERVAL};
+use crate::limits::{BEAT_AGE_MAX, BEAT_INTERVAL, ENGINE_SILENCE_MAX};
 
 /// What the server knows of its own health.
 pub(super) struct Vitals {
@@ -22,6 +22,8 @@ pub(super) struct Vitals {
     /// The same at an earlier beat: when it grows, the storage takes no writes now.
     failed_before: AtomicU64,
     is_failing: AtomicBool,
+    /// When an engine elsewhere last answered, in milliseconds since the start. None where it is here.
+    answered_ms: Option<AtomicU64>,
 }
 
 impl fmt::Debug for Vitals {
@@ -42,7 +44,25 @@ impl Vitals {
             failed_commits: Box::new(failed_commits),
             failed_before: AtomicU64::new(0),
             is_failing: AtomicBool::new(false),
+            answered_ms: None,
         }
+    }
+
+    /// With an engine elsewhere, which must be heard of.
+    pub(super) fn of_remote_engine(mut self) -> Self {
+        self.answered_ms = Some(AtomicU64::new(0));
+        self
+    }
+
+    /// The engine has answered.
+    pub(super) fn engine_answered(&self) {
+        if let Some(answered_ms) = &self.answered_ms {
+            answered_ms.store(self.age_ms(), Ordering::Relaxed);
+        }
+    }
+
+    fn age_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     pub(super) fn start_draining(&self) {
@@ -66,12 +86,17 @@ impl Vitals {
         if self.is_failing.load(Ordering::Relaxed) {
             return Err("the storage takes no writes".to_owned());
         }
+        if let Some(answered_ms) = &self.answered_ms {
+            let silence_ms = self.age_ms().saturating_sub(answered_ms.load(Ordering::Relaxed));
+            if u128::from(silence_ms) > ENGINE_SILENCE_MAX.as_millis() {
+                return Err(format!("engine: no answer for {} s", silence_ms / 1_000));
+            }
+        }
         Ok(())
     }
 
     fn beat(&self, shard: u16) {
-        let age_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.beats_ms[usize::from(shard)].store(age_ms, Ordering::Relaxed);
+        self.beats_ms[usize::from(shard)].store(self.age_ms(), Ordering::Relaxed);
         if shard > 0 {
             // One looks for all whether commits fail: since its own beat before.
             return;
@@ -126,5 +151,18 @@ mod tests {
         assert!(vitals.is_ready().is_err());
         vitals.beat(0);
         assert_eq!(vitals.is_ready(), Ok(()));
+    }
+
+    #[test]
+    fn an_engine_elsewhere_that_falls_silent_makes_it_not_ready_until_it_answers() {
+        let started = Instant::now().checked_sub(BEAT_AGE_MAX).expect("up for some seconds");
+        let here = Vitals { started, ..Vitals::new(1, || 0) };
+        here.beat(0);
+        assert_eq!(here.is_ready(), Ok(()));
+        let elsewhere = Vitals { started, ..Vitals::new(1, || 0) }.of_remote_engine();
+        elsewhere.beat(0);
+        assert_eq!(elsewhere.is_ready(), Err("engine: no answer for 5 s".to_owned()));
+        elsewhere.engine_answered();
+        assert_eq!(elsewhere.is_ready(), Ok(()));
     }
 }

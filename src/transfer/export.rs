@@ -271,7 +271,7 @@ impl<E: Engine> Export<E> {
         let engine = &*self.engine;
         let page = || first.take().unwrap_or_else(|| read_page(engine, channel, after));
         let mut entries = patiently(page, |error| *error == ReadError::Busy).await?;
-        let held = entries.partition_point(|entry| self.mark.holds(entry.at));
+        let held = entries.partition_point(|entry| self.mark.holds(entry.channel, entry.at));
         let is_last = held < entries.len() || entries.is_empty();
         entries.truncate(held);
         let next = entries.last().filter(|_| !is_last).map(|last| last.at);

@@ -458,8 +458,13 @@ impl<E: Engine> Writer<E> {
                 let channel = self.directory.channel_by_name(&line.channel).await?;
                 let is_empty = read_head(&*self.engine, &channel).await?.cursor == Cursor(0);
                 // One of several lines of the same channel, before its messages.
-                Ok(is_empty
-                    && self.directory.import_members(channel.id, members, created_ms).await?)
+                let id = channel.id;
+                let is_added =
+                    is_empty && self.directory.import_members(id, members, created_ms).await?;
+                if is_added {
+                    (self.imported)(id, Cursor(0), Head::empty(channel.epoch));
+                }
+                Ok(is_added)
             }
             Err(error) => Err(error.into()),
         }

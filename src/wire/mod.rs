@@ -14,6 +14,12 @@ pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/hubbub.v1.serde.rs"));
 }
 
+/// The messages of `proto/hubbub/cluster/v1`, which nodes of a cluster tell one another.
+#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used)]
+pub mod cluster {
+    include!(concat!(env!("OUT_DIR"), "/hubbub.cluster.v1.rs"));
+}
+
 /// The compiled `proto/`, as a `google.protobuf.FileDescriptorSet`: for the contract test, and for
 /// tools that read any message.
 pub const DESCRIPTOR: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));

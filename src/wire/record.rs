@@ -51,8 +51,29 @@ pub fn content(record: &[u8]) -> Content {
     }
 }
 
-/// The length of the body, if the record is written as ours are: user, then number, then body.
+/// Whether a record was written elsewhere, and imported. Of our own messages no more is read than the
+/// few bytes before the body.
+#[must_use]
+pub fn is_imported(record: &[u8]) -> bool {
+    let is_ours = body_ahead(record).is_some_and(|(bytes, rest)| rest.len() == bytes);
+    !is_ours && proto::Record::decode(record).is_ok_and(|record| record.written_at_ms != 0)
+}
+
+/// The body of a record that is written as ours are. It shares the record's memory.
+#[must_use]
+pub fn body(record: &Bytes) -> Option<Bytes> {
+    let (bytes, rest) = body_ahead(record)?;
+    rest.get(..bytes).map(|body| record.slice_ref(body))
+}
+
+/// The length of the body, if the record is written as ours are.
 fn body_bytes(record: &[u8]) -> Option<usize> {
+    body_ahead(record).map(|(bytes, _)| bytes)
+}
+
+/// The length of the body and what comes behind it, if the record is written as ours are: user, then
+/// number, then body.
+fn body_ahead(record: &[u8]) -> Option<(usize, &[u8])> {
     let mut rest = record;
     if let [tag, ..] = rest
         && *tag == 1 << 3
@@ -69,7 +90,8 @@ fn body_bytes(record: &[u8]) -> Option<usize> {
     if tag != BODY_TAG {
         return None;
     }
-    decode_varint(&mut rest).ok().and_then(|length| usize::try_from(length).ok())
+    let bytes = decode_varint(&mut rest).ok().and_then(|length| usize::try_from(length).ok())?;
+    Some((bytes, rest))
 }
 
 /// Whose a record is, and what else is known of one that was imported.

@@ -20,6 +20,7 @@ use tempfile::TempDir;
 mod auth;
 mod channel;
 mod hub;
+mod migrate;
 mod smoke;
 mod transfer;
 

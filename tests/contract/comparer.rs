@@ -282,7 +282,8 @@ mod tests {
                 number: Some(699),
                 options: None,
             });
-            set.file[0].message_type.push(DescriptorProto {
+            let file = set.file.iter_mut().find(|file| file.package() == "hubbub.v1").unwrap();
+            file.message_type.push(DescriptorProto {
                 name: Some("Mood".to_owned()),
                 ..DescriptorProto::default()
             });

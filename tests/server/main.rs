@@ -16,6 +16,7 @@ mod history;
 mod idempotency;
 
 mod members;
+mod nodes;
 mod presence;
 mod private;
 mod quota;
@@ -24,6 +25,7 @@ mod read_markers;
 mod api_document;
 mod channels_http;
 mod messages_http;
+mod migrate;
 mod transfer;
 mod webhooks;
 

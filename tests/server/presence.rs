@@ -27,18 +27,18 @@ fn unlimited(config: &mut Config) {
 }
 
 /// A client, and what it has made of what it heard of presence.
-struct Guest {
-    peer: Peer,
-    number: u32,
-    counts: (u32, u32),
+pub(crate) struct Guest {
+    pub(crate) peer: Peer,
+    pub(crate) number: u32,
+    pub(crate) counts: (u32, u32),
     /// None: too many.
-    there: Option<Vec<u32>>,
+    pub(crate) there: Option<Vec<u32>>,
     /// Events of presence so far.
     events: u32,
 }
 
 impl Guest {
-    async fn login<E: Engine>(server: &TestServer<E>, name: &str) -> Self {
+    pub(crate) async fn login<E: Engine>(server: &TestServer<E>, name: &str) -> Self {
         Self::of(Peer::login(server, name).await, name).await
     }
 
@@ -48,7 +48,7 @@ impl Guest {
     }
 
     /// Subscribes, and asks for what is not in the log.
-    async fn attend(&mut self, channel: &str) -> u32 {
+    pub(crate) async fn attend(&mut self, channel: &str) -> u32 {
         let mut command = subscribe(channel, None);
         if let proto::client_envelope::Command::Subscribe(subscribe) = &mut command {
             subscribe.ephemeral = true;
@@ -84,7 +84,7 @@ impl Guest {
     }
 
     /// Takes in what comes next. What is not about presence.
-    async fn hear(&mut self) -> Option<Heard> {
+    pub(crate) async fn hear(&mut self) -> Option<Heard> {
         let presence = match self.peer.hear().await {
             Heard::Envelope(Envelope::Presence(presence)) => presence,
             Heard::End => panic!("the connection ended"),
@@ -107,7 +107,7 @@ impl Guest {
     }
 
     /// Listens until it has heard of so many users and connections.
-    async fn until(&mut self, counts: (u32, u32)) {
+    pub(crate) async fn until(&mut self, counts: (u32, u32)) {
         within("the presence", async {
             // Who has just come is told the others' names as they were announced.
             let names =
@@ -130,7 +130,7 @@ impl Guest {
     }
 
     /// The next event of typing: whom it names.
-    async fn typing(&mut self) -> Vec<u32> {
+    pub(crate) async fn typing(&mut self) -> Vec<u32> {
         within("typing", async {
             loop {
                 match self.hear().await {
@@ -144,7 +144,7 @@ impl Guest {
     }
 
     /// Who is there, as the server says when it is asked.
-    async fn asks(&mut self, channel: &str) -> (u32, u32, Option<Vec<u32>>) {
+    pub(crate) async fn asks(&mut self, channel: &str) -> (u32, u32, Option<Vec<u32>>) {
         match self.peer.ask(get_presence(channel)).await.unwrap() {
             proto::reply::Result::Presence(presence) => {
                 let users = presence.users.map(|users| match users {

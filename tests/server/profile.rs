@@ -12,9 +12,7 @@ use crate::harness::{LOBBY, TestServer, get, within};
 static TURN: Mutex<()> = Mutex::const_new(());
 
 /// Publishes one message after the other, until it is dropped.
-fn keep_busy(
-    server: &TestServer<hubbub::engine::sqlite::SqliteEngine>,
-) -> tokio::task::JoinSet<()> {
+fn keep_busy(server: &TestServer<hubbub::engine::any::AnyEngine>) -> tokio::task::JoinSet<()> {
     let client = server.client("anna");
     let mut busy = tokio::task::JoinSet::new();
     busy.spawn(async move {

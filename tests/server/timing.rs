@@ -66,7 +66,7 @@ fn without_date(answer: &str) -> String {
 
 /// A server whose buckets do not run dry, and a user `ada`. Hashing costs enough to be what takes
 /// the time, and little enough for thousands.
-async fn server_with_ada() -> TestServer<hubbub::engine::sqlite::SqliteEngine> {
+async fn server_with_ada() -> TestServer<hubbub::engine::any::AnyEngine> {
     let server = TestServer::start_with(|config| {
         config.auth.cost = Cost { memory: ByteSize::mib(1), passes: 1, lanes: 1 };
         config.auth.attempts_per_address_burst = 1_000_000;

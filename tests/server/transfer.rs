@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, net::SocketAddr};
 
-use hubbub::engine::{Engine, sqlite::SqliteEngine};
+use hubbub::engine::{Engine, any::AnyEngine};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -12,7 +12,7 @@ use tokio::{
 use crate::harness::{JSON, Peer, TestServer, publish, within};
 
 /// A server without a channel that is made at the start: that is nobody else's.
-async fn empty() -> TestServer<SqliteEngine> {
+async fn empty() -> TestServer<AnyEngine> {
     TestServer::start_with(|config| config.channels.created_at_start.clear()).await
 }
 
@@ -69,7 +69,7 @@ async fn import<E: Engine>(server: &TestServer<E>, lines: &str) -> Value {
 }
 
 /// Something of everything that a channel may hold.
-async fn with_everything() -> TestServer<SqliteEngine> {
+async fn with_everything() -> TestServer<AnyEngine> {
     let server = empty().await;
     // A crowd, whose members are more than a line of an export has; and two users of one name.
     let mut lines = String::new();

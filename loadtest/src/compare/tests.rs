@@ -24,6 +24,7 @@ fn outcome(figures: &[(&str, f64)]) -> Outcome {
         seconds: Vec::new(),
         curves: BTreeMap::new(),
         server_threads: BTreeMap::new(),
+        processes: BTreeMap::new(),
         chaos: Vec::new(),
     }
 }

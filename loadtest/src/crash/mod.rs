@@ -9,32 +9,21 @@
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, anyhow};
-use hubbub::{
-    client::{Client, Delivery, HistoryFrom, Message, PublishOptions, Subscription},
-    log::place::{ClientMessageId, Sequence, UserId},
-};
 use rand::{RngExt as _, SeedableRng as _, rngs::SmallRng};
 use serde_json::{Value, json};
-use tokio::{sync::watch, task::JoinSet};
-
-mod users;
-
-use users::User;
+use tokio::task::JoinSet;
 
 use crate::{
     Failure, Verdict,
-    audit::{Audit, Digest, Place, Reader},
     latency::Latency,
     server::disk::Disk,
     server::{self, Server, Setup},
+    traffic::{self, Shared, users},
 };
 
 #[derive(clap::Args, Clone, Debug)]
@@ -80,36 +69,14 @@ const STILLBORN: f64 = 0.2;
 const STILLBORN_AGE_MAX: Duration = Duration::from_millis(15);
 /// How long a publish is tried. Beyond it the server is taken for broken.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the readers may take to get everything, at the end.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
-const DRAIN_CHECK: Duration = Duration::from_millis(10);
-/// Messages that are asked for at once when history is read.
-const PAGE: u32 = 200;
-/// A body is at most this much longer than its beginning.
-const PADDING_MAX: u64 = 200;
-
-fn parse_range(text: &str) -> Result<(u64, u64), String> {
+/// Of the disk that loses its power.
+const DISK_BYTES: u64 = 1024 * 1024 * 1024;
+/// Milliseconds, or a range of them.
+pub(crate) fn parse_range(text: &str) -> Result<(u64, u64), String> {
     let (first, last) = text.split_once("..").unwrap_or((text, text));
     match (first.parse(), last.parse()) {
         (Ok(first), Ok(last)) if first <= last => Ok((first, last)),
         _ => Err("expected milliseconds such as `100`, or a range such as `20..300`".to_owned()),
-    }
-}
-
-/// What the clients share.
-struct Shared {
-    audit: Mutex<Audit>,
-    /// Of the channels, in their order.
-    places: [Place; CHANNELS.len()],
-    /// Publishes that had to be sent again, because the server was gone before it answered.
-    retried: AtomicU64,
-    /// Becomes true when the writers are to stop.
-    is_over: watch::Sender<bool>,
-}
-
-impl Shared {
-    fn audit(&self) -> MutexGuard<'_, Audit> {
-        self.audit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -158,7 +125,7 @@ impl Machine {
         let mut setup = Setup::new(flags.binary.clone(), listen, folder)?.with_cheap_logins();
         let synchronous = "HUBBUB__LOG__SYNCHRONOUS".to_owned();
         setup.environment.push((synchronous, flags.synchronous.clone()));
-        let disk = if flags.power_cut { Some(Disk::make(folder)?) } else { None };
+        let disk = if flags.power_cut { Some(Disk::make(folder, DISK_BYTES)?) } else { None };
         if let Some(disk) = &disk {
             setup.data_dir = disk.path().join("data");
         }
@@ -205,36 +172,22 @@ async fn crash(flags: &Flags, machine: &mut Machine, mut random: SmallRng) -> Re
     let url = machine.server()?.url.clone();
     let log_in = async |name: String| users::log_in(&url, &name, BACKOFF_MAX).await;
     let auditor = log_in("auditor".to_owned()).await?;
-    for channel in CHANNELS {
-        auditor.client.create_channel(channel).await.context("a channel cannot be made")?;
-    }
-    let mut audit = Audit::default();
-    let places = CHANNELS.map(|name| audit.channel(name));
-    let shared = Arc::new(Shared {
-        audit: Mutex::new(audit),
-        places,
-        retried: AtomicU64::new(0),
-        is_over: watch::Sender::new(false),
-    });
-    shared.audit().begin_history();
-
+    let channels = CHANNELS.map(str::to_owned).into();
+    let shared = Shared::make(channels, &auditor.client, PUBLISH_TIMEOUT).await?;
     let mut readers = JoinSet::new();
     for reader in 0..READERS {
-        let user = log_in(format!("reader-{reader}")).await?;
-        for (channel, name) in CHANNELS.iter().enumerate() {
-            let subscription = user.client.subscribe(name, None).await?;
-            // Nobody has published yet.
-            let counted = shared.audit().subscribed(user.id.0, places[channel], 0);
-            let name = format!("reader-{reader}");
-            readers.spawn(read(Arc::clone(&shared), user.id, name, counted, subscription));
-        }
+        let name = format!("reader-{reader}");
+        let user = log_in(name.clone()).await?;
+        shared.follow(&user, &name, &mut readers).await?;
     }
     let mut writers = JoinSet::new();
     for writer in 0..flags.writers {
         let user = log_in(format!("writer-{writer}")).await?;
         for slot in 0..flags.window {
             let author = u64::from(writer * flags.window + slot);
-            writers.spawn(write(Arc::clone(&shared), user.clone(), author));
+            let channel_of = move |n| usize::try_from((author + n) % 2).unwrap_or_default();
+            let shared = Arc::clone(&shared);
+            writers.spawn(traffic::write(shared, user.clone(), author, channel_of, |_, _| {}));
         }
     }
 
@@ -253,7 +206,7 @@ async fn crash(flags: &Flags, machine: &mut Machine, mut random: SmallRng) -> Re
         let begun = Instant::now();
         machine.restart(stillborn).await.with_context(|| format!("after crash {cycle}"))?;
         restarts.record(begun.elapsed());
-        check_history(&shared, &auditor.client).await?;
+        shared.check_history(&auditor.client).await?;
         let audit = shared.audit();
         per_life.push(audit.acknowledgements() - before);
         if audit.violations() > 0 {
@@ -265,24 +218,12 @@ async fn crash(flags: &Flags, machine: &mut Machine, mut random: SmallRng) -> Re
         }
     }
 
-    shared.is_over.send_replace(true);
-    while let Some(writer) = writers.join_next().await {
-        writer?;
-    }
+    shared.end_writing(&mut writers).await?;
     // The whole history once more, now that nothing moves.
     shared.audit().begin_history();
-    let heads = check_history(&shared, &auditor.client).await?;
-    let complete = || {
-        let audit = shared.audit();
-        places.iter().zip(&heads).all(|(place, head)| audit.is_complete(*place, head.0))
-    };
-    let begun = Instant::now();
-    while !complete() && begun.elapsed() < DRAIN_TIMEOUT && shared.audit().violations() == 0 {
-        tokio::time::sleep(DRAIN_CHECK).await;
-    }
-    readers.abort_all();
-    let mut audit = shared.audit();
-    places.iter().zip(&heads).for_each(|(place, head)| audit.end_delivery(*place, head.0));
+    let heads = shared.check_history(&auditor.client).await?;
+    shared.drain(&heads, &mut readers).await;
+    let audit = shared.audit();
     let findings = audit.findings();
     per_life.sort_unstable();
     Ok(Run {
@@ -301,95 +242,6 @@ async fn crash(flags: &Flags, machine: &mut Machine, mut random: SmallRng) -> Re
         violations: findings.violations,
         evidence: findings.evidence,
     })
-}
-
-/// One of the publishes that a writer has under way, again and again.
-async fn write(shared: Arc<Shared>, user: User, author: u64) {
-    let is_over = shared.is_over.subscribe();
-    for n in 1_u64.. {
-        if *is_over.borrow() {
-            return;
-        }
-        let channel = usize::try_from((author + n) % 2).unwrap_or_default();
-        let id = ClientMessageId(((author + 1) << 40) | n);
-        let body = body(id);
-        let (place, message) = (shared.places[channel], digest(user.id, id, &body));
-        shared.audit().publishing(place, message);
-        let options =
-            PublishOptions { client_message_id: Some(id), timeout: Some(PUBLISH_TIMEOUT) };
-        match user.client.publish_with(CHANNELS[channel], &body, options).await {
-            Ok(published) => {
-                shared.retried.fetch_add(u64::from(published.attempts > 1), Ordering::Relaxed);
-                shared.audit().acknowledged(place, published.position.sequence.0, message);
-            }
-            Err(error) => {
-                let error = format!("it wrote as author {author}: {}", users::in_full(&error));
-                shared.audit().ended(user.id.0, error);
-                return;
-            }
-        }
-    }
-}
-
-/// Bodies of many lengths, each found again from its number.
-fn body(id: ClientMessageId) -> String {
-    let padding = id.0.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
-    let padding = usize::try_from(padding % PADDING_MAX).unwrap_or_default();
-    format!("{:x} {}", id.0, "x".repeat(padding))
-}
-
-fn digest(user: UserId, id: ClientMessageId, body: &str) -> Digest {
-    Digest::new(user.0, id.0, body.as_bytes())
-}
-
-fn digest_of(message: &Message) -> Digest {
-    digest(message.user, message.client_message_id.unwrap_or(ClientMessageId(0)), &message.body)
-}
-
-async fn read(
-    shared: Arc<Shared>,
-    user: UserId,
-    name: String,
-    reader: Reader,
-    mut subscription: Subscription,
-) {
-    while let Some(delivery) = subscription.next().await {
-        let mut audit = shared.audit();
-        match delivery {
-            Ok(Delivery::Message(message)) => {
-                audit.delivered(reader, message.sequence.0, digest_of(&message));
-            }
-            Ok(Delivery::Gap { from, to }) => audit.skipped(reader, from.0, to.0),
-            Ok(Delivery::Reset { head }) => audit.started_over(reader, head.sequence.0),
-            Err(error) => {
-                audit.ended(user.0, format!("it read as {name}: {}", users::in_full(&error)))
-            }
-        }
-    }
-}
-
-/// Reads on in the history of all channels, and answers where they end.
-async fn check_history(shared: &Shared, client: &Client) -> Result<Vec<Sequence>> {
-    shared.audit().go_on_with_history();
-    let mut heads = Vec::new();
-    for (place, name) in shared.places.into_iter().zip(CHANNELS) {
-        loop {
-            let after = Sequence(shared.audit().history_read(place));
-            let page = client.history(name, HistoryFrom::After(after), PAGE).await;
-            let page = page.context("history cannot be read")?;
-            let mut audit = shared.audit();
-            for message in &page.messages {
-                audit.history(place, message.sequence.0, digest_of(message));
-            }
-            let has_all = audit.history_read(place) >= page.head_sequence.0;
-            if page.messages.is_empty() || has_all {
-                audit.end_history(place, page.head_sequence.0);
-                heads.push(page.head_sequence);
-                break;
-            }
-        }
-    }
-    Ok(heads)
 }
 
 /// What the run showed.
@@ -472,13 +324,5 @@ mod tests {
         for text in ["", "x", "3..2", "1..", "..2"] {
             assert!(parse_range(text).is_err(), "{text}");
         }
-    }
-
-    #[test]
-    fn bodies_differ_in_length_and_are_found_again() {
-        let of = |n| body(ClientMessageId(n));
-        assert_eq!(of(77), of(77));
-        let lengths: std::collections::BTreeSet<_> = (1..200).map(|n| of(n).len()).collect();
-        assert!(lengths.len() > 50, "{lengths:?}");
     }
 }

@@ -65,6 +65,7 @@ pub(super) fn outcome() -> Outcome {
         ]
         .map(|(name, percent)| (name.to_owned(), percent))
         .into(),
+        processes: [("hub-0".to_owned(), 70.0), ("nats-0".to_owned(), 31.5)].into(),
         chaos: vec![incident(52.0, "killed (SIGKILL)"), incident(52.4, "back")],
     }
 }

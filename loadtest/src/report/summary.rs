@@ -19,6 +19,12 @@ fn write(text: &mut String, outcome: &Outcome) -> fmt::Result {
     rows(text, "reconnect", &words::rows(&outcome.figures, &words::RECONNECT))?;
     rows(text, "storm", &words::rows(&outcome.figures, &words::STORM))?;
     rows(text, "server", &words::rows(&outcome.figures, &words::SERVER))?;
+    let shown = |(name, percent): (&String, &f64)| format!("{name} {percent:.0} %");
+    let processes: Vec<_> = outcome.processes.iter().map(shown).collect();
+    if !processes.is_empty() {
+        // A cluster has six and more, and a line has room for them.
+        writeln!(text, "processes, of a core\n  {}\n", processes.join(", "))?;
+    }
     rows(text, "generator", &words::rows(&outcome.figures, &words::GENERATOR))?;
     errors(text, outcome)?;
     thresholds(text, outcome)?;
@@ -205,6 +211,14 @@ mod tests {
         assert_eq!(rows.iter().filter(|row| row.starts_with("  ✗")).count(), 2);
         let widths: Vec<_> = rows.iter().map(|row| row.chars().count()).collect();
         assert!(widths.iter().all(|width| *width == widths[0]), "{text}");
+    }
+
+    #[test]
+    fn what_each_process_of_a_cluster_took_is_told_where_there_is_one() {
+        let mut outcome = example::outcome();
+        assert!(text(&outcome).contains("\n  hub-0 70 %, nats-0 32 %\n"));
+        outcome.processes.clear();
+        assert!(!text(&outcome).contains("processes"));
     }
 
     #[test]

@@ -29,7 +29,7 @@ use crate::{
         schedule::{Phase, Schedule},
         storm::Part,
     },
-    server::observer::Observer,
+    server::{cluster::Cluster, observer::Observer},
     swarm::{self, Event, Harvest, Order, Plan},
 };
 
@@ -63,7 +63,7 @@ pub(crate) async fn execute(
     let (events, told) = mpsc::channel(EVENTS_MAX);
     let plan = Plan {
         scenario: scenario.clone(),
-        target: ground.target.clone(),
+        targets: ground.targets.clone(),
         run: format!("load-{:08x}", rand::random::<u32>()),
         tokens: ground.tokens.clone(),
     };
@@ -95,6 +95,8 @@ struct Conductor<'a> {
     swarm: Option<swarm::Swarm>,
     /// A server of our own, while no mischief has it.
     started: Option<Started>,
+    /// Several of our own.
+    cluster: Option<Cluster>,
     /// Where its data and its log are.
     folder: Option<TempDir>,
     mischief: Option<JoinHandle<Result<Option<Started>>>>,
@@ -118,6 +120,7 @@ impl<'a> Conductor<'a> {
             internal: ground.internal,
             swarm: None,
             started: ground.started,
+            cluster: ground.cluster,
             folder: ground.folder,
             mischief: None,
             profiling: None,
@@ -173,9 +176,16 @@ impl<'a> Conductor<'a> {
         let sample = self.observer.sample().await?;
         let has_plateau = self.schedule.has_plateau();
         let is_measured = phase.is_measured(has_plateau);
-        if is_measured && self.notes.samples.begins.is_none() {
+        let is_first = is_measured && self.notes.samples.begins.is_none();
+        let is_last = !is_measured && self.was_measured(has_plateau);
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| is_first || is_last) {
+            let used = Some((at, cluster.usage().await?));
+            let cluster = &mut self.notes.samples.cluster;
+            *(if is_first { &mut cluster.0 } else { &mut cluster.1 }) = used;
+        }
+        if is_first {
             self.notes.samples.begins = Some((at, sample));
-        } else if !is_measured && self.was_measured(has_plateau) {
+        } else if is_last {
             self.notes.samples.ends = Some((at, sample));
         }
         if phase == Phase::Plateau {
@@ -357,6 +367,11 @@ impl<'a> Conductor<'a> {
             Some(Started { server, .. }) => server.kill().await,
             None => Ok(()),
         };
+        if let Some(cluster) = self.cluster.take()
+            && is_evidence
+        {
+            eprintln!("the logs are kept in {}", cluster.end_and_keep_logs()?.display());
+        }
         // Also of a server that is gone: why it is, its log may say.
         if let Some(folder) = self.folder.take()
             && is_evidence

@@ -7,7 +7,7 @@ use crate::{
     latency::Latency,
     outcome::{Figures, Incident, Judged, Outcome, PhaseSpan, Second, VERSION},
     scenario::{Scenario, schedule::Phase, threshold::Threshold},
-    server::observer::Sample,
+    server::{observer::Sample, usage::Usage},
     swarm::{Harvest, Latencies},
 };
 
@@ -46,7 +46,12 @@ pub(super) struct Samples {
     /// Whenever all connections had been cut: before they were made again, and when all were back.
     pub(super) returns: Vec<(Sample, Option<Sample>)>,
     pub(super) storm: storm::Samples,
+    /// What the processes of a cluster had used at the beginning and the end of what is measured.
+    pub(super) cluster: (Option<Processes>, Option<Processes>),
 }
+
+/// Processes by name, at this time.
+pub(super) type Processes = (Duration, Vec<(String, Usage)>);
 
 /// So many connections let a server make what it makes once, whoever comes.
 pub(super) const WARM_CONNECTIONS: u32 = 1_000;
@@ -93,6 +98,7 @@ pub(super) fn outcome(
     let thresholds = scenario.thresholds.iter().map(judge).collect();
     let mut warnings = of_generator(&figures);
     let server_threads = samples.threads();
+    let processes = samples.processes();
     warnings.extend(notes.warnings);
     Outcome {
         version: VERSION,
@@ -109,6 +115,7 @@ pub(super) fn outcome(
         seconds: notes.seconds,
         curves: curves(&harvest.latencies),
         server_threads,
+        processes,
         chaos: notes.chaos,
         figures,
     }
@@ -312,6 +319,19 @@ impl Samples {
         }
     }
 
+    /// CPU of a cluster's processes while it was measured, in percent of a core. Without those that ended.
+    fn processes(&self) -> BTreeMap<String, f64> {
+        let (Some((began, earlier)), Some((ended, later))) = &self.cluster else {
+            return BTreeMap::new();
+        };
+        let time = ended.saturating_sub(*began).as_secs_f64().max(0.001);
+        let of = |(name, usage): &(String, Usage)| {
+            let (_, before) = earlier.iter().find(|(it, _)| it == name)?;
+            Some((name.clone(), usage.cpu.saturating_sub(before.cpu).as_secs_f64() / time * 100.0))
+        };
+        later.iter().filter_map(of).collect()
+    }
+
     /// CPU of the server's threads while it was measured, in percent of a core.
     fn threads(&self) -> BTreeMap<String, f64> {
         let (Some((_, earlier)), Some((_, later))) = (&self.begins, &self.ends) else {
@@ -342,6 +362,19 @@ mod tests {
         assert_eq!(measured_time(&spans(&two)), Duration::from_secs(7));
         let none = spans(&[(Idle, 0.0, 1.0), (RampUp, 1.0, 3.0), (RampDown, 3.0, 4.0)]);
         assert_eq!(measured_time(&none), Duration::from_secs(3));
+    }
+
+    #[test]
+    fn each_process_of_a_cluster_is_told_by_its_share_of_a_core() {
+        let used = |name: &str, ms| {
+            (name.to_owned(), Usage { cpu: Duration::from_millis(ms), ..Usage::default() })
+        };
+        let seconds = Duration::from_secs;
+        let mut samples = Samples::default();
+        assert_eq!(samples.processes(), BTreeMap::new(), "there is none");
+        samples.cluster.0 = Some((seconds(10), vec![used("hub-0", 500), used("nats-1", 0)]));
+        samples.cluster.1 = Some((seconds(14), vec![used("hub-0", 2_500), used("nats-2", 9)]));
+        assert_eq!(samples.processes(), [("hub-0".to_owned(), 50.0)].into());
     }
 
     #[test]

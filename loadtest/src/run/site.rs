@@ -12,7 +12,11 @@ use tempfile::TempDir;
 use crate::{
     Failure,
     scenario::{Login, Scenario, chaos::Chaos},
-    server::{self, Server, Setup, tokens},
+    server::{
+        self, Server, Setup,
+        cluster::{Cluster, Options},
+        tokens,
+    },
     swarm::Target,
 };
 
@@ -20,29 +24,39 @@ use crate::{
 #[derive(clap::Args, Clone, Debug)]
 #[group(id = "site-flags")]
 pub(crate) struct Flags {
-    /// The server to load.
-    #[arg(long, value_name = "URL", conflicts_with = "start_server")]
-    server: Option<String>,
+    /// The server to load. Several share one engine: users are spread over them in turn, and each channel
+    /// is audited across all.
+    #[arg(long, value_name = "URL", conflicts_with_all = ["start_server", "start_cluster"])]
+    server: Vec<String>,
     /// Start a server for the run, on fresh data and its own core.
     #[arg(long)]
     start_server: bool,
+    /// Start hubs for the run that share an engine of three servers, on the cores that are there.
+    #[arg(long, conflicts_with = "start_server")]
+    start_cluster: bool,
+    /// How many hubs.
+    #[arg(long, default_value_t = 3, requires = "start_cluster")]
+    hubs: usize,
     /// The program of the server to start, if not the one beside this.
-    #[arg(long, value_name = "PATH", requires = "start_server")]
+    #[arg(long, value_name = "PATH", conflicts_with = "server")]
     binary: Option<PathBuf>,
     /// The cores of the server to start: the first one for all of its threads, or all, as in
     /// production.
     #[arg(long, value_enum, default_value_t = ServerCores::All, requires = "start_server")]
     server_cores: ServerCores,
-    /// The internal port of a server that is there, for its metrics and profiles.
+    /// The internal port of a server that is there, of the first if there are several, for its metrics and profiles.
     #[arg(long, value_name = "ADDRESS", requires = "server")]
     internal: Option<SocketAddr>,
-    /// The process of a server that is there, if it is on this machine, for its CPU and memory.
+    /// The process of a server that is there, of the first if there are several, if it is on this machine, for its CPU and memory.
     #[arg(long, value_name = "PID", requires = "server")]
     pid: Option<u32>,
     /// Access tokens, one on each line, for --auth none.
     #[arg(long, value_name = "FILE")]
     tokens: Option<PathBuf>,
 }
+
+/// The setting that lets a server compress.
+const DEFLATE: [&str; 2] = ["HUBBUB__EDGE__DEFLATE", "on"];
 
 /// Where a server runs. The generator has all cores but the first, either way.
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,19 +74,22 @@ pub(crate) struct Site {
 
 #[derive(Clone, Debug)]
 enum Place {
-    There { url: String, internal: Option<SocketAddr>, pid: Option<u32> },
+    There { urls: Vec<String>, internal: Option<SocketAddr>, pid: Option<u32> },
     Started { binary: Option<PathBuf>, cores: ServerCores },
+    Cluster { binary: Option<PathBuf>, hubs: usize },
 }
 
 /// The place, with a server that answers.
 #[derive(Debug)]
 pub(crate) struct Ground {
-    pub(crate) target: Target,
+    pub(crate) targets: Vec<Target>,
     pub(crate) internal: Option<SocketAddr>,
     pub(crate) pid: Option<u32>,
     pub(crate) tokens: Option<Vec<String>>,
     /// Of a server that was started for the run.
     pub(crate) started: Option<Started>,
+    /// Of several.
+    pub(crate) cluster: Option<Cluster>,
     /// Its data and its log. After it, because that is how they are dropped.
     pub(crate) folder: Option<TempDir>,
     /// The core that it has for itself.
@@ -89,18 +106,23 @@ pub(crate) struct Started {
 impl Site {
     pub(crate) fn new(flags: &Flags, scenario: &Scenario) -> Result<Self, Failure> {
         let wrong = |what: String| Err(Failure::configuration(anyhow!(what)));
-        let place = match (&flags.server, flags.start_server) {
-            (Some(url), _) => {
+        let binary = flags.binary.clone();
+        let place = if !flags.server.is_empty() {
+            for url in &flags.server {
                 authority(url).map_err(Failure::Configuration)?;
-                let (internal, pid) = (flags.internal, flags.pid);
-                Place::There { url: url.clone(), internal, pid }
             }
-            (None, true) => {
-                Place::Started { binary: flags.binary.clone(), cores: flags.server_cores }
+            let (internal, pid) = (flags.internal, flags.pid);
+            Place::There { urls: flags.server.clone(), internal, pid }
+        } else if flags.start_server {
+            Place::Started { binary, cores: flags.server_cores }
+        } else if flags.start_cluster {
+            if flags.hubs == 0 {
+                return wrong("--hubs must be at least 1".to_owned());
             }
-            (None, false) => {
-                return wrong("say which server: --server URL, or --start-server".to_owned());
-            }
+            Place::Cluster { binary, hubs: flags.hubs }
+        } else {
+            let which = "say which server: --server URL, --start-server or --start-cluster";
+            return wrong(which.to_owned());
         };
         let is_started = matches!(place, Place::Started { .. });
         let is_of_server = |it: &Chaos| it.action.is_of_server();
@@ -108,8 +130,9 @@ impl Site {
             return wrong("--chaos needs a server of our own: --start-server".to_owned());
         }
         let tokens = flags.tokens.as_deref().map(read_tokens).transpose()?;
+        let is_ours = !matches!(place, Place::There { .. });
         match (scenario.login, &tokens) {
-            (Login::None, None) if !is_started => {
+            (Login::None, None) if !is_ours => {
                 return wrong("--auth none needs --tokens FILE, or --start-server".to_owned());
             }
             (Login::First | Login::During, Some(_)) => {
@@ -123,7 +146,7 @@ impl Site {
     pub(crate) fn has_internal_port(&self) -> bool {
         match &self.place {
             Place::There { internal, .. } => internal.is_some(),
-            Place::Started { .. } => true,
+            Place::Started { .. } | Place::Cluster { .. } => true,
         }
     }
 
@@ -131,13 +154,17 @@ impl Site {
     pub(crate) async fn enter(self, scenario: &Scenario) -> Result<Ground, Failure> {
         let (binary, cores) = match self.place {
             Place::Started { binary, cores } => (binary, cores),
-            Place::There { url, internal, pid } => {
-                let host = authority(&url)?;
-                let address = resolve(&host).await?;
-                let target = Target { address, host };
-                let tokens = self.tokens;
-                let (started, folder, core) = (None, None, None);
-                return Ok(Ground { target, internal, pid, tokens, started, folder, core });
+            Place::There { urls, internal, pid } => {
+                let mut targets = Vec::new();
+                for url in urls {
+                    let host = authority(&url)?;
+                    let address = resolve(&host).await?;
+                    targets.push(Target { address, host });
+                }
+                return Ok(Ground { internal, pid, ..Ground::of(targets, self.tokens) });
+            }
+            Place::Cluster { binary, hubs } => {
+                return cluster(binary, hubs, self.tokens, scenario).await;
             }
         };
         let folder = tempfile::Builder::new().prefix("hubbub-load-").tempdir()?;
@@ -148,7 +175,7 @@ impl Site {
         }
         if scenario.deflate {
             // Its users speak protobuf, which is not compressed by default.
-            setup.environment.push(("HUBBUB__EDGE__DEFLATE".to_owned(), "on".to_owned()));
+            setup.environment.push(DEFLATE.map(str::to_owned).into());
         }
         setup.environment.extend(scenario.server.clone());
         let server = setup.start().await?;
@@ -160,18 +187,70 @@ impl Site {
             }
             _ => self.tokens,
         };
-        let target = Target { address: setup.listen, host: setup.listen.to_string() };
         let (internal, pid) = (Some(setup.internal), Some(server.pid()?));
         Ok(Ground {
-            target,
             internal,
             pid,
-            tokens,
-            started: Some(Started { server, setup }),
+            started: Some(Started { server, setup: setup.clone() }),
             folder: Some(folder),
             core: Some(core),
+            ..Ground::of(vec![target(&setup)], tokens)
         })
     }
+}
+
+impl Ground {
+    /// With servers that somebody else has started.
+    fn of(targets: Vec<Target>, tokens: Option<Vec<String>>) -> Self {
+        Self {
+            targets,
+            internal: None,
+            pid: None,
+            tokens,
+            started: None,
+            cluster: None,
+            folder: None,
+            core: None,
+        }
+    }
+}
+
+fn target(setup: &Setup) -> Target {
+    Target { address: setup.listen, host: setup.listen.to_string() }
+}
+
+/// Starts hubs and their engine. They and this side share all cores.
+async fn cluster(
+    binary: Option<PathBuf>,
+    hubs: usize,
+    tokens: Option<Vec<String>>,
+    scenario: &Scenario,
+) -> Result<Ground, Failure> {
+    let mut environment: Vec<_> = scenario.server.clone().into_iter().collect();
+    if scenario.deflate {
+        environment.push(DEFLATE.map(str::to_owned).into());
+    }
+    let options = Options {
+        hubs,
+        has_engine: true,
+        sync_always: true,
+        has_disk: false,
+        has_network: false,
+        binary,
+        environment,
+    };
+    let cluster = Cluster::start(&options).await?;
+    let first = &cluster.hubs[0].setup;
+    let tokens = match scenario.login {
+        Login::None if tokens.is_none() => {
+            let count = scenario.users as usize + 1;
+            Some(tokens::sign(first.listen, &first.data_dir, count).await?)
+        }
+        _ => tokens,
+    };
+    let targets = cluster.hubs.iter().map(|hub| target(&hub.setup)).collect();
+    let (internal, pid) = (Some(first.internal), Some(cluster.hubs[0].pid()?));
+    Ok(Ground { internal, pid, cluster: Some(cluster), ..Ground::of(targets, tokens) })
 }
 
 async fn resolve(host: &str) -> Result<SocketAddr> {

@@ -14,9 +14,6 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::Failure;
 
-/// The size of the disk; the file takes what is used of it.
-const DISK_BYTES: u64 = 1024 * 1024 * 1024;
-
 /// The call takes a pointer, which our own code has no safe way to make. The program opens the disk
 /// beforehand, so that the cut comes within microseconds of the word.
 const CUTTER: &str = "
@@ -44,8 +41,8 @@ struct Cutter {
 }
 
 impl Disk {
-    /// Makes the disk, and mounts it in this folder.
-    pub(crate) fn make(folder: &Path) -> Result<Self, Failure> {
+    /// Makes a disk of this size, of which its file takes what is used, and mounts it in this folder.
+    pub(crate) fn make(folder: &Path, bytes: u64) -> Result<Self, Failure> {
         let must = |holds: bool, what: &str| {
             if holds {
                 return Ok(());
@@ -65,7 +62,7 @@ impl Disk {
             mount: folder.join("disk"),
             cutter: None,
         };
-        File::create(&disk.image)?.set_len(DISK_BYTES)?;
+        File::create(&disk.image)?.set_len(bytes)?;
         fs::create_dir_all(&disk.mount)?;
         call(Command::new("mkfs.ext4").args(["-q", "-F"]).arg(&disk.image))?;
         // The first mount tells whether this machine can do it at all.
@@ -112,6 +109,11 @@ impl Disk {
         Ok(())
     }
 
+    /// Writes what is not written yet, as the kernel does by itself sooner or later.
+    pub(crate) fn settle(&self) -> Result<()> {
+        call(Command::new("sync").arg("--file-system").arg(&self.mount))
+    }
+
     /// Unmounts it. Nobody may have a file open on it.
     pub(crate) fn unmount(&mut self) -> Result<()> {
         call(Command::new("umount").arg(&self.mount))
@@ -141,13 +143,13 @@ impl Drop for Disk {
     }
 }
 
-fn is_installed(program: &str) -> bool {
+pub(super) fn is_installed(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
     folders.into_iter().any(|folder| folder.join(program).is_file())
 }
 
-fn call(command: &mut Command) -> Result<()> {
+pub(super) fn call(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
     let output = command.output().with_context(|| format!("{program} cannot be started"))?;
     if !output.status.success() {

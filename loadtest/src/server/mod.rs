@@ -1,7 +1,9 @@
 //! A server of our own: started, frozen, killed and started again on the same data.
 
 pub(crate) mod ask;
+pub(crate) mod cluster;
 pub(crate) mod disk;
+pub(crate) mod network;
 pub(crate) mod observer;
 pub(crate) mod own;
 pub(crate) mod program;
@@ -50,6 +52,12 @@ pub(crate) struct Setup {
     /// Where it logs to; starts are appended.
     pub(crate) log: PathBuf,
     pub(crate) environment: Vec<(String, String)>,
+    /// Where its log is kept for it. None: in its data directory, by itself.
+    pub(crate) engine: Option<String>,
+    /// The network namespace that it is started in.
+    pub(crate) namespace: Option<String>,
+    /// Whether its threads choose their cores. Servers that share them must not.
+    pub(crate) is_pinned: bool,
     /// What this process was allowed to use when it began, and the server is: the generator leaves
     /// one of them to it.
     cores: CpuSet,
@@ -87,6 +95,9 @@ impl Setup {
             data_dir: folder.join("data"),
             log: folder.join("server.log"),
             environment: Vec::new(),
+            engine: None,
+            namespace: None,
+            is_pinned: true,
             cores: sched_getaffinity(None)?,
         })
     }
@@ -115,8 +126,14 @@ impl Setup {
 
     fn spawn(&self) -> Result<Child> {
         let log = File::options().create(true).append(true).open(&self.log)?;
-        let mut command = Command::new(&self.binary);
-        command.args(["serve", "--pin-cores", "auto"]);
+        let mut command = match &self.namespace {
+            Some(namespace) => network::inside(namespace, &self.binary),
+            None => Command::new(&self.binary),
+        };
+        command.args(["serve", "--pin-cores", if self.is_pinned { "auto" } else { "off" }]);
+        if let Some(engine) = &self.engine {
+            command.arg("--engine").arg(engine);
+        }
         command.arg("--listen").arg(self.listen.to_string());
         command.arg("--internal-listen").arg(self.internal.to_string());
         command.arg("--data-dir").arg(&self.data_dir);
@@ -178,13 +195,7 @@ impl Server {
     pub(crate) fn freeze(&self) -> Result<()> {
         let pid = self.pid()?;
         self.signal(Signal::STOP)?;
-        let started = Instant::now();
-        while !is_frozen(pid)? {
-            if started.elapsed() > FREEZE_TIMEOUT {
-                bail!("the server still runs {FREEZE_TIMEOUT:?} after SIGSTOP");
-            }
-        }
-        Ok(())
+        wait_until_frozen(pid)
     }
 
     /// Lets it run again after [`Server::freeze`].
@@ -215,6 +226,17 @@ impl Server {
         let pid = Pid::from_raw(i32::try_from(self.pid()?)?).context("process 0 is not ours")?;
         Ok(kill_process(pid, signal)?)
     }
+}
+
+/// Waits until no thread of a stopped process can run any more.
+pub(crate) fn wait_until_frozen(pid: u32) -> Result<()> {
+    let started = Instant::now();
+    while !is_frozen(pid)? {
+        if started.elapsed() > FREEZE_TIMEOUT {
+            bail!("the server still runs {FREEZE_TIMEOUT:?} after SIGSTOP");
+        }
+    }
+    Ok(())
 }
 
 fn is_frozen(pid: u32) -> Result<bool> {

@@ -282,7 +282,7 @@ impl EventLoop {
         };
         let token = Token(port + SOCKETS);
         let both = Interest::READABLE | Interest::WRITABLE;
-        let opened = socket::open(self.world.plan.target.address, origin).and_then(
+        let opened = socket::open(self.world.plan.target(number).address, origin).and_then(
             |(mut stream, is_open)| {
                 // Both for good: an edge comes only when something changes.
                 self.poll.registry().register(&mut stream, token, both)?;

@@ -59,6 +59,7 @@ mod world;
 ///
 /// If nobody is to log in and there are no tokens, and if the system has no sockets or threads left.
 pub(crate) fn spawn(plan: Plan, events: mpsc::Sender<Event>) -> anyhow::Result<Swarm> {
+    anyhow::ensure!(!plan.targets.is_empty(), "there is no server");
     let has_tokens = plan.tokens.as_ref().is_some_and(|tokens| !tokens.is_empty());
     anyhow::ensure!(
         has_tokens || plan.scenario.login != Login::None,
@@ -109,13 +110,21 @@ pub(crate) struct Target {
 #[derive(Clone, Debug)]
 pub(crate) struct Plan {
     pub(crate) scenario: Scenario,
-    pub(crate) target: Target,
+    /// The servers, one at least: user `n` goes to number `n % len`, and so does the witness.
+    pub(crate) targets: Vec<Target>,
     /// Names of users and channels begin with it, so that runs on one server do not meet. Users:
     /// `virtual-0`, …: they are used again by the next run. Channels: `{run}-0`, …
     pub(crate) run: String,
     /// Access tokens, if nobody is to log in: user `n` takes the one at `n % len`, the witness the
     /// last.
     pub(crate) tokens: Option<Vec<String>>,
+}
+
+impl Plan {
+    /// Where this user goes.
+    pub(crate) fn target(&self, user: u32) -> &Target {
+        &self.targets[user as usize % self.targets.len()]
+    }
 }
 
 /// What the thread tells.

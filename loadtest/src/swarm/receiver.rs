@@ -104,9 +104,9 @@ mod tests {
 
     fn receiver_with(deflate: bool) -> Receiver {
         let address = "127.0.0.1:1".parse().unwrap();
-        let target = Target { address, host: String::new() };
+        let targets = vec![Target { address, host: String::new() }];
         let scenario = Scenario { users: 1, deflate, ..Scenario::default() };
-        let plan = Plan { scenario, target, run: "test".to_owned(), tokens: None };
+        let plan = Plan { scenario, targets, run: "test".to_owned(), tokens: None };
         Receiver::new(plan, 9, MESSAGES)
     }
 

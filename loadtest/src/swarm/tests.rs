@@ -435,8 +435,8 @@ fn plan(address: SocketAddr, stay_ms: u64) -> Plan {
         ..Scenario::default()
     };
     let tokens = Some(vec!["user".to_owned(), "witness".to_owned()]);
-    let target = Target { address, host: address.to_string() };
-    Plan { scenario, target, run: "test".to_owned(), tokens }
+    let targets = vec![Target { address, host: address.to_string() }];
+    Plan { scenario, targets, run: "test".to_owned(), tokens }
 }
 
 /// The last event of the run.

@@ -9,6 +9,7 @@ mod proxy;
 
 mod bulk;
 mod chaos;
+mod cluster;
 mod defects;
 mod deflate;
 mod many_runs;

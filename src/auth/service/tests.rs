@@ -3,7 +3,10 @@ use std::net::Ipv4Addr;
 use bytesize::ByteSize;
 
 use super::*;
-use crate::auth::{password::Cost, revocation::Revoked, token::Claims};
+use crate::{
+    auth::{password::Cost, revocation::Revoked, token::Claims},
+    engine::rows::memory::MemoryRows,
+};
 
 mod accounts;
 mod admission;
@@ -46,7 +49,14 @@ impl Service {
     }
 
     fn open_at(settings: Settings, dir: &Path, now_s: u64) -> Self {
-        let (auth, housekeeping) = Auth::open(settings, dir, || {}, now_s).unwrap();
+        let (auth, housekeeping) = Auth::open(settings, dir, None, || {}, now_s).unwrap();
+        Self { auth, housekeeping }
+    }
+
+    /// One of a cluster.
+    fn open_node(settings: Settings, dir: &Path, rows: &MemoryRows) -> Self {
+        let rows: Arc<dyn Rows> = Arc::new(rows.clone());
+        let (auth, housekeeping) = Auth::open(settings, dir, Some(rows), || {}, NOW_S).unwrap();
         Self { auth, housekeeping }
     }
 

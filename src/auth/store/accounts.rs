@@ -123,14 +123,7 @@ impl Store {
         now_s: u64,
     ) -> Result<Creation, StoreError> {
         self.ask(move |connection| {
-            let transaction =
-                connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            let created = create(&transaction, &new, now_s)?;
-            // Anything else drops the transaction, and with it the use of the invite.
-            if matches!(created, Creation::Created(_)) {
-                transaction.commit()?;
-            }
-            Ok(created)
+            write(connection, |transaction| Ok(create(transaction, &new, now_s)?))
         })
         .await
     }
@@ -259,7 +252,7 @@ impl Store {
                     .optional()?;
                 let Some(password_number) = replaced else { return Ok(None) };
                 sessions::end_all(transaction, new.account, now_s)?;
-                let new = NewSession { password_number, ..new };
+                let new = NewSession { password_number, ..new.clone() };
                 Ok(sessions::begin(transaction, &new, rules, now_s)?)
             })
         })
@@ -314,7 +307,7 @@ fn create(
     now_s: u64,
 ) -> rusqlite::Result<Creation> {
     if let Some(code) = &new.invite
-        && !invites::take(transaction, code, now_s)?
+        && !invites::is_good(transaction, code, now_s)?
     {
         return Ok(Creation::InvalidInvite);
     }
@@ -328,8 +321,11 @@ fn create(
     if created == 0 {
         return Ok(Creation::Taken);
     }
+    let id = AccountId(transaction.last_insert_rowid());
+    if let Some(code) = &new.invite {
+        invites::take(transaction, code, now_s)?;
+    }
     if let Some(address) = &new.address {
-        let id = AccountId(transaction.last_insert_rowid());
         sessions::remember_address(transaction, id, address, now_s)?;
     }
     Ok(Creation::Created(Account { subject, username: new.username.clone() }))

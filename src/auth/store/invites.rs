@@ -44,19 +44,15 @@ pub(super) fn is_good(connection: &Connection, code: &str, now_s: u64) -> rusqli
     Ok(found.is_some())
 }
 
-/// Takes one use of the code, in the transaction that makes the account. Whether there was one.
-pub(super) fn take(
-    transaction: &Transaction<'_>,
-    code: &str,
-    now_s: u64,
-) -> rusqlite::Result<bool> {
-    let taken = transaction
+/// Takes one use of a good code, in the transaction that makes the account.
+pub(super) fn take(transaction: &Transaction<'_>, code: &str, now_s: u64) -> rusqlite::Result<()> {
+    transaction
         .prepare_cached(
             "UPDATE invites SET uses_left = uses_left - 1
              WHERE hash = ?1 AND uses_left > 0 AND expires_at_s > ?2",
         )?
         .execute(params![hash(code), stored(now_s)])?;
-    Ok(taken == 1)
+    Ok(())
 }
 
 /// A code is 80 random bits, so a fast hash without salt hides it; and it is looked up by it.

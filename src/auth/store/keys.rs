@@ -5,6 +5,8 @@
 //! its file removed. A revoked key is off at once, and its row stays, so that no copy of its file
 //! is ever taken up again.
 //!
+//! In a cluster the keys are rows beside the list, which all nodes share, and there are no files.
+//!
 //! The list is decided on in transactions, so several processes and the command line may turn keys
 //! at the same time. A file is made before its row is committed and removed after, so that a crash
 //! leaves a file that nobody asks for, and never a row without its file.
@@ -13,18 +15,23 @@ use std::{
     fs, io,
     os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use thiserror::Error;
 
-use super::{OpenError, revocations, stored, unstored, upkeep, write};
+use super::{
+    Database, FILE_NAME, OpenError, replica::ReplicaError, revocations, stored, unstored, upkeep,
+    write,
+};
 use crate::{
     auth::{
         keys::{KeyError, TokenKey, file_name},
         revocation::Revoked,
     },
+    engine::rows::Rows,
     limits,
 };
 
@@ -37,7 +44,7 @@ const FORMER_FILE_NAME: &str = "token-key.pem";
 /// and what the service's housekeeping works with.
 #[derive(Debug)]
 pub struct KeyStore {
-    connection: Connection,
+    database: Database,
     data_dir: PathBuf,
 }
 
@@ -79,6 +86,9 @@ pub enum KeyStoreError {
     /// The list.
     #[error("the list of keys cannot be read or changed")]
     Storage(#[from] rusqlite::Error),
+    /// The list of the cluster.
+    #[error("the list of keys cannot be read or changed")]
+    Replica(#[from] ReplicaError),
     /// There is no such key, or it is revoked.
     #[error("there is no key of this id that could be revoked")]
     Unknown,
@@ -94,13 +104,29 @@ impl KeyStore {
     /// # Errors
     /// When the store or a file is unusable, or usable by others.
     pub fn open(data_dir: &Path, now_s: u64) -> Result<Self, KeyStoreError> {
-        let connection = super::connect(data_dir)?;
-        let mut keys = Self { connection, data_dir: data_dir.to_owned() };
+        let database = Database::open(data_dir, None)?;
+        let mut keys = Self { database, data_dir: data_dir.to_owned() };
         make_folder(&keys.folder())?;
         keys.ensure(now_s)?;
-        for row in rows(&keys.connection)?.iter().filter(|row| row.revoked_at_s.is_some()) {
+        for row in rows(&keys.database)?.iter().filter(|row| row.revoked_at_s.is_some()) {
             keys.remove_file_if_possible(&row.key_id);
         }
+        Ok(keys)
+    }
+
+    /// Opens the keys of a cluster: those of these rows, of which this data directory has a copy. Makes
+    /// the first one if there is none.
+    ///
+    /// # Errors
+    /// As [`super::Store::open_replica`].
+    pub fn open_replica(
+        data_dir: &Path,
+        rows: Arc<dyn Rows>,
+        now_s: u64,
+    ) -> Result<Self, KeyStoreError> {
+        let database = Database::open(data_dir, Some(rows))?;
+        let mut keys = Self { database, data_dir: data_dir.to_owned() };
+        keys.ensure(now_s)?;
         Ok(keys)
     }
 
@@ -108,8 +134,9 @@ impl KeyStore {
     ///
     /// # Errors
     /// When the store fails.
-    pub fn list(&self, now_s: u64) -> Result<Vec<ListedKey>, KeyStoreError> {
-        let mut rows = rows(&self.connection)?;
+    pub fn list(&mut self, now_s: u64) -> Result<Vec<ListedKey>, KeyStoreError> {
+        self.database.begin(Instant::now())?;
+        let mut rows = rows(&self.database)?;
         let signing = signing(&rows, now_s).map(|row| row.number);
         rows.reverse();
         let list = rows.into_iter().filter(|row| row.retired_at_s.is_none());
@@ -121,10 +148,11 @@ impl KeyStore {
     /// # Errors
     /// When as many as allowed are published, or the store or the file fails.
     pub fn rotate(&mut self, signs_after: Duration, now_s: u64) -> Result<String, KeyStoreError> {
-        let folder = self.folder();
+        self.database.begin(Instant::now())?;
+        let folder = self.folder_of_files();
         let signs_from_s = now_s.saturating_add(signs_after.as_secs());
-        let key_id = write(&mut self.connection, |transaction| {
-            create(transaction, &folder, now_s, signs_from_s)
+        let key_id = write(&mut self.database, |transaction| {
+            create(transaction, folder.as_deref(), now_s, signs_from_s)
         })?;
         tracing::info!(target: "hubbub::audit", key = %key_id, signs_from_s, "key rotated");
         Ok(key_id)
@@ -136,8 +164,9 @@ impl KeyStore {
     /// # Errors
     /// When there is no such key, or the store or a file fails.
     pub fn revoke(&mut self, key_id: &str, now_s: u64) -> Result<Option<String>, KeyStoreError> {
-        let folder = self.folder();
-        let successor = write(&mut self.connection, |transaction| {
+        self.database.begin(Instant::now())?;
+        let folder = self.folder_of_files();
+        let successor = write(&mut self.database, |transaction| {
             let signed =
                 signing(&rows(transaction)?, now_s).is_some_and(|row| row.key_id == key_id);
             let revoked = transaction.execute(
@@ -149,37 +178,56 @@ impl KeyStore {
                 return Err(KeyStoreError::Unknown);
             }
             revocations::append(transaction, Revoked::Key { key: key_id.to_owned() }, now_s)?;
-            signed.then(|| create(transaction, &folder, now_s, now_s)).transpose()
+            forget(transaction, key_id)?;
+            signed.then(|| create(transaction, folder.as_deref(), now_s, now_s)).transpose()
         })?;
         tracing::warn!(target: "hubbub::audit", key = %key_id, "key revoked");
         self.remove_file_if_possible(key_id);
         Ok(successor)
     }
 
-    /// The key that signs at this moment.
+    /// The key that signs at this moment, as this node knows it.
     ///
     /// # Errors
     /// When the store fails or its file is unusable.
     pub fn signing_key(&self, now_s: u64) -> Result<TokenKey, KeyStoreError> {
-        let rows = rows(&self.connection)?;
+        let rows = rows(&self.database)?;
         let row = signing(&rows, now_s).ok_or(KeyStoreError::Unknown)?;
-        Ok(self.load(&row.key_id)?)
+        self.load(&row.key_id)
     }
 
-    /// The published keys, the one that signs first, then from the newest to the oldest.
+    /// The published keys, as this node knows them, the one that signs first, then from the newest to the oldest.
     pub(in crate::auth) fn published(&self, now_s: u64) -> Result<Vec<String>, KeyStoreError> {
-        let mut rows = rows(&self.connection)?;
+        let mut rows = rows(&self.database)?;
         let signing = signing(&rows, now_s).map(|row| row.number);
         rows.retain(Row::is_published);
         rows.sort_by_key(|row| (Some(row.number) != signing, std::cmp::Reverse(row.number)));
         Ok(rows.into_iter().map(|row| row.key_id).collect())
     }
 
-    /// The key pair in the file of this key.
-    pub(in crate::auth) fn load(&self, key_id: &str) -> Result<TokenKey, KeyError> {
-        let path = self.folder().join(file_name(key_id));
-        let key = TokenKey::load(&path)?;
-        if key.key_id() == key_id { Ok(key) } else { Err(KeyError::Content(path)) }
+    /// The key pair of this key.
+    pub(in crate::auth) fn load(&self, key_id: &str) -> Result<TokenKey, KeyStoreError> {
+        let (key, path) = match self.folder_of_files() {
+            Some(folder) => {
+                let path = folder.join(file_name(key_id));
+                (Some(TokenKey::load(&path)?), path)
+            }
+            None => {
+                let path = self.data_dir.join(FILE_NAME);
+                let pem: Option<String> = self
+                    .database
+                    .prepare_cached("SELECT pem FROM key_files WHERE key_id = ?1")?
+                    .query_row([key_id], |row| row.get(0))
+                    .optional()?;
+                let Some(pem) = pem else {
+                    let source = io::ErrorKind::NotFound.into();
+                    return Err(KeyError::Io { path, source }.into());
+                };
+                (TokenKey::from_pem(&pem), path)
+            }
+        };
+        let key = key.filter(|key| key.key_id() == key_id);
+        Ok(key.ok_or(KeyError::Content(path))?)
     }
 
     /// Makes the next key when the newest is as old as `rotation`, and retires those whose tokens
@@ -189,7 +237,8 @@ impl KeyStore {
         rotation: Duration,
         now_s: u64,
     ) -> Result<(), KeyStoreError> {
-        let rows = rows(&self.connection)?;
+        self.database.begin(Instant::now())?;
+        let rows = rows(&self.database)?;
         let newest_s =
             rows.iter().filter(|row| row.is_published()).map(|row| row.created_at_s).max();
         let due = |newest_s: Option<u64>| {
@@ -207,16 +256,18 @@ impl KeyStore {
         due: impl Fn(Option<u64>) -> bool,
         now_s: u64,
     ) -> Result<(), KeyStoreError> {
-        let folder = self.folder();
+        let folder = self.folder_of_files();
         let signs_from_s = now_s.saturating_add(limits::KEY_SIGNS_AFTER.as_secs());
-        let made = write(&mut self.connection, |transaction| {
+        let made = write(&mut self.database, |transaction| {
             // Another process may have been first.
             let newest_s = rows(transaction)?
                 .iter()
                 .filter(|row| row.is_published())
                 .map(|row| row.created_at_s)
                 .max();
-            due(newest_s).then(|| create(transaction, &folder, now_s, signs_from_s)).transpose()
+            due(newest_s)
+                .then(|| create(transaction, folder.as_deref(), now_s, signs_from_s))
+                .transpose()
         })?;
         if let Some(key_id) = made {
             tracing::info!(target: "hubbub::audit", key = %key_id, signs_from_s, "key rotated");
@@ -226,55 +277,83 @@ impl KeyStore {
 
     /// Marks the keys whose tokens have all run out, removes their files, then their rows.
     fn retire(&mut self, rows: &[Row], now_s: u64) -> Result<(), KeyStoreError> {
-        let overlap_s = revocations::overlap_s(&self.connection)?;
+        let overlap_s = revocations::overlap_s(&self.database)?;
         for row in rows {
             let superseded_s = superseded_at(rows, row, now_s);
             let over = superseded_s.is_some_and(|s| now_s > s.saturating_add(overlap_s));
             if row.is_published() && over {
-                self.connection.execute(
-                    "UPDATE keys SET retired_at_s = ?2 WHERE number = ?1 AND revoked_at_s IS NULL",
-                    params![row.number, stored(now_s)],
-                )?;
+                write(&mut self.database, |transaction| {
+                    transaction.execute(
+                        "UPDATE keys SET retired_at_s = ?2
+                         WHERE number = ?1 AND revoked_at_s IS NULL",
+                        params![row.number, stored(now_s)],
+                    )?;
+                    Ok::<_, KeyStoreError>(())
+                })?;
                 tracing::info!(target: "hubbub::audit", key = %row.key_id, "key retired");
             } else if row.retired_at_s.is_none() {
                 continue;
             }
             // Also what a crash left half-done before.
             self.remove_file(&row.key_id)?;
-            self.connection.execute(
-                "DELETE FROM keys WHERE number = ?1 AND retired_at_s IS NOT NULL",
-                [row.number],
-            )?;
+            write(&mut self.database, |transaction| {
+                let gone = transaction.execute(
+                    "DELETE FROM keys WHERE number = ?1 AND retired_at_s IS NOT NULL",
+                    [row.number],
+                )?;
+                if gone > 0 {
+                    forget(transaction, &row.key_id)?;
+                }
+                Ok::<_, KeyStoreError>(())
+            })?;
         }
         Ok(())
     }
 
     /// Drops what has run out by itself.
     pub(in crate::auth) fn drop_expired(&mut self, now_s: u64) -> Result<(), KeyStoreError> {
-        Ok(upkeep::drop_expired(&mut self.connection, now_s)?)
+        upkeep::drop_expired(&mut self.database, now_s)
     }
 
     /// Sessions that are not over.
     pub(in crate::auth) fn count_sessions(&self) -> Result<u64, KeyStoreError> {
-        Ok(upkeep::count_sessions(&self.connection)?)
+        Ok(upkeep::count_sessions(&self.database)?)
     }
 
     /// Says that access tokens may be good for as long as this.
-    pub(in crate::auth) fn raise_lifetime(&self, lifetime: Duration) -> Result<(), KeyStoreError> {
-        Ok(revocations::raise_lifetime(&self.connection, lifetime.as_secs())?)
+    pub(in crate::auth) fn raise_lifetime(
+        &mut self,
+        lifetime: Duration,
+    ) -> Result<(), KeyStoreError> {
+        self.database.begin(Instant::now())?;
+        write(&mut self.database, |transaction| {
+            Ok(revocations::raise_lifetime(transaction, lifetime.as_secs())?)
+        })
     }
 
     fn folder(&self) -> PathBuf {
         self.data_dir.join(FOLDER)
     }
 
+    /// Where the key files are. None: the keys are rows.
+    fn folder_of_files(&self) -> Option<PathBuf> {
+        self.database.replica.is_none().then(|| self.folder())
+    }
+
     fn ensure(&mut self, now_s: u64) -> Result<(), KeyStoreError> {
-        let folder = self.folder();
+        let Some(folder) = self.folder_of_files() else {
+            return write(&mut self.database, |transaction| {
+                if !rows(transaction)?.iter().any(Row::is_published) {
+                    create(transaction, None, now_s, now_s)?;
+                }
+                Ok(())
+            });
+        };
         let former = self.data_dir.join(FORMER_FILE_NAME);
-        let adopted = write(&mut self.connection, |transaction| {
+        let adopted = write(&mut self.database, |transaction| {
             if !rows(transaction)?.iter().any(Row::is_published) {
                 if former.symlink_metadata().is_err() {
-                    return create(transaction, &folder, now_s, now_s).map(|_| false);
+                    return create(transaction, Some(&folder), now_s, now_s).map(|_| false);
                 }
                 let key = TokenKey::load(&former)?;
                 link(&former, &folder.join(file_name(key.key_id())))?;
@@ -388,10 +467,10 @@ fn is_listed(connection: &Connection, key_id: &str) -> rusqlite::Result<bool> {
         .map(|found| found.is_some())
 }
 
-/// Makes a key within the transaction that lists it.
+/// Makes a key within the transaction that lists it: as a file in this folder, or as a row.
 fn create(
     transaction: &Transaction<'_>,
-    folder: &Path,
+    folder: Option<&Path>,
     now_s: u64,
     signs_from_s: u64,
 ) -> Result<String, KeyStoreError> {
@@ -399,9 +478,26 @@ fn create(
     if published >= limits::KEYS_PUBLISHED_MAX {
         return Err(KeyStoreError::TooMany);
     }
-    let key = TokenKey::create(folder)?;
+    let key = match folder {
+        Some(folder) => TokenKey::create(folder)?,
+        None => {
+            let key = TokenKey::generate();
+            let path = PathBuf::from(file_name(key.key_id()));
+            let pem = key.to_pem().map_err(|source| KeyError::Io { path, source })?;
+            transaction.execute(
+                "INSERT INTO key_files (key_id, pem) VALUES (?1, ?2)",
+                params![key.key_id(), pem.as_ref()],
+            )?;
+            key
+        }
+    };
     insert(transaction, key.key_id(), now_s, signs_from_s)?;
     Ok(key.key_id().to_owned())
+}
+
+/// Removes a key that is a row.
+fn forget(transaction: &Transaction<'_>, key_id: &str) -> rusqlite::Result<()> {
+    transaction.execute("DELETE FROM key_files WHERE key_id = ?1", [key_id]).map(drop)
 }
 
 fn insert(
@@ -417,7 +513,7 @@ fn insert(
     Ok(())
 }
 
-fn make_folder(folder: &Path) -> Result<(), KeyError> {
+pub(super) fn make_folder(folder: &Path) -> Result<(), KeyError> {
     let io_error = |source| KeyError::Io { path: folder.to_owned(), source };
     match fs::DirBuilder::new().mode(0o700).create(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}

@@ -17,12 +17,17 @@
 //! | `revocations` | the feed of what was taken back |
 //! | `keys` | which key signs, with the key files beside; it has a connection of its own |
 //! | `upkeep` | what goes by itself when its time is over |
+//! | `replica` | in a cluster: the file as one node's copy of rows that all nodes share |
 
 use std::{
     fs, io,
+    ops::{Deref, DerefMut},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    sync::{
+        Arc,
+        mpsc::{Receiver, SyncSender, TrySendError, sync_channel},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -31,11 +36,16 @@ use rusqlite::{Connection, Transaction, TransactionBehavior};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
-use crate::limits;
+use self::replica::{Replica, ReplicaError, ReplicaOpenError};
+use crate::{
+    engine::rows::{Rows, RowsError},
+    limits,
+};
 
 pub mod accounts;
 pub mod invites;
 pub mod keys;
+pub mod replica;
 pub mod revocations;
 mod schema;
 pub mod sessions;
@@ -71,6 +81,9 @@ pub enum StoreError {
     /// SQLite failed.
     #[error("the account store failed")]
     Sqlite(#[source] rusqlite::Error),
+    /// The cluster's accounts cannot be used here.
+    #[error("the account store failed")]
+    Replica(#[source] ReplicaError),
 }
 
 impl From<rusqlite::Error> for StoreError {
@@ -80,6 +93,18 @@ impl From<rusqlite::Error> for StoreError {
                 Self::Busy
             }
             _ => Self::Sqlite(error),
+        }
+    }
+}
+
+impl From<ReplicaError> for StoreError {
+    fn from(error: ReplicaError) -> Self {
+        match error {
+            ReplicaError::Rows(RowsError::Unavailable)
+            | ReplicaError::Contended
+            | ReplicaError::Unknown => Self::Busy,
+            ReplicaError::Sqlite(error) => error.into(),
+            error => Self::Replica(error),
         }
     }
 }
@@ -106,9 +131,60 @@ pub enum OpenError {
         /// The schema's number in the file.
         found: usize,
     },
+    /// What is changed here would be known to no other node.
+    #[error(
+        "the accounts of this data directory are a copy of a cluster's: ask an auth service of it"
+    )]
+    IsACopy,
+    /// The cluster's accounts cannot be used.
+    #[error(transparent)]
+    Replica(#[from] ReplicaOpenError),
 }
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+/// A connection to the file, and in a cluster what makes it a copy.
+#[derive(Debug)]
+struct Database {
+    connection: Connection,
+    replica: Option<Replica>,
+}
+
+impl Database {
+    /// Opens the file of this directory, and makes it (0600) if it is not there. With rows, it is the
+    /// copy of them.
+    fn open(data_dir: &Path, rows: Option<Arc<dyn Rows>>) -> Result<Self, OpenError> {
+        let mut connection = connect(data_dir)?;
+        let replica = match rows {
+            Some(rows) => Some(Replica::open(&mut connection, rows)?),
+            None if replica::is_copy(&connection)? => return Err(OpenError::IsACopy),
+            None => None,
+        };
+        Ok(Self { connection, replica })
+    }
+
+    /// Begins a job: what it reads is as new as this moment.
+    fn begin(&mut self, since: Instant) -> Result<(), ReplicaError> {
+        match &mut self.replica {
+            Some(replica) => replica.begin(&mut self.connection, since),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Deref for Database {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Database {
+    fn deref_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+}
+
+type Job = Box<dyn FnOnce(&mut Database) + Send>;
 
 impl Store {
     /// Opens the store in this directory, and makes it (0600) if it is not there.
@@ -116,11 +192,22 @@ impl Store {
     /// # Errors
     /// When it cannot be opened, or a newer version wrote it.
     pub fn open(data_dir: &Path) -> Result<Self, OpenError> {
-        let connection = connect(data_dir)?;
+        Self::start(Database::open(data_dir, None)?)
+    }
+
+    /// Opens the store in this directory as a copy of these rows, which other nodes share.
+    ///
+    /// # Errors
+    /// As [`Store::open`], and when the rows cannot be read, or the file holds what is not theirs.
+    pub fn open_replica(data_dir: &Path, rows: Arc<dyn Rows>) -> Result<Self, OpenError> {
+        Self::start(Database::open(data_dir, Some(rows))?)
+    }
+
+    fn start(database: Database) -> Result<Self, OpenError> {
         let (mailbox, jobs) = sync_channel(limits::ACCOUNTS_MAILBOX_MAX);
         let thread = std::thread::Builder::new()
             .name("accounts".to_owned())
-            .spawn(move || serve(connection, &jobs))?;
+            .spawn(move || serve(database, &jobs))?;
         let wait_max = limits::ACCOUNTS_WAIT_MAX;
         Ok(Self { mailbox: Some(mailbox), thread: Some(thread), wait_max })
     }
@@ -128,13 +215,13 @@ impl Store {
     /// Does this on the store's thread, whether the caller still waits for the answer or not.
     async fn ask<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+        job: impl FnOnce(&mut Database) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let job = self.in_time(job);
-        self.put(Box::new(move |connection| {
+        self.put(Box::new(move |database| {
             // A requester that has gone does not want its answer; there is nothing to do about it.
-            let _ = reply.send(job(connection));
+            let _ = reply.send(job(database));
         }))?;
         answer.await.unwrap_or(Err(StoreError::Stopped))
     }
@@ -143,13 +230,13 @@ impl Store {
     /// nobody but the caller.
     async fn ask_while_awaited<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
+        job: impl FnOnce(&mut Database) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
         let job = self.in_time(job);
-        self.put(Box::new(move |connection| {
+        self.put(Box::new(move |database| {
             if !reply.is_closed() {
-                let _ = reply.send(job(connection));
+                let _ = reply.send(job(database));
             }
         }))?;
         answer.await.unwrap_or(Err(StoreError::Stopped))
@@ -159,11 +246,15 @@ impl Store {
     /// for another process's lock, those behind would wait for minutes otherwise.
     fn in_time<T>(
         &self,
-        job: impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static,
-    ) -> impl FnOnce(&mut Connection) -> Result<T, StoreError> + Send + 'static {
+        job: impl FnOnce(&mut Database) -> Result<T, StoreError> + Send + 'static,
+    ) -> impl FnOnce(&mut Database) -> Result<T, StoreError> + Send + 'static {
         let (since, wait_max) = (Instant::now(), self.wait_max);
-        move |connection| {
-            if since.elapsed() > wait_max { Err(StoreError::Busy) } else { job(connection) }
+        move |database| {
+            if since.elapsed() > wait_max {
+                return Err(StoreError::Busy);
+            }
+            database.begin(since)?;
+            job(database)
         }
     }
 
@@ -186,9 +277,9 @@ impl Drop for Store {
     }
 }
 
-fn serve(mut connection: Connection, jobs: &Receiver<Job>) {
+fn serve(mut database: Database, jobs: &Receiver<Job>) {
     for job in jobs {
-        job(&mut connection);
+        job(&mut database);
     }
 }
 
@@ -214,7 +305,7 @@ fn connect(data_dir: &Path) -> Result<Connection, OpenError> {
     connection.busy_timeout(limits::ACCOUNTS_LOCK_TIMEOUT)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
-    connection.set_prepared_statement_cache_capacity(64);
+    connection.set_prepared_statement_cache_capacity(96);
     schema::migrate(&mut connection)?;
     Ok(connection)
 }
@@ -229,11 +320,16 @@ fn check_owner(data_dir: &Path, user: u32) -> Result<(), OpenError> {
     }
 }
 
-/// One transaction that is the only writer from its first statement on. An error takes it back.
-fn write<T, E: From<rusqlite::Error>>(
-    connection: &mut Connection,
-    change: impl FnOnce(&Transaction<'_>) -> Result<T, E>,
+/// One transaction that is the only writer from its first statement on. An error takes it back. In a
+/// cluster it may be tried several times, so it changes nothing but the tables.
+fn write<T, E: From<rusqlite::Error> + From<ReplicaError>>(
+    database: &mut Database,
+    mut change: impl FnMut(&Transaction<'_>) -> Result<T, E>,
 ) -> Result<T, E> {
+    let Database { connection, replica } = database;
+    if let Some(replica) = replica {
+        return replica.write(connection, change);
+    }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let outcome = change(&transaction)?;
     transaction.commit()?;

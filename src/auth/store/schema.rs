@@ -16,7 +16,7 @@ use super::OpenError;
 /// `password_number` its passwords; a hash that is made anew from the same password is none. A session
 /// is a row and its refresh tokens are none: see `refresh_token`. `revocations` and `keys` are numbered
 /// by AUTOINCREMENT, so that a number never comes back. `facts` are single numbers, by name.
-pub(super) const MIGRATIONS: [&str; 3] = [
+pub(super) const MIGRATIONS: [&str; 4] = [
     "
     CREATE TABLE accounts (
         id INTEGER PRIMARY KEY,
@@ -79,6 +79,23 @@ pub(super) const MIGRATIONS: [&str; 3] = [
     "
     INSERT INTO accounts (id, username, subject, password_hash, created_at_s, deleted_at_s)
     VALUES (0, '', '', printf('%097d', 0), 0, 0);
+    ",
+    // Empty but in a cluster: see `replica`.
+    "
+    CREATE TABLE key_files (key_id TEXT PRIMARY KEY, pem TEXT NOT NULL) STRICT, WITHOUT ROWID;
+    CREATE TABLE replica (
+        the_only INTEGER PRIMARY KEY CHECK (the_only = 1),
+        history TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        schema INTEGER NOT NULL,
+        at_end_s INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE unknown_columns (
+        row_table TEXT NOT NULL,
+        row_key TEXT NOT NULL,
+        columns BLOB NOT NULL,
+        PRIMARY KEY (row_table, row_key)
+    ) STRICT, WITHOUT ROWID;
     ",
 ];
 

@@ -3,7 +3,7 @@
 
 use rusqlite::{Connection, params};
 
-use super::{stored, write};
+use super::{Database, keys::KeyStoreError, stored, write};
 use crate::limits;
 
 /// How to find rows that have run out, and how to drop some of them.
@@ -26,15 +26,14 @@ const EXPIRED: [(&str, &str); 3] = [
 ];
 
 /// Drops some of what has run out. Takes the writer's lock only if there is any.
-pub(super) fn drop_expired(connection: &mut Connection, now_s: u64) -> rusqlite::Result<()> {
+pub(super) fn drop_expired(database: &mut Database, now_s: u64) -> Result<(), KeyStoreError> {
     for (find, drop) in EXPIRED {
         let any: bool =
-            connection.prepare_cached(find)?.query_row([stored(now_s)], |row| row.get(0))?;
+            database.prepare_cached(find)?.query_row([stored(now_s)], |row| row.get(0))?;
         if any {
-            write(connection, |transaction| {
-                transaction
-                    .prepare_cached(drop)?
-                    .execute(params![stored(now_s), limits::HOUSEKEEPING_STEP_ROWS])
+            write(database, |transaction| {
+                let step = params![stored(now_s), limits::HOUSEKEEPING_STEP_ROWS];
+                Ok::<_, KeyStoreError>(transaction.prepare_cached(drop)?.execute(step)?)
             })?;
         }
     }

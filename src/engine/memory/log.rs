@@ -174,7 +174,7 @@ impl MemoryLog {
     /// A cut through all channels, as [`Engine::mark`](crate::engine::Engine::mark) makes it.
     #[must_use]
     pub fn mark(&self) -> Mark {
-        Mark(Cursor(self.placed.len() as u64))
+        Mark::new([Cursor(self.placed.len() as u64)])
     }
 
     /// Puts a batch at the end of a channel's log, whatever it is.
@@ -268,6 +268,16 @@ impl MemoryLog {
     ) -> Vec<MessageKey> {
         let found = |(user, id): &(UserId, ClientMessageId)| self.keys.get(&(channel, *user, *id));
         keys.iter().filter_map(found).copied().collect()
+    }
+
+    /// The keys of messages, as [`Engine::keys`](crate::engine::Engine::keys) lists them.
+    #[must_use]
+    pub fn keys(&self, channel: ChannelId, first: Sequence, last: Sequence) -> Vec<MessageKey> {
+        let of_channel = self.keys.iter().filter(|((of, ..), _)| *of == channel);
+        let keys = of_channel.map(|(_, key)| *key);
+        let mut keys: Vec<_> = keys.filter(|key| (first..=last).contains(&key.sequence)).collect();
+        keys.sort_unstable_by_key(|key| key.sequence);
+        keys
     }
 
     /// Drops old entries as [`Engine::trim`](crate::engine::Engine::trim) does.

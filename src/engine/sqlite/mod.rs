@@ -351,6 +351,20 @@ impl Engine for SqliteEngine {
         }
     }
 
+    fn keys(
+        &self,
+        channel: ChannelId,
+        first: Sequence,
+        last: Sequence,
+    ) -> impl Future<Output = Result<Vec<MessageKey>, ReadError>> + Send + 'static {
+        let (reply, answer) = oneshot::channel();
+        let sent = self.read_log(Query::KeysBetween { channel, first, last, reply });
+        async move {
+            sent?;
+            answer.await.unwrap_or(Err(ReadError::StorageUnavailable))
+        }
+    }
+
     fn trim(
         &self,
         channel: ChannelId,

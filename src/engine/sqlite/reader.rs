@@ -34,6 +34,8 @@ pub(super) enum Query {
     Heads { channels: Vec<ChannelId>, reply: HeadsReply },
     /// For the keys of publishes.
     Keys { channel: ChannelId, keys: Vec<(UserId, ClientMessageId)>, reply: KeysReply },
+    /// For the keys of the messages of a range.
+    KeysBetween { channel: ChannelId, first: Sequence, last: Sequence, reply: KeysReply },
     /// For a cut through all channels.
     Mark { reply: MarkReply },
     /// For a record.
@@ -101,6 +103,12 @@ impl Reader {
                             transaction::find_key(connection, channel, *user, *id).transpose()
                         });
                         found.collect::<rusqlite::Result<_>>().map(Ok)
+                    };
+                    self.answer(reply, answer, ReadError::StorageUnavailable);
+                }
+                Ok(Query::KeysBetween { channel, first, last, reply }) => {
+                    let answer = |connection: &Connection| {
+                        transaction::keys_between(connection, channel, first, last).map(Ok)
                     };
                     self.answer(reply, answer, ReadError::StorageUnavailable);
                 }
@@ -293,7 +301,7 @@ fn mark(connection: &Connection) -> rusqlite::Result<Mark> {
     let last: Option<i64> = connection
         .prepare_cached("SELECT max(cursor) FROM batches")?
         .query_row([], |row| row.get(0))?;
-    Ok(Mark(Cursor(last.unwrap_or(0).cast_unsigned())))
+    Ok(Mark::new([Cursor(last.unwrap_or(0).cast_unsigned())]))
 }
 
 fn entry_of(channel: ChannelId, row: &Row<'_>) -> Result<Entry, Failure> {

@@ -353,7 +353,7 @@ async fn of_a_chain_whose_commit_fails_nothing_is_left() {
     drop(engine);
     let engine = open_in(&dir);
     assert_eq!(entries(&engine, LOBBY).await.len(), 3);
-    assert!(engine.mark().await.unwrap().holds(Cursor(3)));
+    assert!(engine.mark().await.unwrap().holds(LOBBY, Cursor(3)));
     assert_eq!(engine.get(Table::Imports, "a").await.unwrap().unwrap().value, "1");
 }
 

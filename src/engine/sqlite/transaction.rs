@@ -301,6 +301,30 @@ pub(super) fn find_key(
         .optional()
 }
 
+/// The keys of the messages of a range, by their sequences.
+pub(super) fn keys_between(
+    connection: &Connection,
+    channel: ChannelId,
+    first: Sequence,
+    last: Sequence,
+) -> rusqlite::Result<Vec<MessageKey>> {
+    let mut batches = connection.prepare_cached(
+        "SELECT keys FROM batches
+         WHERE channel = ?1 AND first_sequence <= ?3 AND last_sequence >= ?2
+         ORDER BY first_sequence",
+    )?;
+    let (from, to) = (first.0.cast_signed(), last.0.min(i64::MAX as u64).cast_signed());
+    let mut rows = batches.query(params![channel.0, from, to])?;
+    let mut keys = Vec::new();
+    while let Some(row) = rows.next()? {
+        for (user, id) in unpack(row.get_ref(0)?.as_blob()?) {
+            keys.extend(find_key(connection, channel, user, id)?);
+        }
+    }
+    keys.retain(|key| (first..=last).contains(&key.sequence));
+    Ok(keys)
+}
+
 const PACKED_KEY_BYTES: usize = 12;
 
 /// The keys as `batches.keys` holds them: user and number of each, little-endian.

@@ -14,7 +14,7 @@ use crate::{
         rights::{Changed, Rights},
     },
     log::{
-        batch::Batch,
+        batch::{Batch, Entry},
         place::{Cursor, Head, Sequence, UserId},
         settings::{Access, Role},
         tail::Tail,
@@ -33,8 +33,9 @@ pub(super) enum KnownRights {
     /// Nobody has needed them.
     #[default]
     Unread,
-    /// They are being read. If something changes meanwhile, again.
-    Reading { is_stale: bool },
+    /// They are being read. If something changes meanwhile, again; if others publish meanwhile, what
+    /// was read does not count right.
+    Reading { is_stale: bool, is_miscounted: bool },
     /// They are these, and follow the log.
     Known(Box<Rights>),
 }
@@ -85,7 +86,7 @@ impl Channel {
 
     pub(super) fn read_rights(&mut self, effects: &mut Vec<Effect>) {
         if self.state == State::Ready && matches!(self.rights, KnownRights::Unread) {
-            self.rights = KnownRights::Reading { is_stale: false };
+            self.rights = KnownRights::Reading { is_stale: false, is_miscounted: false };
             effects.push(Effect::ReadRights);
         }
     }
@@ -96,12 +97,13 @@ impl Channel {
         answer: Result<Option<Rights>, ErrorCode>,
         effects: &mut Vec<Effect>,
     ) {
-        let KnownRights::Reading { is_stale } = self.rights else { return };
+        let KnownRights::Reading { is_stale, is_miscounted } = self.rights else { return };
         self.rights = KnownRights::Unread;
         match answer {
             Ok(_) if is_stale => self.read_rights(effects),
             Ok(Some(rights)) => {
                 self.access = rights.record().settings().access();
+                self.is_miscounted = is_miscounted && rights.has_quota();
                 self.rights = KnownRights::Known(Box::new(rights));
                 self.admit_waiting(effects);
             }
@@ -121,13 +123,16 @@ impl Channel {
         if is_own && !self.sequencer.is_changing() && !is_counted {
             return;
         }
-        if let KnownRights::Reading { is_stale } = &mut self.rights
-            && !is_own
-        {
-            *is_stale = true;
-        }
+        let (mut has_changes, mut has_messages) = (false, false);
         for record in batch.records().flatten() {
             let content = record::content(record);
+            match content {
+                Content::Body { .. } => has_messages = true,
+                Content::Unknown => {}
+                Content::Member(..) | Content::Settings(_) | Content::Deletion => {
+                    has_changes = true
+                }
+            }
             let changed = match &mut self.rights {
                 KnownRights::Known(rights) => rights.apply(content),
                 KnownRights::Unread | KnownRights::Reading { .. } => match content {
@@ -141,10 +146,15 @@ impl Channel {
                 self.take_change(changed, effects);
             }
         }
-        if is_counted && !is_own {
-            // The records may have been as new as this batch when they were read: it counts once.
-            self.rights = KnownRights::Unread;
-            self.read_rights(effects);
+        match &mut self.rights {
+            KnownRights::Reading { is_stale, is_miscounted } if !is_own => {
+                *is_stale |= has_changes;
+                *is_miscounted |= has_messages;
+            }
+            // The records may have been as new as this batch when they were read, and it counts once. They
+            // are read again before something is judged by them.
+            KnownRights::Known(_) if is_counted && !is_own => self.is_miscounted |= has_messages,
+            _ => {}
         }
     }
 
@@ -191,7 +201,11 @@ impl Channel {
                         .filter(|user| self.may_read(*user).is_err())
                         .collect();
                     let is_outside = |user| outsiders.contains(&user);
-                    self.end_subscriptions(ErrorCode::NotAMember, is_outside, effects);
+                    // Of a change by another node, while who is a member is not known here, only a
+                    // try again can tell.
+                    let is_known = self.rights.known().is_some();
+                    let code = if is_known { ErrorCode::NotAMember } else { ErrorCode::Busy };
+                    self.end_subscriptions(code, is_outside, effects);
                 }
             }
             Changed::Deleted => {
@@ -230,18 +244,42 @@ impl Channel {
         }
     }
 
-    /// Entries after `after` were appended by an import, and the log ends with `head` now. Live
-    /// subscribers are told of a gap: they page it at leisure, and are not flooded.
+    /// An import on another node has put this into the log: like [`Channel::apply`], but live subscribers
+    /// are told of a gap.
+    pub fn apply_imported(&mut self, entry: Entry, effects: &mut Vec<Effect>) {
+        let is_next = entry.after == self.head.cursor && entry.batch.extends(&self.head);
+        if self.state != State::Ready || self.is_catching_up || !is_next {
+            return self.apply(entry, effects);
+        }
+        self.imported(entry.after, entry.batch.head(entry.at), effects);
+    }
+
+    /// Members were added by an import, of which the log says nothing.
+    pub fn members_imported(&mut self) {
+        match &mut self.rights {
+            KnownRights::Reading { is_stale, .. } => *is_stale = true,
+            // Read again when they are needed.
+            KnownRights::Known(_) => self.rights = KnownRights::Unread,
+            KnownRights::Unread => {}
+        }
+    }
+
+    /// Entries after `after` were appended by an import, and the log ends with `head` now; or, if it ended
+    /// there before, members were added. Live subscribers are told of a gap: they page it at leisure, and
+    /// are not flooded.
     pub fn imported(&mut self, after: Cursor, head: Head, effects: &mut Vec<Effect>) {
         if self.state == State::Loading {
             self.is_stale = true;
+        }
+        if head.cursor == after {
+            return self.members_imported();
         }
         if self.state != State::Ready || head.cursor <= self.head.cursor {
             return;
         }
         // What was accepted is counted in the records that were written with the entries.
         match &mut self.rights {
-            KnownRights::Reading { is_stale } => *is_stale = true,
+            KnownRights::Reading { is_stale, .. } => *is_stale = true,
             KnownRights::Known(rights) if rights.has_quota() => {
                 self.rights = KnownRights::Unread;
                 self.read_rights(effects);

@@ -4,15 +4,16 @@ use std::sync::Arc;
 
 use super::ephemeral::Cooling;
 use crate::{
-    engine::{Append, ReadFrom, ReadMax},
+    engine::{Append, ReadFrom, ReadMax, bus::NodeId},
     hub::{
         ConnectionKey, Ticket,
         directory::ChannelInfo,
         ephemeral::{Announcement, Attendant},
         fanout::{Delivery, Subscriber},
+        sequencer::ForwardedPublish,
     },
     limits::{READ_BYTES_MAX, TAIL_BYTES_MAX},
-    log::place::{ClientMessageId, Sequence, UserId},
+    log::place::{BatchId, ClientMessageId, Sequence, UserId},
     wire::{
         channels::PresenceView,
         decode::Page,
@@ -29,6 +30,13 @@ pub enum Effect {
     Read(ReadFrom, Purpose),
     /// Call [`Channel::recover`](super::Channel::recover) after a while.
     RecoverLater,
+    /// The same after a short time that is drawn, from a range that grows with this number.
+    ContendLater(u32),
+    /// Ask this node to write these, and hand its answer to
+    /// [`Channel::forwarded`](super::Channel::forwarded).
+    Forward(BatchId, NodeId, Vec<ForwardedPublish>),
+    /// Call [`Channel::seek`](super::Channel::seek) after a while.
+    SeekLater,
     /// Put the frame of this batch into the outboxes of all live subscribers: those who have joined
     /// by an effect before this one, and have not left.
     FanOut(Arc<Delivery>),
@@ -45,6 +53,10 @@ pub enum Effect {
     Unattend(ConnectionKey),
     /// Put this into the outboxes of all who attend, as far as there is room.
     Announce(Arc<Announcement>),
+    /// Other nodes are to be told of who came and went, by [`Channel::take_untold`](super::Channel::take_untold).
+    Untold,
+    /// Tell other nodes that these are writing.
+    TellTyping(Vec<UserId>),
     /// Call [`Channel::cooled`](super::Channel::cooled) after this.
     CoolDown(Cooling),
     /// Answer a command.
@@ -88,8 +100,13 @@ impl Effect {
             Self::Append(_)
             | Self::Read(..)
             | Self::RecoverLater
+            | Self::ContendLater(_)
+            | Self::Forward(..)
+            | Self::SeekLater
             | Self::FanOut(_)
             | Self::Announce(_)
+            | Self::Untold
+            | Self::TellTyping(_)
             | Self::CoolDown(_)
             | Self::Sealed
             | Self::FindKeys(_)

@@ -8,10 +8,13 @@ use std::sync::Arc;
 
 use super::{Channel, Effect, State, Waiting, refused, subscriptions::Who};
 use crate::{
+    engine::bus::NodeId,
     hub::{
         ConnectionKey, ShardId, Ticket,
+        cluster::presence::Users,
         ephemeral::{Announcement, Attendant},
         fanout::Subscriber,
+        presence::{Elsewhere, Teller},
         rights::Author,
     },
     limits::{DRAFTS_MAX, PRESENCE_INTERVAL_MIN, TYPING_INTERVAL_MIN},
@@ -34,6 +37,8 @@ pub enum Cooling {
     Presence,
     /// Who is writing.
     Typing,
+    /// The same, to other nodes.
+    TypingElsewhere,
 }
 
 impl Cooling {
@@ -42,7 +47,7 @@ impl Cooling {
     pub const fn interval(self) -> std::time::Duration {
         match self {
             Self::Presence => PRESENCE_INTERVAL_MIN,
-            Self::Typing => TYPING_INTERVAL_MIN,
+            Self::Typing | Self::TypingElsewhere => TYPING_INTERVAL_MIN,
         }
     }
 }
@@ -52,7 +57,9 @@ impl Channel {
     pub(super) fn arrive(&mut self, subscriber: Subscriber, who: Who, effects: &mut Vec<Effect>) {
         let Subscriber { connection, format } = subscriber;
         let Who { user, ephemeral } = who;
-        self.presence.join(user);
+        if self.presence.join(user) {
+            effects.push(Effect::Untold);
+        }
         self.announce(effects);
         if ephemeral {
             self.attending.insert((user, connection));
@@ -68,7 +75,9 @@ impl Channel {
         who: Who,
         effects: &mut Vec<Effect>,
     ) {
-        self.presence.leave(connection, who.user, who.ephemeral);
+        if self.presence.leave(connection, who.user, who.ephemeral) {
+            effects.push(Effect::Untold);
+        }
         if who.ephemeral {
             self.attending.remove(&(who.user, connection));
             effects.push(Effect::Unattend(connection));
@@ -109,6 +118,82 @@ impl Channel {
         }
     }
 
+    /// Tells other nodes of who is writing, unless it is too early.
+    fn tell_typing(&mut self, effects: &mut Vec<Effect>) {
+        if self.presence.elsewhere().is_empty() {
+            return self.typing_untold.clear();
+        }
+        if let Some(users) = self.typing_untold.take() {
+            effects.push(Effect::TellTyping(users));
+            effects.push(Effect::CoolDown(Cooling::TypingElsewhere));
+        }
+    }
+
+    /// There are other nodes, which have told of these users.
+    pub fn join_nodes(&mut self, elsewhere: Elsewhere) {
+        self.presence.join_nodes(elsewhere);
+        self.is_shared = true;
+        self.sequencer.doubt_refusals();
+    }
+
+    /// Who is there on other nodes, for when the channel is not in memory any more.
+    pub fn leave_nodes(&mut self) -> Elsewhere {
+        self.presence.leave_nodes()
+    }
+
+    /// Who is there on other nodes.
+    #[must_use]
+    pub const fn elsewhere(&self) -> &Elsewhere {
+        self.presence.elsewhere()
+    }
+
+    /// Who is there on this node.
+    #[must_use]
+    pub fn here(&self) -> Users {
+        self.presence.here().collect()
+    }
+
+    /// Whether nobody is there on this node.
+    #[must_use]
+    pub fn is_nobody_here(&self) -> bool {
+        self.presence.here().next().is_none()
+    }
+
+    /// What other nodes are to be told since [`Effect::Untold`].
+    pub fn take_untold(&mut self) -> Users {
+        self.presence.take_untold()
+    }
+
+    /// Another node has told of users there.
+    pub fn hear_presence(
+        &mut self,
+        teller: Teller,
+        round: u32,
+        users: &[(UserId, u32)],
+        effects: &mut Vec<Effect>,
+    ) {
+        self.presence.hear(teller, round, users);
+        self.announce(effects);
+    }
+
+    /// Another node has told of all who are there.
+    pub fn end_round(&mut self, teller: Teller, round: u32, effects: &mut Vec<Effect>) {
+        self.presence.end_round(teller, round);
+        self.announce(effects);
+    }
+
+    /// Another node is gone.
+    pub fn lose_node(&mut self, node: NodeId, effects: &mut Vec<Effect>) {
+        self.presence.lose_node(node);
+        self.announce(effects);
+    }
+
+    /// Users are writing on another node, which has seen to it that they may.
+    pub fn hear_typing(&mut self, users: Vec<UserId>, effects: &mut Vec<Effect>) {
+        users.into_iter().for_each(|user| self.typing.add(user));
+        self.announce_typing(effects);
+    }
+
     /// The time is over for which [`Effect::CoolDown`] asked.
     pub fn cooled(&mut self, cooling: Cooling, effects: &mut Vec<Effect>) {
         match cooling {
@@ -120,12 +205,16 @@ impl Channel {
                 self.typing.cooled();
                 self.announce_typing(effects);
             }
+            Cooling::TypingElsewhere => {
+                self.typing_untold.cooled();
+                self.tell_typing(effects);
+            }
         }
     }
 
     /// Whether a time runs for which [`Effect::CoolDown`] asked.
     pub(super) const fn is_cooling(&self) -> bool {
-        self.presence.is_cooling() || self.typing.is_cooling()
+        self.presence.is_cooling() || self.typing.is_cooling() || self.typing_untold.is_cooling()
     }
 
     /// Says who is there.
@@ -135,15 +224,37 @@ impl Channel {
         } else if !self.may_serve() {
             self.wait(ticket, Waiting::Presence(ticket, user), effects);
         } else {
-            effects.push(match self.may_read(user) {
-                Ok(()) => Effect::Reply(ticket, Reply::Presence(self.presence.now())),
-                Err(code) => refused(ticket, code),
-            });
+            self.presence_now(ticket, user, false, effects);
+        }
+    }
+
+    pub(super) fn presence_now(
+        &mut self,
+        ticket: Ticket,
+        user: UserId,
+        is_current: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        match self.may_read(user) {
+            Ok(()) => effects.push(Effect::Reply(ticket, Reply::Presence(self.presence.now()))),
+            Err(code) => {
+                self.decline(Waiting::Presence(ticket, user), code, is_current, effects);
+            }
         }
     }
 
     /// Tells those who are there that a user is writing, who must be one who may publish.
     pub fn typing(&mut self, ticket: Ticket, user: UserId, effects: &mut Vec<Effect>) {
+        self.typing_now(ticket, user, false, effects);
+    }
+
+    pub(super) fn typing_now(
+        &mut self,
+        ticket: Ticket,
+        user: UserId,
+        is_current: bool,
+        effects: &mut Vec<Effect>,
+    ) {
         if let Some(code) = self.state.refusal() {
             return effects.push(refused(ticket, code));
         }
@@ -157,11 +268,13 @@ impl Channel {
         let rights = self.rights.known().filter(|_| !is_open);
         let may = rights.map_or(Ok(()), |it| it.may_publish(Author::User(user), it.usage()));
         if let Err(code) = may {
-            return effects.push(refused(ticket, code));
+            return self.decline(Waiting::Typing(ticket, user), code, is_current, effects);
         }
         effects.push(Effect::Reply(ticket, Reply::TypingSent(self.id)));
         self.typing.add(user);
         self.announce_typing(effects);
+        self.typing_untold.add(user);
+        self.tell_typing(effects);
     }
 
     /// Keeps what cannot be answered yet.
@@ -176,10 +289,11 @@ impl Channel {
 
     /// Who has written is not writing any more.
     pub(super) fn forget_typing(&mut self, batch: &Batch) {
-        if self.typing.is_waiting() {
+        if self.typing.is_waiting() || self.typing_untold.is_waiting() {
             for record in batch.records().flatten() {
                 if let Ok(record) = stored::read(record) {
                     self.typing.has_written(record.user);
+                    self.typing_untold.has_written(record.user);
                 }
             }
         }

@@ -21,7 +21,7 @@ impl Channel {
         if let Some(code) = self.state.refusal() {
             effects.push(refused(ticket, code));
         } else if self.may_serve() {
-            self.history_now(ticket, user, page, effects);
+            self.history_now(ticket, user, page, false, effects);
         } else if self.waiting.len() < DRAFTS_MAX {
             self.waiting.push(Waiting::History(ticket, user, page));
             self.prepare(effects);
@@ -35,10 +35,12 @@ impl Channel {
         ticket: Ticket,
         user: UserId,
         page: Page,
+        is_current: bool,
         effects: &mut Vec<Effect>,
     ) {
         if let Err(code) = self.may_read(user) {
-            return effects.push(refused(ticket, code));
+            let waiting = Waiting::History(ticket, user, page);
+            return self.decline(waiting, code, is_current, effects);
         }
         let head = self.head.sequence;
         // Pages end at the head and not at the log's end, where entries may lie that are not applied

@@ -11,9 +11,12 @@
 //! Invariant: a subscriber is either live and has been handed everything up to the head, or it is
 //! replaying and has been handed everything up to its own place. So none misses or repeats anything.
 //!
+//! Where other nodes write as well, nobody is refused before the log was looked at since the question.
+//!
 //! Here is the log's side: what goes into it, and what comes of each entry. Beside it: who subscribes
 //! (`subscriptions`), who is there and who is
-//! writing (`ephemeral`), pages (`history`), members and settings (`changes`).
+//! writing (`ephemeral`), pages (`history`), members and settings (`changes`), what the owner on
+//! another node writes (`forward`).
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -40,6 +43,7 @@ use super::{
 };
 use crate::{
     engine::{AppendError, Caps, MessageKey, ReadError, ReadFrom, Refusal},
+    limits::DRAFTS_MAX,
     log::{
         batch::Entry,
         place::{BatchId, ChannelId, ClientMessageId, Cursor, Head, Sequence, UserId},
@@ -56,6 +60,7 @@ use crate::{
 mod changes;
 mod effect;
 mod ephemeral;
+mod forward;
 mod history;
 mod subscriptions;
 
@@ -79,10 +84,17 @@ pub struct Channel {
     /// The subscribers that asked for what is not in the log, of each user.
     attending: BTreeSet<(UserId, ConnectionKey)>,
     typing: Typing,
+    /// Who is writing here, as far as other nodes have not been told.
+    typing_untold: Typing,
     sequencer: Sequencer,
     /// What waits for the head to be known or to be current, at most
     /// [`DRAFTS_MAX`](crate::limits::DRAFTS_MAX). Beyond it: `busy`.
     waiting: Vec<Waiting>,
+    /// Other nodes write into the log, too.
+    is_shared: bool,
+    /// What waits to be refused until the log was looked at: another node may have written what allows it.
+    /// With what waits at most as many.
+    doubted: Vec<Waiting>,
     /// Something was committed that the read of the log under way may have passed by: look again.
     is_stale: bool,
     /// The engine has not answered an append. Whatever a read finds meanwhile, there is no other: its
@@ -90,6 +102,12 @@ pub struct Channel {
     is_appending: bool,
     /// A catch-up read is under way, or will be: appends wait for it.
     is_catching_up: bool,
+    /// The log is looked at after a while for what the owner has written.
+    is_seeking: bool,
+    /// Appends in a row that came too late.
+    losses: u32,
+    /// Others have added to what the quota counts since the rights were read.
+    is_miscounted: bool,
     /// Pages that are being read.
     history_reads: u32,
     /// Entries that extended no chain and were skipped.
@@ -129,6 +147,20 @@ enum Waiting {
     Typing(Ticket, UserId),
 }
 
+impl Waiting {
+    fn refuse(self, code: ErrorCode, effects: &mut Vec<Effect>) {
+        match self {
+            Self::Subscribe(Subscribe { ticket, .. }) => {
+                effects.push(refused(ticket, code));
+                effects.push(Effect::Ended(ticket.connection));
+            }
+            Self::History(ticket, ..) | Self::Presence(ticket, _) | Self::Typing(ticket, _) => {
+                effects.push(refused(ticket, code));
+            }
+        }
+    }
+}
+
 impl Channel {
     /// A channel whose log has not been looked at. More users than so many are not named.
     #[must_use]
@@ -147,11 +179,17 @@ impl Channel {
             presence: Presence::new(info.id, presence_users_max),
             attending: BTreeSet::new(),
             typing: Typing::default(),
+            typing_untold: Typing::default(),
             sequencer: Sequencer::default(),
             waiting: Vec::new(),
+            is_shared: false,
+            doubted: Vec::new(),
             is_stale: false,
             is_appending: false,
             is_catching_up: false,
+            is_seeking: false,
+            losses: 0,
+            is_miscounted: false,
             history_reads: 0,
             junk: 0,
         }
@@ -163,10 +201,16 @@ impl Channel {
         &self.head
     }
 
-    /// The settings and members, if they are known.
+    /// The settings, the members and what the quota counts, if all of it is known.
     #[must_use]
     pub fn rights(&self) -> Option<&Rights> {
-        self.rights.known()
+        self.rights.known().filter(|_| !self.is_miscounted)
+    }
+
+    /// Whether the head is known.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.state == State::Ready
     }
 
     /// Entries that extended no chain and were skipped.
@@ -184,10 +228,12 @@ impl Channel {
             && !self.is_appending
             && !self.is_catching_up
             && self.waiting.is_empty()
+            && self.doubted.is_empty()
             && self.live.is_empty()
             && self.replays.is_empty()
             && self.history_reads == 0
             && !self.is_cooling()
+            && !self.presence.has_untold()
     }
 
     /// Whether no publish is under way.
@@ -241,6 +287,10 @@ impl Channel {
         if self.needs_rights() && self.rights.known().is_none() {
             return self.read_rights(effects);
         }
+        if self.is_miscounted && self.needs_rights() {
+            self.rights = KnownRights::Unread;
+            return self.read_rights(effects);
+        }
         let judge = Judge::new(self.rights.known().filter(|_| self.needs_rights()));
         let mut ended = Vec::new();
         let end = |ticket, outcome| ended.push((ticket, outcome));
@@ -248,6 +298,9 @@ impl Channel {
         self.is_appending = append.is_some();
         effects.extend(append.map(Effect::Append));
         effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
+        if self.sequencer.is_doubting() {
+            self.catch_up(effects);
+        }
         let unasked = self.sequencer.take_unasked();
         if !unasked.is_empty() {
             effects.push(Effect::FindKeys(unasked));
@@ -271,7 +324,8 @@ impl Channel {
             }
             Err(error) => {
                 let code = read_code(&error);
-                self.sequencer.not_found(asked, |ticket| effects.push(refused(ticket, code)));
+                let end = |ticket, code| effects.push(refused(ticket, code));
+                self.sequencer.not_found(asked, code, end);
             }
         }
     }
@@ -292,7 +346,8 @@ impl Channel {
                 };
                 self.apply(entry, effects);
             }
-            Err(AppendError::Moved | AppendError::Unknown) => self.catch_up(effects),
+            Err(AppendError::Moved) => self.contend(effects),
+            Err(AppendError::Unknown) => self.catch_up(effects),
             Err(AppendError::Duplicates(stored)) => {
                 let mut ended = Vec::new();
                 self.sequencer.repeated(&stored, |ticket, outcome| ended.push((ticket, outcome)));
@@ -305,7 +360,8 @@ impl Channel {
                     Refusal::StorageUnavailable => ErrorCode::StorageUnavailable,
                     Refusal::TooLarge => ErrorCode::MessageTooLarge,
                 };
-                self.sequencer.refuse_in_flight(|ticket| effects.push(refused(ticket, code)));
+                let end = |ticket, code| effects.push(refused(ticket, code));
+                self.sequencer.refuse_in_flight(code, end);
             }
         }
     }
@@ -328,7 +384,9 @@ impl Channel {
         self.take_changes(&delivery.batch, effects);
         let mut ended = Vec::new();
         self.sequencer.committed(&delivery.batch, |ticket, outcome| ended.push((ticket, outcome)));
+        self.losses = if ended.is_empty() { self.losses } else { 0 };
         effects.extend(ended.into_iter().map(|(ticket, outcome)| self.end(ticket, outcome)));
+        self.land(effects);
         if self.state == State::Deleted {
             self.end_all(ErrorCode::UnknownChannel, effects);
         }
@@ -351,8 +409,22 @@ impl Channel {
         Some(delivery)
     }
 
+    /// Another node was first. Who loses again and again waits a little before it looks where the log
+    /// ends now: nodes that try in step would lose in step.
+    fn contend(&mut self, effects: &mut Vec<Effect>) {
+        self.losses = self.losses.saturating_add(1);
+        if self.losses <= LOSSES_IN_A_ROW_MAX || self.is_catching_up || self.state != State::Ready {
+            return self.catch_up(effects);
+        }
+        self.is_catching_up = true;
+        effects.push(Effect::ContendLater(self.losses - LOSSES_IN_A_ROW_MAX));
+    }
+
     /// Looks for what was committed after the head.
     pub fn catch_up(&mut self, effects: &mut Vec<Effect>) {
+        if self.state == State::Loading {
+            self.is_stale = true;
+        }
         if self.state != State::Ready {
             return;
         }
@@ -444,13 +516,57 @@ impl Channel {
             return self.prepare(effects);
         }
         for waiting in mem::take(&mut self.waiting) {
-            match waiting {
-                Waiting::Subscribe(wanted) => self.subscribe_now(wanted, true, effects),
-                Waiting::History(ticket, user, page) => {
-                    self.history_now(ticket, user, page, effects);
-                }
-                Waiting::Presence(ticket, user) => self.presence(ticket, user, effects),
-                Waiting::Typing(ticket, user) => self.typing(ticket, user, effects),
+            self.serve(waiting, !self.is_shared, effects);
+        }
+    }
+
+    /// Serves somebody. With `is_current` the log was looked at since it was asked for.
+    fn serve(&mut self, waiting: Waiting, is_current: bool, effects: &mut Vec<Effect>) {
+        match waiting {
+            Waiting::Subscribe(wanted) => self.subscribe_now(wanted, is_current, effects),
+            Waiting::History(ticket, user, page) => {
+                self.history_now(ticket, user, page, is_current, effects);
+            }
+            Waiting::Presence(ticket, user) => {
+                self.presence_now(ticket, user, is_current, effects);
+            }
+            Waiting::Typing(ticket, user) => self.typing_now(ticket, user, is_current, effects),
+        }
+    }
+
+    /// Refuses somebody, once the log was looked at since it was asked for: where there are other nodes,
+    /// one of them may have written what allows it.
+    fn decline(
+        &mut self,
+        waiting: Waiting,
+        code: ErrorCode,
+        is_current: bool,
+        effects: &mut Vec<Effect>,
+    ) {
+        if is_current || !self.is_shared {
+            waiting.refuse(code, effects);
+        } else {
+            self.doubt(waiting, effects);
+        }
+    }
+
+    /// Serves somebody when the log was looked at.
+    fn doubt(&mut self, waiting: Waiting, effects: &mut Vec<Effect>) {
+        if self.waiting.len() + self.doubted.len() >= DRAFTS_MAX {
+            return waiting.refuse(ErrorCode::Busy, effects);
+        }
+        self.doubted.push(waiting);
+        self.catch_up(effects);
+    }
+
+    /// The log was looked at: serves those who waited for that.
+    fn end_doubts(&mut self, effects: &mut Vec<Effect>) {
+        self.sequencer.looked();
+        for doubted in mem::take(&mut self.doubted) {
+            if self.may_serve() {
+                self.serve(doubted, true, effects);
+            } else {
+                self.waiting.push(doubted);
             }
         }
     }
@@ -473,6 +589,8 @@ impl Channel {
         if mem::take(&mut self.is_stale) || !is_at_the_end {
             return self.catch_up(effects);
         }
+        self.sequencer.not_landed();
+        self.end_doubts(effects);
         self.admit_waiting(effects);
         // The batch in flight is not in the log. While its place is still the end, it may yet
         // arrive there, so only the same batch may follow: if the first try wins, the second is
@@ -498,26 +616,22 @@ impl Channel {
         self.end_all(code, effects);
     }
 
-    /// Whatever waits ends with this code, and so does the batch in flight.
+    /// Whatever waits ends with this code, and so does the batch in flight. What was forwarded ends with
+    /// the owner's answer: it may be in the log.
     fn end_all(&mut self, code: ErrorCode, effects: &mut Vec<Effect>) {
         self.refuse_all(code, effects);
-        self.sequencer.refuse_in_flight(|ticket| effects.push(refused(ticket, code)));
+        self.refuse_landing(code, effects);
+        let end = |ticket, code| effects.push(refused(ticket, code));
+        self.sequencer.refuse_in_flight(code, end);
     }
 
     /// Whatever waits ends with this code, but for the batch in flight.
     fn refuse_all(&mut self, code: ErrorCode, effects: &mut Vec<Effect>) {
-        for waiting in mem::take(&mut self.waiting) {
-            match waiting {
-                Waiting::Subscribe(Subscribe { ticket, .. }) => {
-                    effects.push(refused(ticket, code));
-                    effects.push(Effect::Ended(ticket.connection));
-                }
-                Waiting::History(ticket, ..)
-                | Waiting::Presence(ticket, _)
-                | Waiting::Typing(ticket, _) => effects.push(refused(ticket, code)),
-            }
+        for waiting in mem::take(&mut self.waiting).into_iter().chain(mem::take(&mut self.doubted))
+        {
+            waiting.refuse(code, effects);
         }
-        self.sequencer.refuse_waiting(|ticket| effects.push(refused(ticket, code)));
+        self.sequencer.refuse_waiting(code, |ticket, code| effects.push(refused(ticket, code)));
     }
 
     fn end(&self, ticket: Ticket, outcome: Outcome) -> Effect {
@@ -528,6 +642,7 @@ impl Channel {
                 return Effect::Reply(ticket, self.changed_reply(changed, sequence));
             }
             Outcome::Committed(sequence) => (sequence, self.head.timestamp_ms),
+            Outcome::Landed(sequence, timestamp_ms) => (sequence, timestamp_ms),
             Outcome::Repeated(sequence) => (sequence, 0),
         };
         Effect::Reply(
@@ -542,6 +657,9 @@ impl Channel {
         )
     }
 }
+
+/// Appends in a row that may come too late before a channel waits with the next.
+const LOSSES_IN_A_ROW_MAX: u32 = 2;
 
 fn refused(ticket: Ticket, code: ErrorCode) -> Effect {
     Effect::Reply(ticket, Reply::Refused(code.into()))

@@ -97,15 +97,18 @@ impl Channel {
             self.depart(connection, who, effects);
             self.announce(effects);
         }
-        let waited = self.waiting.len();
-        self.waiting.retain(|waiting| match waiting {
+        let mut was_waiting = false;
+        let mut stays = |waiting: &Waiting| match waiting {
             Waiting::Subscribe(wanted) if wanted.ticket.connection == connection => {
                 effects.push(refused(wanted.ticket, ErrorCode::NotSubscribed));
+                was_waiting = true;
                 false
             }
             _ => true,
-        });
-        who.is_some() || self.waiting.len() < waited
+        };
+        self.waiting.retain(&mut stays);
+        self.doubted.retain(&mut stays);
+        who.is_some() || was_waiting
     }
 
     pub(super) fn subscribe_now(
@@ -117,15 +120,13 @@ impl Channel {
         let Subscribe { ticket, format, user, since, ephemeral } = wanted;
         let connection = ticket.connection;
         if let Err(code) = self.may_read(user) {
-            effects.push(refused(ticket, code));
-            return effects.push(Effect::Ended(connection));
+            return self.decline(Waiting::Subscribe(wanted), code, is_current, effects);
         }
         let head = self.head.position();
         let is_ahead = since.is_some_and(|since| since.sequence > head.sequence);
-        if is_ahead && !is_current && self.waiting.len() < DRAFTS_MAX {
+        if is_ahead && !is_current {
             // The client may come from a node that has seen more of the log than this one.
-            self.waiting.push(Waiting::Subscribe(wanted));
-            return self.catch_up(effects);
+            return self.doubt(Waiting::Subscribe(wanted), effects);
         }
         if let Some(since) = since
             && (since.epoch != head.epoch || is_ahead)

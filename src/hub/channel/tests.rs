@@ -174,6 +174,8 @@ fn told(effects: &[Effect]) -> Vec<String> {
         }
         Effect::Unattend(connection) => format!("#{} attends no more", connection.slot),
         Effect::Announce(announcement) => format!("announced: {}", announced(announcement)),
+        Effect::Untold => "nodes are to be told".to_owned(),
+        Effect::TellTyping(users) => format!("nodes are told who writes: {users:?}"),
         Effect::CoolDown(cooling) => format!("{cooling:?} cools"),
         Effect::Learn(info) => format!("{} is {:?}", info.name, info.access),
         Effect::ForgetMember(user) => format!("{user:?} is forgotten"),
@@ -183,9 +185,12 @@ fn told(effects: &[Effect]) -> Vec<String> {
     effects.iter().map(words).collect()
 }
 
+fn numbers(users: &[UserId]) -> Vec<u32> {
+    users.iter().map(|user| user.0).collect()
+}
+
 /// Who is there, in a few words: users, connections, and who they are.
 fn there(view: &PresenceView) -> String {
-    let numbers = |users: &[UserId]| users.iter().map(|user| user.0).collect::<Vec<_>>();
     let named = match &view.named {
         Named::Everyone(users) => format!("{:?}", numbers(users)),
         Named::Changes { joined, left } => format!("+{:?} -{:?}", numbers(joined), numbers(left)),

@@ -140,6 +140,38 @@ impl<E: Engine> Directory<E> {
         self.deletions.notify_one();
     }
 
+    /// Looks a channel up anew when it is asked for.
+    pub fn unlearn(&self, channel: ChannelId) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        if let Some((_, before)) = self.known.channels.remove(&channel) {
+            self.known.ids.remove_if(&*before.name, |_, id| *id == channel);
+        }
+    }
+
+    /// Looks everything up anew when it is asked for.
+    pub fn unlearn_all(&self) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.known.channels.clear();
+        self.known.ids.clear();
+        self.members.clear();
+        self.user_names.clear();
+    }
+
+    /// Remembers the display name that a user had when it was read, if nothing has changed since.
+    pub(super) fn keep_name(&self, changes: u64, id: UserId, name: Arc<str>) {
+        bound(&self.user_names);
+        let place = self.user_names.entry(id);
+        if self.changes() == changes {
+            place.insert(name);
+        }
+    }
+
+    /// Looks a user's display name up anew when it is asked for.
+    pub fn forget_name(&self, user: UserId) {
+        self.changes.fetch_add(1, Ordering::SeqCst);
+        self.user_names.remove(&user);
+    }
+
     /// Remembers a member no more, who was removed.
     pub fn forget_member(&self, channel: ChannelId, user: UserId) {
         self.changes.fetch_add(1, Ordering::SeqCst);

@@ -21,6 +21,7 @@ use self::records::{
     ChannelRecord, MemberRecord, NameRecord, channel_key, format, member_key, name_key,
     new_membership, of_channel, parse,
 };
+use super::cluster;
 use crate::{
     engine::{Derived, Engine, Expect, RecordError, Revision, Table, Versioned},
     limits::{
@@ -31,7 +32,7 @@ use crate::{
         place::{ChannelId, Epoch, UserId},
         settings::{Access, Role, Settings},
     },
-    wire::{code::ErrorCode, decode::ChannelRef},
+    wire::{cluster::changed::What, code::ErrorCode, decode::ChannelRef},
 };
 
 mod known;
@@ -39,6 +40,9 @@ pub mod records;
 
 /// What the subjects begin with of users that no token is for: those of the hub itself.
 pub const RESERVED_SUBJECTS: &str = "hubbub:";
+
+/// The record that counts the numbers of channels.
+const CHANNEL_NUMBERS: &str = "channels";
 
 /// A channel as the directory knows it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -136,6 +140,16 @@ struct NumberRecord {
     id: u32,
 }
 
+/// The highest number that any channel of this engine may have, also one that is deleted.
+///
+/// # Errors
+/// When the record cannot be read.
+pub async fn last_channel(engine: &impl Engine) -> Result<ChannelId, DirectoryError> {
+    let found = engine.get(Table::Counters, CHANNEL_NUMBERS).await?;
+    let last = found.map(|found| parse::<NumberRecord>(&found)).transpose()?;
+    Ok(ChannelId(last.map_or(0, |last| last.id)))
+}
+
 /// How far the lists by name have been made.
 #[derive(Default, Serialize, Deserialize)]
 struct Indexed {
@@ -161,7 +175,7 @@ impl<E: Engine> Directory<E> {
             user_ids: DashMap::new(),
             members: DashMap::new(),
             changes: AtomicU64::new(0),
-            channel_numbers: Counter::new("channels"),
+            channel_numbers: Counter::new(CHANNEL_NUMBERS),
             user_numbers: Counter::new("users"),
             deletions: Notify::new(),
         }
@@ -408,7 +422,13 @@ impl<E: Engine> Directory<E> {
         derived.extend(record.derived());
         let expect = Expect::Revision(found.revision);
         match self.engine.put_with(Table::Channels, &key, found.value, expect, derived).await {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                // No entry of the log says so.
+                if let Some(bus) = self.engine.bus() {
+                    bus.cast(cluster::changed(What::MembersOf(id.0)));
+                }
+                Ok(true)
+            }
             Err(RecordError::Conflict) => Err(DirectoryError::Contended),
             Err(error) => Err(error.into()),
         }
@@ -518,10 +538,11 @@ impl<E: Engine> Directory<E> {
             None => self.create_user(subject, name, &by_subject).await?,
         };
         let id = UserId(id);
+        let changes = self.changes();
         self.update_name(id, subject, name).await?;
         bound(&self.user_ids);
         self.user_ids.insert(subject.into(), id);
-        self.keep_name(id, name.into());
+        self.keep_name(changes, id, name.into());
         Ok(id)
     }
 
@@ -547,12 +568,13 @@ impl<E: Engine> Directory<E> {
         if known.is_some() {
             return Ok(known);
         }
+        let changes = self.changes();
         let Some(found) = self.engine.get(Table::Users, &format!("id:{}", id.0)).await? else {
             return Ok(None);
         };
         let record: UserRecord = parse(&found)?;
         let name: Arc<str> = record.name.into();
-        self.keep_name(id, Arc::clone(&name));
+        self.keep_name(changes, id, Arc::clone(&name));
         Ok(Some(name))
     }
 
@@ -613,7 +635,11 @@ impl<E: Engine> Directory<E> {
                     }
                 }
                 let step = format(&Indexed { after, is_over });
-                self.engine.put_with(Table::Counters, &key, step, expect, derived).await?;
+                match self.engine.put_with(Table::Counters, &key, step, expect, derived).await {
+                    // Another node has done this step.
+                    Ok(_) | Err(RecordError::Conflict) => {}
+                    Err(error) => return Err(error.into()),
+                }
             }
         }
         Ok(())
@@ -684,8 +710,14 @@ impl<E: Engine> Directory<E> {
         let expect = Expect::Revision(found.revision);
         let derived = vec![named(&before, id, false), named(name, id, true)];
         match self.engine.put_with(Table::Users, &key, format(&record), expect, derived).await {
+            Ok(_) => {
+                if let Some(bus) = self.engine.bus() {
+                    bus.cast(cluster::changed(What::NameOf(id.0)));
+                }
+                Ok(())
+            }
             // Another login has just brought a name of its own; the next one settles it.
-            Ok(_) | Err(RecordError::Conflict) => Ok(()),
+            Err(RecordError::Conflict) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -715,11 +747,6 @@ impl<E: Engine> Directory<E> {
             }
         }
         Err(DirectoryError::Contended)
-    }
-
-    fn keep_name(&self, id: UserId, name: Arc<str>) {
-        bound(&self.user_names);
-        self.user_names.insert(id, name);
     }
 }
 

@@ -88,6 +88,23 @@ async fn a_name_follows_the_latest_login() {
 }
 
 #[tokio::test]
+async fn a_new_name_is_told_to_other_nodes_which_look_it_up_anew() {
+    let engine = engine();
+    let other = engine.another_node();
+    let mut inbox = other.bus().unwrap().inbox();
+    let there = Directory::new(Arc::new(other));
+    let here = Directory::new(Arc::new(engine));
+    let id = here.user("subject", "Ada").await.unwrap();
+    assert_eq!(there.user_name(id).await.unwrap().as_deref(), Some("Ada"));
+    here.user("subject", "Ada Lovelace").await.unwrap();
+    let told = inbox.try_recv().unwrap().message;
+    assert_eq!(told, cluster::changed(What::NameOf(id.0)));
+    there.forget_name(id);
+    assert_eq!(there.user_name(id).await.unwrap().as_deref(), Some("Ada Lovelace"));
+    assert!(inbox.try_recv().is_err(), "who is new is known to nobody");
+}
+
+#[tokio::test]
 async fn a_failing_store_is_an_error_and_no_answer() {
     let engine = engine();
     engine.faults().fail_next_record(RecordError::StorageUnavailable);
@@ -131,6 +148,23 @@ async fn what_an_older_version_knows_by_number_is_listed_by_name() {
         assert_eq!((name.as_str(), record.id, record.epoch), ("lobby", 2, 8));
         assert_eq!(directory.users_named("ada").await, Ok(vec![UserId(5)]));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn nodes_that_start_together_list_what_is_older_without_getting_in_each_others_way() {
+    let engine = engine();
+    for number in 1..=3 * SCAN_STEP {
+        let (key, record) = (format!("id:{number}"), r#"{"subject":"u","name":"ada"}"#);
+        engine.put(Table::Users, &key, record.into(), Expect::Absent).await.unwrap();
+    }
+    let mut nodes = JoinSet::new();
+    for _ in 0..4 {
+        let directory = Directory::new(Arc::new(engine.another_node()));
+        nodes.spawn(async move { directory.index_older().await });
+    }
+    assert_eq!(nodes.join_all().await, [const { Ok(()) }; 4]);
+    let listed = engine.scan(Table::UserNames, "ada", None, 4 * SCAN_STEP).await.unwrap();
+    assert_eq!(listed.len(), 3 * SCAN_STEP);
 }
 
 #[test]

@@ -146,9 +146,21 @@ fn one_event_tells_of_no_more_than_its_bound() {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Join { user: u32, asks: bool },
+    Join {
+        user: u32,
+        asks: bool,
+    },
     Leave(prop::sample::Index),
     Cool,
+    /// Another node tells of a user.
+    Elsewhere {
+        node: u64,
+        user: u32,
+        connections: u32,
+    },
+    /// Another node has told of all who are there: of nobody.
+    RoundOver(u64),
+    Gone(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -156,6 +168,10 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (1_u32..6, any::<bool>()).prop_map(|(user, asks)| Step::Join { user, asks }),
         4 => any::<prop::sample::Index>().prop_map(Step::Leave),
         2 => Just(Step::Cool),
+        4 => (1_u64..4, 1_u32..6, 0_u32..3)
+            .prop_map(|(node, user, connections)| Step::Elsewhere { node, user, connections }),
+        1 => (1_u64..4).prop_map(Step::RoundOver),
+        1 => (1_u64..4).prop_map(Step::Gone),
     ]
 }
 
@@ -182,6 +198,36 @@ impl Client {
     }
 }
 
+#[test]
+fn what_other_nodes_are_told_is_how_it_is_now() {
+    let mut presence = Presence::new(CHANNEL, 9);
+    assert!(!presence.join(UserId(1)), "there is none");
+    presence.join_nodes(Elsewhere::default());
+    assert_eq!(presence.take_untold(), [(UserId(1), 1)]);
+    assert!(presence.join(UserId(2)), "the first thing to tell");
+    assert!(!presence.join(UserId(1)));
+    presence.join(UserId(3));
+    presence.leave(key(3), UserId(3), false);
+    presence.leave(key(2), UserId(2), false);
+    let told = [(UserId(1), 2), (UserId(2), 0), (UserId(3), 0)];
+    assert_eq!(presence.take_untold(), told);
+    assert!(!presence.has_untold());
+}
+
+#[test]
+fn a_channel_takes_who_is_elsewhere_along_in_and_out_of_memory() {
+    let teller = Teller { node: NodeId(1), shard: 0 };
+    let mut elsewhere = Elsewhere::default();
+    elsewhere.set(teller, 0, UserId(2), 2);
+    let mut presence = Presence::new(CHANNEL, 9);
+    presence.join_nodes(elsewhere);
+    assert_eq!(presence.now(), everyone(&[2], 2));
+    presence.join(UserId(2));
+    assert_eq!(presence.now(), everyone(&[2], 3));
+    let elsewhere = presence.leave_nodes();
+    assert_eq!((elsewhere.connections(), presence.now()), (2, everyone(&[2], 1)));
+}
+
 proptest! {
     #[test]
     fn every_client_knows_who_is_there_once_it_was_told(
@@ -191,6 +237,9 @@ proptest! {
         let mut presence = Presence::new(CHANNEL, users_max);
         // By the slot of the connection; who asked is in `clients` too.
         let mut there: BTreeMap<u32, UserId> = BTreeMap::new();
+        let mut elsewhere: BTreeMap<(u64, UserId), u32> = BTreeMap::new();
+        let teller = |node| Teller { node: NodeId(node), shard: 0 };
+        let mut round = 0;
         let mut clients: BTreeMap<u32, Client> = BTreeMap::new();
         let tell = |presence: &mut Presence, clients: &mut BTreeMap<u32, Client>| {
             let was_cooling = presence.is_cooling();
@@ -224,14 +273,34 @@ proptest! {
                     tell(&mut presence, &mut clients);
                 }
                 Step::Leave(_) => {}
+                Step::Elsewhere { node, user, connections } => {
+                    let user = UserId(user);
+                    presence.hear(teller(node), round, &[(user, connections)]);
+                    elsewhere.insert((node, user), connections);
+                    elsewhere.retain(|_, connections| *connections > 0);
+                    tell(&mut presence, &mut clients);
+                }
+                Step::RoundOver(node) => {
+                    round += 1;
+                    presence.end_round(teller(node), round);
+                    elsewhere.retain(|(of, _), _| *of != node);
+                    tell(&mut presence, &mut clients);
+                }
+                Step::Gone(node) => {
+                    presence.lose_node(NodeId(node));
+                    elsewhere.retain(|(of, _), _| *of != node);
+                    tell(&mut presence, &mut clients);
+                }
                 Step::Cool => {
                     presence.cooled();
                     tell(&mut presence, &mut clients);
                 }
             }
-            let users: BTreeSet<_> = there.values().copied().collect();
+            let mut users: BTreeSet<_> = there.values().copied().collect();
+            users.extend(elsewhere.keys().map(|(_, user)| *user));
             let named = (users_max as usize >= users.len() && users_max > 0).then_some(users.clone());
-            let counts = (u32::try_from(users.len()).unwrap(), u32::try_from(there.len()).unwrap());
+            let connections = u32::try_from(there.len()).unwrap() + elsewhere.values().sum::<u32>();
+            let counts = (u32::try_from(users.len()).unwrap(), connections);
             let now = presence.now();
             prop_assert_eq!((now.users, now.connections), counts);
             let listed = named.clone().map(|users| users.into_iter().collect());

@@ -136,7 +136,7 @@ fn a_refused_batch_leaves_its_keys_free_for_the_retry() {
     sequencer.accept(draft(2, 7, 70));
     form(&mut sequencer);
     let mut refused = Vec::new();
-    sequencer.refuse_in_flight(|ticket| refused.push(ticket.id));
+    sequencer.refuse_in_flight(ErrorCode::Busy, |ticket, _| refused.push(ticket.id));
     assert_eq!(refused, [1, 2]);
     assert_eq!(sequencer.accept(draft(3, 7, 71)), Accepted::Waits);
 }

@@ -54,6 +54,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 self.with_channel(channel.id, |channel, effects| {
                     channel.marked_read(user, read, by, effects);
                 });
+                self.tell_read(channel.id, user, read);
                 let told = Reply::ReadMarker(channel.id, read);
                 return self.state.borrow_mut().calls.end(ticket, told);
             }

@@ -19,7 +19,7 @@ use bytes::Bytes;
 use slab::Slab;
 use tokio::sync::Notify;
 
-use self::abroad::Abroad;
+use self::{abroad::Abroad, elsewhere::PresenceElsewhere, nodes::Nodes};
 pub use super::port::Port;
 use super::{
     Asked, ConnectionKey, Format, ShardId,
@@ -54,7 +54,9 @@ use crate::{
 mod abroad;
 mod announce;
 mod called;
+mod elsewhere;
 mod logins;
+mod nodes;
 mod perform;
 
 /// One thread of the hub. Lives and is used on that thread only.
@@ -76,6 +78,8 @@ pub struct Shard<E, S> {
     /// Rung when there may be room again for what other shards are told.
     room: Notify,
     is_draining: Cell<bool>,
+    /// The other nodes, as far as they concern the channels here.
+    nodes: Nodes,
 }
 
 #[derive(Debug)]
@@ -98,6 +102,8 @@ struct State<S> {
     audiences: HashMap<ChannelId, Audience>,
     /// Those on other shards.
     attending_abroad: Abroad,
+    /// Who is there on other nodes, and what they are told, if there can be any.
+    elsewhere: Option<PresenceElsewhere>,
     /// Unsubscribes that the owner of the channel has not replied to. What it tells before was
     /// decided about an earlier subscription.
     unsubscribing: HashMap<(ConnectionKey, ChannelId), u32>,
@@ -141,7 +147,9 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         limits: Arc<Limits>,
         metrics: Arc<Metrics>,
     ) -> Rc<Self> {
+        let elsewhere = engine.bus().map(|bus| PresenceElsewhere::new(bus, borders.id));
         Rc::new(Self {
+            nodes: Nodes::new(engine.bus()),
             engine,
             desk,
             register,
@@ -161,6 +169,7 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 live_abroad: Abroad::default(),
                 audiences: HashMap::new(),
                 attending_abroad: Abroad::default(),
+                elsewhere,
                 unsubscribing: HashMap::new(),
                 calls: Calls::default(),
                 publishes_abroad: 0,
@@ -405,7 +414,11 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         for id in ready.drain(..) {
             self.with_channel(id, |channel, effects| {
                 if channel.is_ready_to_append() {
-                    channel.next_append(BatchId(rand::random()), now_ms, effects);
+                    let batch = BatchId(rand::random());
+                    let owner = self.nodes.owner_elsewhere(id);
+                    if !owner.is_some_and(|owner| channel.forward(batch, owner, effects)) {
+                        channel.next_append(batch, now_ms, effects);
+                    }
                 }
             });
         }
@@ -414,7 +427,12 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             state.ready = ready;
         }
         if state.channels.len() > state.channels_before_eviction {
-            state.channels.retain(|_, channel| !channel.is_evictable());
+            let State { channels, elsewhere, .. } = &mut *state;
+            for (id, mut channel) in channels.extract_if(|_, channel| channel.is_evictable()) {
+                if let Some(elsewhere) = elsewhere {
+                    elsewhere.unload(id, &mut channel);
+                }
+            }
             state.channels_before_eviction = IDLE_CHANNELS_LOADED_MAX + 2 * state.channels.len();
         }
     }
@@ -447,6 +465,15 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         self.is_draining.set(true);
         for port in self.all_ports() {
             self.tell(&port, &Control::GoingAway { retry_after_ms: retry_after_ms() });
+        }
+    }
+
+    /// Closes so many connections, and tells each before when to come back: to another node.
+    pub fn send_away(&self, count: usize, mut retry_after_ms: impl FnMut() -> u32) {
+        let ports = self.all_ports().into_iter().filter(|port| port.closing().is_none());
+        for port in ports.take(count) {
+            self.tell(&port, &Control::GoingAway { retry_after_ms: retry_after_ms() });
+            self.close(&port, CloseCode::GoingAway, CloseCode::GoingAway.name());
         }
     }
 

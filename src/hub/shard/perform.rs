@@ -1,10 +1,10 @@
 //! What the channels decide, performed in order. Hot.
 
-use std::{collections::hash_map, mem, rc::Rc};
+use std::{collections::hash_map, mem, rc::Rc, time::Duration};
 
 use tokio::task::spawn_local;
 
-use super::{Port, Shard, State};
+use super::{Port, Shard, State, elsewhere::typing};
 use crate::{
     engine::{Append, AppendError, Engine, ReadError, ReadFrom},
     hub::{
@@ -14,7 +14,7 @@ use crate::{
         fanout::{Deflated, Delivery, SharedFrames, Subscriber, control_frame},
         rights::Rights,
     },
-    limits::RECOVERY_PAUSE,
+    limits::{CONTENTION_PAUSE_MAX, LANDING_TIMEOUT, RECOVERY_PAUSE},
     log::{
         batch::Entry,
         place::{ChannelId, ClientMessageId, Cursor, UserId},
@@ -29,12 +29,20 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         info: &ChannelInfo,
         act: impl FnOnce(&mut Channel, &mut Vec<Effect>),
     ) {
-        self.state.borrow_mut().channels.entry(info.id).or_insert_with(|| {
+        let mut state = self.state.borrow_mut();
+        let State { channels, elsewhere, .. } = &mut *state;
+        channels.entry(info.id).or_insert_with(|| {
             // The directory may have learned of a change while the command was on its way.
             let known = self.directory().cached_channel(info.id);
             let info = known.as_ref().unwrap_or(info);
-            Channel::new(info, self.engine.caps(), self.limits.presence_users_max)
+            let caps = self.engine.caps();
+            let mut channel = Channel::new(info, caps, self.limits.presence_users_max);
+            if let Some(elsewhere) = elsewhere {
+                elsewhere.load(info.id, &mut channel);
+            }
+            channel
         });
+        drop(state);
         self.with_channel(info.id, act);
     }
 
@@ -86,6 +94,16 @@ impl<E: Engine, S: 'static> Shard<E, S> {
                 if !self.is_draining() {
                     self.announce_abroad(state, &announcement);
                     self.announce(state, &announcement);
+                }
+            }
+            Effect::Untold => {
+                if let Some(elsewhere) = &mut state.elsewhere {
+                    elsewhere.note(channel);
+                }
+            }
+            Effect::TellTyping(users) => {
+                if let Some(elsewhere) = &state.elsewhere {
+                    elsewhere.cast(typing(channel, &users));
                 }
             }
             Effect::CoolDown(cooling) => self.cool_down(channel, cooling),
@@ -143,13 +161,14 @@ impl<E: Engine, S: 'static> Shard<E, S> {
             Effect::Learn(info) => self.directory().learn(info),
             Effect::ForgetMember(user) => self.directory().forget_member(channel, user),
             Effect::Forget => self.directory().forget(channel),
-            Effect::RecoverLater => {
-                let shard = Rc::clone(self);
-                spawn_local(async move {
-                    tokio::time::sleep(RECOVERY_PAUSE).await;
-                    shard.with_channel(channel, Channel::recover);
-                });
+            Effect::RecoverLater => self.later(channel, RECOVERY_PAUSE, Channel::recover),
+            Effect::ContendLater(losses) => {
+                let longest_us = CONTENTION_PAUSE_MAX.as_micros() >> 6_u32.saturating_sub(losses);
+                let pause = rand::random_range(0..=u64::try_from(longest_us).unwrap_or(0));
+                self.later(channel, Duration::from_micros(pause), Channel::recover);
             }
+            Effect::Forward(id, to, publishes) => self.forward(channel, id, to, &publishes),
+            Effect::SeekLater => self.later(channel, LANDING_TIMEOUT, Channel::seek),
         }
     }
 
@@ -176,6 +195,20 @@ impl<E: Engine, S: 'static> Shard<E, S> {
         }
         let messages = u64::from(delivery.batch.count);
         self.metrics.delivered(messages, subscribers.as_slice().len());
+    }
+
+    /// Lets a channel decide after a while, if it is still in memory.
+    fn later(
+        self: &Rc<Self>,
+        channel: ChannelId,
+        pause: Duration,
+        act: fn(&mut Channel, &mut Vec<Effect>),
+    ) {
+        let shard = Rc::clone(self);
+        spawn_local(async move {
+            tokio::time::sleep(pause).await;
+            shard.with_channel(channel, act);
+        });
     }
 
     fn append(self: &Rc<Self>, channel: ChannelId, append: Append) {

@@ -22,7 +22,7 @@ use hubbub::{
     client::{Accounts, Client, GetToken, Options, ServerUrl},
     config::Config,
     edge::tls::TlsError,
-    engine::{Engine, memory::MemoryEngine, sqlite::SqliteEngine},
+    engine::{Engine, any::AnyEngine, memory::MemoryEngine},
     hub::bans::Bans,
     server::{
         self, Server, StartError,
@@ -40,10 +40,10 @@ pub(crate) struct TestServer<E: Engine> {
     server: Option<Server<E>>,
     start: Arc<Start<E>>,
     config: Config,
-    _data_dir: TempDir,
+    data_dir: TempDir,
 }
 
-impl TestServer<SqliteEngine> {
+impl TestServer<AnyEngine> {
     /// A server on SQLite, with the usual limits.
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
@@ -69,7 +69,24 @@ impl TestServer<MemoryEngine> {
 
     /// The same, with limits that a test can wait for.
     pub(crate) async fn in_memory_with(change: impl FnOnce(&mut Config)) -> Self {
-        let engine = Arc::new(MemoryEngine::default());
+        Self::on(MemoryEngine::default(), change).await
+    }
+
+    /// So many servers that are nodes of one cluster. Each has accounts of its own, and users with the
+    /// same names.
+    pub(crate) async fn nodes(count: usize, change: impl Fn(&mut Config)) -> Vec<Self> {
+        let first = MemoryEngine::default();
+        let mut engines: Vec<_> = (1..count).map(|_| first.another_node()).collect();
+        engines.push(first);
+        let mut nodes = Vec::new();
+        for engine in engines {
+            nodes.push(Self::on(engine, &change).await);
+        }
+        nodes
+    }
+
+    async fn on(engine: MemoryEngine, change: impl FnOnce(&mut Config)) -> Self {
+        let engine = Arc::new(engine);
         Self::with(change, move |config| server::start_with(config, Arc::clone(&engine))).await
     }
 }
@@ -90,7 +107,7 @@ impl<E: Engine> TestServer<E> {
         config.auth.workers_max = 1;
         config.auth.cost = Cost { memory: ByteSize::kib(64), passes: 1, lanes: 1 };
         change(&mut config);
-        let mut server = Self { server: None, start: Arc::new(start), config, _data_dir: data_dir };
+        let mut server = Self { server: None, start: Arc::new(start), config, data_dir };
         server.start_again().await;
         server
     }
@@ -105,9 +122,23 @@ impl<E: Engine> TestServer<E> {
         self.server = Some(server);
     }
 
+    /// Starts the server, if it does. Why it does not.
+    pub(crate) async fn try_to_start(&mut self) -> Result<(), String> {
+        let (start, config) = (Arc::clone(&self.start), self.config.clone());
+        let server = off_runtime(move || start(&config).map_err(|error| error.to_string())).await;
+        self.server = Some(server?);
+        Ok(())
+    }
+
     /// Takes the server out, for a test that ends it in its own way.
     pub(crate) fn take(&mut self) -> Server<E> {
         self.server.take().expect("it runs")
+    }
+
+    /// The data that the server, which has been taken out, has from its next start on.
+    pub(crate) fn move_to(&mut self, data_dir: TempDir) {
+        self.config.server.data_dir = data_dir.path().to_owned();
+        self.data_dir = data_dir;
     }
 
     /// Drains the server. Whether it was in time.
@@ -173,7 +204,7 @@ impl<E: Engine> TestServer<E> {
 
     /// Where its data are.
     pub(crate) fn data_dir(&self) -> &Path {
-        &self.config.server.data_dir
+        self.data_dir.path()
     }
 
     /// What the Rust client wants to know of the server.

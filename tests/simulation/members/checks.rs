@@ -54,6 +54,7 @@ impl Members {
             Effect::Reply(ticket, reply) => self.hear(node, ticket, reply),
             Effect::Tell(_, Control::SubscriptionEnded { .. } | Control::Gap { .. })
             | Effect::Ended(_)
+            | Effect::Untold
             | Effect::Learn(_)
             | Effect::ForgetMember(_)
             | Effect::Forget => Ok(()),
@@ -107,7 +108,7 @@ impl Members {
                     format!("{operation:?} is in the log, and was refused with {given}")
                 })?;
                 // What a node has read of another's changes may be newer than what it has applied.
-                let head = self.head_of(node);
+                let head = self.ahead_of(node, operation);
                 let due: Vec<_> =
                     self.states[head..].iter().map(|state| due(state, operation, given)).collect();
                 // The record and the members are two reads: one may be newer than the other.
@@ -128,7 +129,7 @@ impl Members {
             }
             (Wanted::Change(_), Reply::Member(view)) if view.sequence == Sequence::ZERO => {
                 let is_so = |state: &State| state.members.get(&view.user).copied() == view.role;
-                let is_it = self.states[self.head_of(node)..].iter().any(is_so);
+                let is_it = self.states[self.ahead_of(node, operation)..].iter().any(is_so);
                 ensure(is_it, || format!("{view:?} is told, and is not so"))
             }
             (Wanted::Change(_), Reply::Member(view)) => {
@@ -165,6 +166,12 @@ impl Members {
     /// newer than that.
     fn may_read(&self, node: usize, user: UserId) -> bool {
         self.states[self.head_of(node)..].iter().any(|state| state.may_read(user))
+    }
+
+    /// The first state that may have been looked at for an answer.
+    fn ahead_of(&self, node: usize, operation: &Operation) -> usize {
+        let head = self.head_of(node);
+        if self.has_nodes { head.max(operation.since) } else { head }
     }
 
     fn head_of(&self, node: usize) -> usize {

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use bytes::{Bytes, BytesMut};
 use hubbub::{
     engine::{
-        Append, AppendError, Expect, ReadError, ReadFrom, ReadMax, Refusal, Table,
+        Append, AppendError, Caps, Expect, ReadError, ReadFrom, ReadMax, Refusal, Table,
         memory::{Fault, MemoryLog},
     },
     hub::{
@@ -21,6 +21,7 @@ use hubbub::{
             records::{self, ChannelRecord, MemberRecord, NameRecord},
         },
         fanout::Subscriber,
+        presence::Elsewhere,
         rights::{Author, Change, Rights},
         sequencer::{Draft, Wish},
     },
@@ -74,6 +75,8 @@ pub(crate) enum Defect {
     FindsNothing,
     /// The answers to some reads of rights never come.
     ForgetsAnswers,
+    /// A channel does not know that others write into its log.
+    TrustsItsFeed,
 }
 
 pub(crate) struct Members {
@@ -91,6 +94,8 @@ pub(crate) struct Members {
     operations: Vec<Operation>,
     next: u128,
     is_settling: bool,
+    /// The channels know that there are other nodes: what was so before a question is no answer to it.
+    has_nodes: bool,
 }
 
 struct Node {
@@ -177,8 +182,10 @@ impl Members {
             usage: Usage::default(),
             is_deleted: false,
         };
+        let has_nodes = seed.is_multiple_of(2);
+        let is_shared = has_nodes && defect != Defect::TrustsItsFeed;
         let node = |number: u32| Node {
-            channel: Channel::new(&record.info(), log.caps(), 3),
+            channel: fresh(&record.info(), log.caps(), is_shared),
             live: Vec::new(),
             under_way: Vec::new(),
             generation: number,
@@ -195,6 +202,7 @@ impl Members {
             operations: Vec::new(),
             next: 1,
             is_settling: false,
+            has_nodes,
         }
     }
 
@@ -396,7 +404,8 @@ impl Members {
             _ => self.first_info.clone(),
         };
         let generation = self.nodes[node].generation + u32::try_from(NODES).unwrap();
-        let channel = Channel::new(&info, self.log.caps(), 3);
+        let is_shared = self.has_nodes && self.defect != Defect::TrustsItsFeed;
+        let channel = fresh(&info, self.log.caps(), is_shared);
         self.nodes[node] = Node { channel, live: Vec::new(), under_way: Vec::new(), generation };
     }
 
@@ -508,7 +517,7 @@ impl Members {
                 Effect::Read(from, purpose) => UnderWay::Read(from, purpose),
                 Effect::FindKeys(keys) => UnderWay::Keys(keys),
                 Effect::ReadRights => UnderWay::Rights,
-                Effect::RecoverLater => UnderWay::Recover,
+                Effect::RecoverLater | Effect::ContendLater(_) => UnderWay::Recover,
                 effect => {
                     self.observe(node, effect)?;
                     continue;
@@ -532,6 +541,14 @@ impl Members {
         };
         found.into_iter().map(member).collect()
     }
+}
+
+fn fresh(info: &ChannelInfo, caps: Caps, is_shared: bool) -> Channel {
+    let mut channel = Channel::new(info, caps, 3);
+    if is_shared {
+        channel.join_nodes(Elsewhere::default());
+    }
+    channel
 }
 
 fn any_visibility(rng: &mut StdRng) -> Visibility {

@@ -93,6 +93,12 @@ impl Request {
 }
 
 impl Who {
+    /// Its number among its kind.
+    pub(super) const fn number(self) -> u32 {
+        let (Self::Account(number) | Self::Stranger(number)) = self;
+        number
+    }
+
     /// The loopback address that it comes from.
     pub(super) fn source(self) -> SocketAddr {
         match self {

@@ -97,13 +97,14 @@ impl EventLoop {
         let index = tempest.slots.take(request.who);
         tempest.slots.open += 1;
         let slot = &mut tempest.slots.slots[index];
-        request.write(&self.world.plan.target.host, &mut slot.out);
+        let target = self.world.plan.target(request.who.number());
+        request.write(&target.host, &mut slot.out);
         (slot.request, slot.who) = (Some(request), Some(request.who));
         (slot.sent_us, slot.is_used_again) = (self.world.now_us, slot.stream.is_some());
         if slot.stream.is_none() {
             let token = Token(self.ports.len() + index + SOCKETS);
             let both = Interest::READABLE | Interest::WRITABLE;
-            let target = self.world.plan.target.address;
+            let target = target.address;
             let source = target.ip().is_loopback().then(|| request.who.source());
             let opened =
                 socket::open_from(target, source, false).and_then(|(mut stream, is_open)| {

@@ -80,7 +80,7 @@ impl User {
     /// A socket broke, or could not be made.
     pub(crate) fn broken(&mut self, side: Side, error: &std::io::Error, world: &mut World) {
         if self.kind == Kind::Witness && !self.was_ready && !world.has_answered {
-            let (address, why) = (world.plan.target.address, error.kind());
+            let (address, why) = (world.plan.target(self.number).address, error.kind());
             world.fail(anyhow::anyhow!("no server answers at {address}: {why}"));
         }
         let short = in_short(error);
@@ -173,7 +173,7 @@ impl User {
         world: &mut World,
     ) {
         if self.kind == Kind::Witness && !world.has_answered {
-            let address = world.plan.target.address;
+            let address = world.plan.target(self.number).address;
             world.fail(anyhow::anyhow!("no server answers at {address}: {what}"));
         }
         // Before there is anything to lose, nobody waits long for a server that does not work.

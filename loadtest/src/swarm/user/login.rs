@@ -74,7 +74,7 @@ impl User {
 
     /// Asks for the account, or for the token.
     fn knock(&mut self, world: &mut World) {
-        let host = &world.plan.target.host;
+        let host = &world.plan.target(self.number).host;
         let username = self.username(world);
         let door = self.door.get_or_insert_default();
         door.out.clear();

@@ -262,7 +262,7 @@ impl User {
         self.out.clear();
         let scenario = &world.plan.scenario;
         let (encoding, deflate) = (scenario.encoding, scenario.deflate);
-        let host = &world.plan.target.host;
+        let host = &world.plan.target(self.number).host;
         http::write_upgrade(&mut self.out, host, &key, token, encoding, deflate);
         world.set_timer(CONNECT_PATIENCE, self.number, Due::Attempt, self.attempt);
         self.want(Side::Connection, Want::Open);

@@ -154,6 +154,6 @@ async fn refresh_tokens_from_one_address_are_limited() {
 fn rates_that_let_nothing_through_stop_the_start() {
     let dir = tempfile::tempdir().unwrap();
     let none = Settings { attempts_per_account_burst: 0, ..settings() };
-    let started = Auth::open(none, dir.path(), || {}, NOW_S).map(drop);
+    let started = Auth::open(none, dir.path(), None, || {}, NOW_S).map(drop);
     assert!(matches!(started, Err(AuthStartError::Rate(_))));
 }

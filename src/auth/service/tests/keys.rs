@@ -96,7 +96,7 @@ fn a_key_that_is_damaged_or_open_to_others_stops_the_start_and_is_not_replaced()
     let dir = tempfile::tempdir().unwrap();
     let keys = published(&Service::open(settings(), dir.path()));
     let path = path_of(dir.path(), &keys[0]);
-    let start = || Auth::open(settings(), dir.path(), || {}, NOW_S).map(drop);
+    let start = || Auth::open(settings(), dir.path(), None, || {}, NOW_S).map(drop);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     assert!(matches!(
         start(),
@@ -124,7 +124,7 @@ fn a_key_that_is_damaged_or_open_to_others_stops_the_start_and_is_not_replaced()
 fn a_key_folder_that_is_a_link_is_refused() {
     let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     std::os::unix::fs::symlink(other.path(), dir.path().join(FOLDER)).unwrap();
-    let started = Auth::open(settings(), dir.path(), || {}, NOW_S).map(drop);
+    let started = Auth::open(settings(), dir.path(), None, || {}, NOW_S).map(drop);
     assert!(matches!(
         started,
         Err(AuthStartError::Keys(KeyStoreError::Key(KeyError::NotAFile(_))))
@@ -255,7 +255,7 @@ async fn a_file_that_cannot_be_used_does_not_hide_the_revocation_of_another_key(
     // When it is to sign, there is no way around it; what signs goes on.
     assert!(service.housekeeping.tick(NOW_S + 60).is_err());
     assert_eq!(published(&service), [successor]);
-    assert!(Auth::open(settings(), dir.path(), || {}, NOW_S).is_err());
+    assert!(Auth::open(settings(), dir.path(), None, || {}, NOW_S).is_err());
 }
 
 #[test]

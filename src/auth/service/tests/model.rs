@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::engine::rows::memory::Fault;
 
 const SESSIONS_MAX: u32 = 3;
 
@@ -48,8 +49,10 @@ struct Expected {
 }
 
 struct Model {
-    /// Two processes on one store; steps alternate.
+    /// Two processes on one store, or two nodes of a cluster; steps alternate.
     services: [Service; 2],
+    /// The ways of the two to the cluster's rows.
+    ways: [MemoryRows; 2],
     now_s: u64,
     disabled: bool,
     passwords: u32,
@@ -58,18 +61,28 @@ struct Model {
     feed: Vec<Revoked>,
     subject: String,
     generation: u32,
-    _dir: tempfile::TempDir,
+    _dirs: [tempfile::TempDir; 2],
 }
 
 impl Model {
-    async fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    async fn new(is_cluster: bool) -> Self {
+        let dirs = [0, 1].map(|_| tempfile::tempdir().unwrap());
         let settings = Settings { sessions_per_user_max: SESSIONS_MAX, ..settings() };
-        let first = Service::open(settings.clone(), dir.path());
+        let way = MemoryRows::default();
+        let ways = [way.another_node(), way];
+        let open = |at: usize| {
+            if is_cluster {
+                Service::open_node(settings.clone(), dirs[at].path(), &ways[at])
+            } else {
+                Service::open(settings.clone(), dirs[0].path())
+            }
+        };
+        let first = open(0);
         let made = first.register("anna", password(0), None, HERE, NOW_S).await.unwrap();
-        let second = Service::open(settings, dir.path());
+        let second = open(1);
         Self {
             services: [first, second],
+            ways,
             now_s: NOW_S,
             disabled: false,
             passwords: 0,
@@ -77,7 +90,7 @@ impl Model {
             feed: Vec::new(),
             subject: made.subject,
             generation: 1,
-            _dir: dir,
+            _dirs: dirs,
         }
     }
 
@@ -215,24 +228,37 @@ fn password(number: u32) -> String {
     format!("the password number {number} of anna")
 }
 
+async fn live(is_cluster: bool, steps: &[(Step, Fault)]) {
+    let mut model = Model::new(is_cluster).await;
+    for (step, fault) in steps {
+        model.ways.iter().for_each(|way| way.fail([*fault]));
+        model.take(step).await;
+        model.check().await;
+    }
+    // The last word: the newest token of each session that should live, and of no other.
+    for session in 0..model.sessions.len() {
+        model.take(&Step::Refresh { session }).await;
+    }
+}
+
+/// What does not show.
+fn fault() -> impl Strategy<Value = Fault> {
+    use Fault::{Late, Lost, Moved, None, Unknown};
+    prop_oneof![
+        3 => Just(None),
+        1 => proptest::sample::select(vec![Moved, Unknown, Lost, Late]),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn sessions_live_until_something_ends_them(
-        steps in proptest::collection::vec(step(), 1..40),
+        steps in proptest::collection::vec((step(), fault()), 1..40),
+        is_cluster: bool,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let mut model = Model::new().await;
-            for step in &steps {
-                model.take(step).await;
-                model.check().await;
-            }
-            // The last word: the newest token of each session that should live, and of no other.
-            for session in 0..model.sessions.len() {
-                model.take(&Step::Refresh { session }).await;
-            }
-        });
+        runtime.block_on(live(is_cluster, &steps));
     }
 }

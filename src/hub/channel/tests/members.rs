@@ -15,6 +15,7 @@ use crate::{
 };
 
 mod ephemeral;
+mod nodes;
 
 const OWNER: UserId = UserId(1);
 const ADA: UserId = UserId(2);

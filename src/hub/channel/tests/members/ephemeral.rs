@@ -1,7 +1,11 @@
 //! Who is there and who is writing: by every way in which a subscription begins and ends.
 
 use super::*;
-use crate::log::batch::BatchError;
+use crate::{
+    engine::bus::NodeId,
+    hub::presence::{Elsewhere, Teller},
+    log::batch::BatchError,
+};
 
 const EVE: UserId = UserId(9);
 
@@ -243,6 +247,45 @@ fn typing_is_told_at_once_then_gathered() {
         "9 has written"
     );
     assert_eq!(held.cool(Cooling::Typing), [""; 0]);
+}
+
+#[test]
+fn other_nodes_are_told_who_writes_while_somebody_is_there() {
+    let mut held = Held::open();
+    held.act(|channel, _| channel.join_nodes(Elsewhere::default()));
+    held.presence(EVE);
+    assert_eq!(held.typing(1, ADA), ["typing sent"], "nobody is there");
+    let teller = Teller { node: NodeId(1), shard: 0 };
+    held.act(|channel, effects| channel.hear_presence(teller, 1, &[(EVE, 1)], effects));
+    let told = ["nodes are told who writes: [UserId(2)]", "TypingElsewhere cools"];
+    assert_eq!(held.typing(2, ADA), [&["typing sent"], &told[..]].concat());
+    assert_eq!(held.typing(3, ADA), ["typing sent"]);
+    assert_eq!(held.typing(4, EVE), ["typing sent"]);
+    held.publish(5, EVE);
+    held.settle();
+    held.told();
+    assert_eq!(held.cool(Cooling::TypingElsewhere), told, "9 has written");
+    assert_eq!(held.cool(Cooling::TypingElsewhere), [""; 0]);
+}
+
+#[test]
+fn who_writes_or_comes_elsewhere_is_told_of_here() {
+    let mut held = Held::open().attended();
+    held.act(|channel, _| {
+        channel.join_nodes(Elsewhere::default());
+        assert_eq!(channel.take_untold(), [(OWNER, 1)]);
+    });
+    held.act(|channel, effects| channel.hear_typing(vec![ADA, EVE], effects));
+    assert_eq!(held.told(), ["announced: [2, 9] write", "Typing cools"]);
+    let teller = Teller { node: NodeId(1), shard: 0 };
+    held.act(|channel, effects| channel.hear_presence(teller, 1, &[(EVE, 2)], effects));
+    assert_eq!(held.told(), ["announced: 2/3 +[9] -[]", "Presence cools"]);
+    held.act(|channel, effects| channel.lose_node(NodeId(1), effects));
+    assert_eq!(held.told(), [""; 0], "too early");
+    assert_eq!(held.cool(Cooling::Presence), ["announced: 1/1 +[] -[9]", "Presence cools"]);
+    held.subscribe(2, ADA, None);
+    assert!(held.told().contains(&"nodes are to be told".to_owned()));
+    assert!(!held.channel.is_evictable());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The people of a crash run: their accounts and their clients.
+//! Virtual users: their accounts and their clients.
 
 use std::time::Duration;
 
