@@ -1,12 +1,6 @@
 //! The engine that the configuration names: opened, and watched.
 
-use std::{
-    fmt,
-    fs::{DirBuilder, File, TryLockError},
-    os::unix::fs::DirBuilderExt as _,
-    path::Path,
-    sync::Arc,
-};
+use std::{fmt, fs::File, sync::Arc};
 
 use bytes::Bytes;
 use tokio::time::{sleep, timeout};
@@ -28,8 +22,6 @@ use crate::{
     metrics::Metrics,
 };
 
-/// What keeps a second server away from a data directory, as the engine on SQLite has it.
-const LOCK_FILE: &str = "hubbub.lock";
 /// The record that is asked for to see whether the engine answers, and the one of all nodes' secret.
 const PROBE_KEY: &str = "probe";
 const SECRET_KEY: &str = "list_cursors";
@@ -90,7 +82,7 @@ pub(super) fn open(
             Ok(opened)
         }
         EngineKind::JetStream => {
-            let lock = lock(&config.server.data_dir)?;
+            let lock = sqlite::lock(&config.server.data_dir)?;
             check(config)?;
             let settings = &config.jetstream;
             let credentials = settings.credentials.clone();
@@ -137,19 +129,6 @@ pub fn check_options(config: &Config) -> CheckOptions {
     }
 }
 
-/// Makes the data directory if it is not there, and keeps a second server away from it.
-fn lock(dir: &Path) -> Result<File, StartError> {
-    let unusable = |source| StartError::DataDir { path: dir.to_owned(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable)?;
-    let lock = File::options().create(true).truncate(false).write(true).open(dir.join(LOCK_FILE));
-    let lock = lock.map_err(unusable)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(sqlite::OpenError::InUse(dir.to_owned()).into()),
-        Err(TryLockError::Error(source)) => Err(unusable(source)),
-    }
-}
-
 /// The secret that all nodes sign the cursors of lists with: a list may go on at another node.
 pub(super) async fn shared_secret<E: Engine>(engine: &E) -> Result<Bytes, RecordError> {
     loop {
@@ -181,16 +160,6 @@ pub(super) async fn watch<E: Engine>(engine: Arc<E>, vitals: Arc<Vitals>) {
 mod tests {
     use super::*;
     use crate::engine::memory::MemoryEngine;
-
-    #[test]
-    fn a_second_server_on_the_same_directory_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = folder.path().join("data");
-        let first = lock(&dir).unwrap();
-        assert!(matches!(lock(&dir), Err(StartError::Log(sqlite::OpenError::InUse(_)))));
-        drop(first);
-        lock(&dir).unwrap();
-    }
 
     #[tokio::test]
     async fn all_nodes_sign_lists_with_one_secret() {

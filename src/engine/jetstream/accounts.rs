@@ -6,8 +6,6 @@
 
 use std::{fmt, sync::mpsc::sync_channel, time::Instant};
 
-#[cfg(test)]
-use serde_json::json;
 use tokio::runtime::Handle;
 
 use super::{
@@ -38,32 +36,6 @@ impl Accounts {
     /// The rows in this cluster's stream. Called on the runtime that drives the connection.
     pub(super) fn new(api: Api, subjects: Subjects) -> Self {
         Self { api, subjects, runtime: Handle::current() }
-    }
-
-    /// The same, with the stream made with so many replicas if there is none.
-    #[cfg(test)]
-    pub(super) async fn open(
-        api: Api,
-        subjects: Subjects,
-        replicas: usize,
-    ) -> Result<Self, ApiError> {
-        let stream = subjects.accounts_stream();
-        if api.stream(&stream).await?.is_none() {
-            let config = json!({
-                "name": stream,
-                "subjects": [subjects.accounts()],
-                "storage": "file",
-                "num_replicas": replicas,
-                "max_msgs_per_subject": 1,
-                "discard": "new",
-                "deny_delete": true,
-                "allow_direct": true,
-                "allow_atomic": true,
-                "allow_msg_ttl": true,
-            });
-            api.create_stream(&stream, &config).await?;
-        }
-        Ok(Self::new(api, subjects))
     }
 
     async fn page_after(self, position: u64) -> Result<Page, RowsError> {
@@ -121,9 +93,8 @@ impl Accounts {
             payload: row.value,
             expect: None,
         };
-        let id = format!("{:032x}", rand::random::<u128>());
         let messages = rows.into_iter().map(message).collect();
-        Ok(self.api.publish_all(&id, messages, Some(after)).await?)
+        Ok(self.api.publish_all(messages, Some(after)).await?)
     }
 
     /// Does this on the runtime. None: it is not done by the deadline.
@@ -188,7 +159,10 @@ mod tests {
     use bytesize::ByteSize;
     use testnats::{Nats, Options};
 
-    use super::*;
+    use super::{
+        super::streams::{self, Plan},
+        *,
+    };
     use crate::{
         auth::{Auth, Settings, password::Cost},
         clock,
@@ -213,7 +187,10 @@ mod tests {
         let servers: Vec<&str> = url.split(',').collect();
         let options = async_nats::ConnectOptions::new().retry_on_initial_connect();
         let client = options.connect(servers).await.unwrap();
-        Accounts::open(Api::new(client), Subjects::new("h"), 1).await.unwrap()
+        let (api, subjects) = (Api::new(client), Subjects::new("h"));
+        let plan = Plan { subjects: &subjects, logs: 1, single: true };
+        streams::make(&api, plan).await.unwrap();
+        Accounts::new(api, subjects)
     }
 
     #[test]

@@ -174,10 +174,7 @@ impl Api {
 
     /// Stores one message, and answers its sequence.
     pub(super) async fn publish(&self, publish: Publish) -> Result<u64, PublishError> {
-        let mut headers = headers_of(&publish);
-        if let Some(expect) = publish.expect {
-            headers.insert(subject::EXPECT_SUBJECT, expect.to_string());
-        }
+        let headers = headers_of(&publish);
         let within = self.ack_timeout(1, publish.payload.len());
         self.publish_with(publish.subject, headers, publish.payload, within).await
     }
@@ -189,22 +186,19 @@ impl Api {
     /// When there are none.
     pub(super) async fn publish_all(
         &self,
-        id: &str,
         messages: Vec<Publish>,
         after: Option<u64>,
     ) -> Result<u64, PublishError> {
+        let id = format!("{:032x}", rand::random::<u128>());
         let count = messages.len();
         let bytes = messages.iter().map(|message| message.payload.len()).sum();
         let mut last = None;
         for (index, message) in messages.into_iter().enumerate() {
             let mut headers = headers_of(&message);
-            if let Some(expect) = message.expect {
-                headers.insert(subject::EXPECT_SUBJECT, expect.to_string());
-            }
             if let Some(after) = after.filter(|_| index == 0) {
                 headers.insert(subject::EXPECT_STREAM, after.to_string());
             }
-            headers.insert(subject::BATCH_ID, id);
+            headers.insert(subject::BATCH_ID, id.as_str());
             headers.insert(subject::BATCH_SEQUENCE, (index + 1).to_string());
             if index + 1 == count {
                 headers.insert(subject::BATCH_COMMIT, "1");
@@ -395,6 +389,9 @@ fn headers_of(publish: &Publish) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in &publish.headers {
         headers.insert(*name, value.as_str());
+    }
+    if let Some(expect) = publish.expect {
+        headers.insert(subject::EXPECT_SUBJECT, expect.to_string());
     }
     headers
 }

@@ -11,7 +11,6 @@ use std::{
 };
 
 use futures_util::{StreamExt as _, TryStreamExt as _, future::try_join_all, stream};
-use rand::RngExt as _;
 use tokio::sync::{Mutex as AsyncMutex, Semaphore, mpsc};
 
 use super::{
@@ -192,8 +191,7 @@ impl Log {
             last => {
                 let _one_of_them = self.chains.acquire().await;
                 messages.extend(last);
-                let id = format!("{:032x}", rand::rng().random::<u128>());
-                self.api.publish_all(&id, messages, None).await
+                self.api.publish_all(messages, None).await
             }
         };
         published.map_err(|error| match error {

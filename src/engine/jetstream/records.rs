@@ -271,8 +271,7 @@ impl Records {
         }
         let permit = timeout(NATS_READ_TIMEOUT, self.batches.acquire()).await;
         let _permit = permit.map_err(|_| PublishError::Unknown)?.expect("it is never closed");
-        let id = format!("{:032x}", rand::random::<u128>());
-        self.api.publish_all(&id, messages, None).await
+        self.api.publish_all(messages, None).await
     }
 
     /// What these records are, in their order: as the mirror has it, or the stream's leader.

@@ -135,25 +135,13 @@ pub enum OpenError {
 /// # Errors
 /// When the directory is in use, of a newer version, or not usable.
 pub fn open(dir: &Path, options: SqliteOptions) -> Result<SqliteEngine, OpenError> {
-    let unusable = |path: &Path| {
-        let path = path.to_owned();
-        move |source| OpenError::Directory { path, source }
-    };
-    DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(unusable(dir))?;
-    let lock_path = dir.join(LOCK_FILE);
-    let lock = private_file(&lock_path).map_err(unusable(&lock_path))?;
-    match lock.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(dir.to_owned())),
-        Err(TryLockError::Error(source)) => {
-            return Err(OpenError::Directory { path: lock_path, source });
-        }
-    }
+    let lock = lock(dir)?;
     // SQLite gives its other files the mode of this one. It is closed before SQLite opens it: to
     // close any handle of a file drops all locks that the process has on it.
     let path = dir.join(DATABASE_FILE);
-    drop(private_file(&path).map_err(unusable(&path))?);
-    File::open(dir).and_then(|dir| dir.sync_all()).map_err(unusable(dir))?;
+    drop(private_file(&path).map_err(|source| unusable(&path, source))?);
+    let synced = File::open(dir).and_then(|dir| dir.sync_all());
+    synced.map_err(|source| unusable(dir, source))?;
 
     let mut connection = connect_writer(&path, options.synchronous)?;
     let mode: String = connection.pragma_query_value(None, "journal_mode", |row| row.get(0))?;
@@ -455,6 +443,27 @@ async fn answered<T>(
 /// The guarded lists stay whole whatever panics.
 fn unpoisoned<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Makes a data directory if it is not there, and keeps a second server away from it for as long as the file
+/// is open.
+///
+/// # Errors
+/// When the directory is in use or not usable.
+pub fn lock(dir: &Path) -> Result<File, OpenError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(dir);
+    made.map_err(|source| unusable(dir, source))?;
+    let path = dir.join(LOCK_FILE);
+    let lock = private_file(&path).map_err(|source| unusable(&path, source))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(OpenError::InUse(dir.to_owned())),
+        Err(TryLockError::Error(source)) => Err(unusable(&path, source)),
+    }
+}
+
+fn unusable(path: &Path, source: io::Error) -> OpenError {
+    OpenError::Directory { path: path.to_owned(), source }
 }
 
 fn private_file(path: &Path) -> io::Result<File> {

@@ -555,3 +555,13 @@ fn every_read_of_the_log_begins_at_a_key_of_the_index() {
     let plan: String = explain.query_row([1], |row| row.get(3)).unwrap();
     assert_eq!(plan, "SEARCH batches USING COVERING INDEX batches_by_sequence (channel=?)");
 }
+
+#[test]
+fn a_second_server_on_the_same_directory_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let dir = folder.path().join("data");
+    let first = lock(&dir).unwrap();
+    assert!(matches!(lock(&dir), Err(OpenError::InUse(_))));
+    drop(first);
+    lock(&dir).unwrap();
+}

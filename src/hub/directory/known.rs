@@ -133,10 +133,7 @@ impl<E: Engine> Directory<E> {
 
     /// Remembers a channel no more, which was deleted, and has its data removed.
     pub fn forget(&self, channel: ChannelId) {
-        self.changes.fetch_add(1, Ordering::SeqCst);
-        if let Some((_, before)) = self.known.channels.remove(&channel) {
-            self.known.ids.remove_if(&*before.name, |_, id| *id == channel);
-        }
+        self.unlearn(channel);
         self.deletions.notify_one();
     }
 
